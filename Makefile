@@ -1,0 +1,77 @@
+# Linear Time: `make book` builds the site, `make test` proves it. Everything they need goes into .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help venv book test notebooks lab lint clean unit nbval lint-notebooks site browser
+
+BIN := .venv/bin
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+JAXTYPING := --jaxtyping-packages=linear_time,beartype.beartype
+LOGS := _build/logs
+
+help:  ## say what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 20
+
+venv: .venv/.installed  ## make .venv and install into it
+
+# .venv/.installing stands while pip works: found at the start, it tells of a kill, and the environment is made anew.
+.venv/.installed: requirements.txt pyproject.toml
+	@python=""; for name in $${PYTHON:-} python3.11 python3 python; do \
+	  if "$$name" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then python=$$name; break; fi; \
+	done; \
+	[ -n "$$python" ] || { echo "The book needs Python 3.11: install it, or name it with PYTHON=/path/to/python3.11"; exit 1; }; \
+	"$$python" -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "$$python cannot make virtual environments: install its venv package (Debian: python3.11-venv)"; exit 1; }; \
+	clear=""; \
+	if [ -e .venv/.installing ]; then echo "The last installation was interrupted: starting it again"; clear=--clear; \
+	elif [ -e .venv/bin/python ] && ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then clear=--clear; fi; \
+	echo "Making .venv with $$("$$python" --version) and installing into it (the first time takes some minutes)"; \
+	rm -f $@; "$$python" -m venv $$clear .venv; touch .venv/.installing; \
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt \
+	  && $(BIN)/python -m pip install --disable-pip-version-check --no-deps -e . \
+	  || { rm -f .venv/.installing; echo "The installation failed: see above"; exit 1; }; \
+	mv .venv/.installing $@; touch $@
+
+book: venv  ## execute what changed and render the book to _build/html
+	@$(BIN)/python book/build.py
+
+# Each step runs even where one before it failed; the summaries stand together at the end.
+test: venv  ## unit tests, notebooks, the book's build and the checks of its pages
+	@failed=""; \
+	for step in browser unit lint-notebooks nbval book site; do \
+	  printf '\n== %s\n' "$$step"; $(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
+	done; \
+	printf '\n== summary\n'; \
+	for step in unit nbval site; do \
+	  line=$$(tail -n 1 $(LOGS)/$$step.log 2>/dev/null || echo "did not run"); printf '%s: %s\n' "$$step" "$$line"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; echo "All passed"
+
+browser: venv
+	@$(BIN)/python tests/browser.py
+
+unit: venv
+	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/test_site.py \
+	  $(JAXTYPING) -n $(CORES) --dist loadfile 2>&1 | tee $(LOGS)/$@.log
+
+nbval: venv
+	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval chapters \
+	  -n $(CORES) --dist loadscope 2>&1 | tee $(LOGS)/$@.log
+
+lint-notebooks: venv
+	@$(BIN)/python book/notebooks.py lint
+
+site: venv
+	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; $(BIN)/python -m pytest tests/test_site.py 2>&1 | tee $(LOGS)/$@.log
+
+notebooks: venv  ## execute and normalise every chapter in place
+	@$(BIN)/python book/notebooks.py run
+
+lab: venv  ## open JupyterLab on the chapters
+	@$(BIN)/jupyter lab chapters
+
+lint: venv  ## style, format and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --exclude '*.ipynb' . && $(BIN)/mypy
+
+clean:  ## remove what was built (.venv stays: remove it by hand)
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis

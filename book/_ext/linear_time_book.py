@@ -1,0 +1,108 @@
+"""The book's own Sphinx extension: what the stock tools leave undone, in one place."""
+
+from __future__ import annotations
+
+import copy
+import re
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import nbformat
+from jupyter_cache import get_cache
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
+from sphinx.util.fileutil import copy_asset_file
+
+# What MathJax loads on a page of this book, of the 24 MB that its package holds.
+MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts")
+
+
+def site_address(app: Sphinx, config: Config) -> None:
+    """The site's address follows from `repository.url`, unless `html.baseurl` gives another."""
+    if not config.html_baseurl:
+        owner, _, name = urlsplit(config.html_theme_options["repository_url"]).path.strip("/").partition("/")
+        config.html_baseurl = f"https://{owner}.github.io/{name}/"
+    config.ogp_site_url = config.html_baseurl
+    config.mathjax_path = "mathjax/tex-chtml.js"
+
+
+def outdated_chapters(
+    app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
+) -> Iterator[str]:
+    """Chapters that were executed again since their page was read.
+
+    Sphinx looks at the notebook's time stamp alone, and would serve the old outputs after a change in `src`.
+    """
+    cache = get_cache(env.mystnb_config.execution_cache_path)
+    for docname in env.found_docs - added - changed:
+        path = Path(env.doc2path(docname))
+        if path.suffix != ".ipynb":
+            continue
+        read = env.nb_metadata.get(docname, {}).get("exec_data", {}).get("mtime")
+        try:
+            executed = cache.match_cache_notebook(nbformat.read(path, nbformat.NO_CONVERT)).created.timestamp()
+        except KeyError:
+            executed = None
+        if read is None or read != executed:
+            yield docname
+
+
+def restore_numbers(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Give Sphinx its own numbers back, so that it sees which pages changed."""
+    env.toc_fignumbers = getattr(env, "plain_fignumbers", env.toc_fignumbers)
+    return []
+
+
+def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Number figures, equations and theorems by page, the chapter's number before them: 12.3."""
+    env.plain_fignumbers = copy.deepcopy(env.toc_fignumbers)
+    for docname, types in env.toc_fignumbers.items():
+        chapter = re.match(r"chapters/(\d+)-", docname)
+        prefix = (int(chapter[1]),) if chapter else ()
+        for numbers in types.values():
+            for n, label in enumerate(sorted(numbers, key=numbers.__getitem__), 1):
+                numbers[label] = (*prefix, n)
+    return []
+
+
+def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Take out thebe, which the book does not use: it is declared twice on every page and names another host."""
+    context["script_files"] = [
+        script for script in context["script_files"] if "thebe" not in f"{script} {script.attributes.get('body', '')}"
+    ]
+    context["body"] = re.sub(
+        r"\s*<script type=\"text/x-thebe-config\">.*?</script>|<script>kernelName = .*?</script>",
+        "",
+        context.get("body", ""),
+        flags=re.DOTALL,
+    )
+
+
+def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Serve MathJax from the site itself."""
+    spec = find_spec("sphinx-mathjax-offline")
+    if error or app.builder.format != "html" or spec is None or spec.origin is None:
+        return
+    source = Path(spec.origin).parent / "static" / "mathjax"
+    target = Path(app.outdir) / "_static" / "mathjax"
+    for name in MATHJAX:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            copy_asset_file(str(source / name), str(target))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("config-inited", site_address, priority=100)
+    app.connect("env-get-outdated", outdated_chapters)
+    app.connect("env-get-updated", restore_numbers, priority=100)
+    app.connect("env-get-updated", number_by_chapter, priority=900)
+    app.connect("html-page-context", mend_page, priority=900)
+    app.connect("build-finished", copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

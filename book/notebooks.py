@@ -1,0 +1,182 @@
+"""Execute, normalise and lint the committed notebooks.
+
+    python book/notebooks.py run [chapters/12-discretization.ipynb ...]    execute in place, then normalise
+    python book/notebooks.py lint [...]                                   refuse what would not hold on a clone
+
+A committed notebook is executed and carries its text outputs, which nbval compares. PNG images are stripped and their
+``<Figure ...>`` text kept; execution counts run from 1; no metadata tells of a machine.
+"""
+
+import argparse
+import os
+import re
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import nbformat
+import yaml
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ("image/png", "image/jpeg")
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def chapters() -> list[Path]:
+    """The notebooks of the book, in order."""
+    return sorted((ROOT / "chapters").glob("*.ipynb"))
+
+
+def setup_source() -> str:
+    """The first code cell of every chapter; the repository is the one that _config.yml names."""
+    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    return (
+        "try:\n"
+        "    import linear_time\n"
+        "except ModuleNotFoundError:  # on Colab: install the book's package\n"
+        f"    %pip install -q git+{url}\n"
+        "    import linear_time"
+    )
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def normalise(notebook) -> None:
+    """Make a notebook the same whoever executed it, in place."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    count = 0
+    for index, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{index:03d}"
+        for key in ("execution", "collapsed", "scrolled", "trusted", "lines_to_next_cell"):
+            cell.metadata.pop(key, None)
+        if cell.cell_type != "code":
+            continue
+        if "setup" in tags(cell):
+            cell.source = setup_source()
+        if "solution" in tags(cell):
+            cell.metadata["tags"] = sorted({*tags(cell), "hide-cell"})
+            cell.metadata["mystnb"] = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide it"}
+            cell.metadata["jupyter"] = {"source_hidden": True}
+        count += 1
+        cell.execution_count = count
+        cell.outputs = merge_streams(cell.outputs)
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = count
+            for image in IMAGES:
+                output.get("data", {}).pop(image, None)
+            if "metadata" in output:
+                output.metadata = nbformat.from_dict({})
+
+
+def merge_streams(outputs):
+    """Join neighbouring pieces of one stream: where the kernel breaks them is chance."""
+    merged = []
+    for output in outputs:
+        last = merged[-1] if merged else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def run(path: Path) -> str:
+    """Execute and normalise one notebook in place; an empty string, or what went wrong."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "setup" in tags(cell):
+            cell.source = setup_source()
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    )
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        return f"{path.name}: {error}"
+    normalise(notebook)
+    nbformat.write(notebook, path)
+    return ""
+
+
+def lint(path: Path) -> list[str]:
+    """What is wrong with a committed notebook."""
+    notebook = nbformat.read(path, as_version=4)
+    faults: list[str] = []
+
+    def fault(index, text):
+        faults.append(f"{path.name}, cell {index}: {text}")
+
+    try:
+        nbformat.validate(notebook)
+    except nbformat.ValidationError as error:
+        faults.append(f"{path.name}: not a valid notebook: {error.message}")
+    if dict(notebook.metadata) != METADATA:
+        faults.append(f"{path.name}: metadata is not normalised")
+    number = path.stem.split("-")[0]
+    if not notebook.cells or not notebook.cells[0].source.startswith(f"# {number} · "):
+        fault(0, f"the title does not begin with '# {number} · '")
+    code = [(i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
+    if not code or "setup" not in tags(code[0][1]) or code[0][1].source != setup_source():
+        faults.append(f"{path.name}: the first code cell is not the set-up cell")
+    for expected, (i, cell) in enumerate(code, start=1):
+        if not cell.source.strip():
+            fault(i, "an empty code cell")
+        if cell.execution_count != expected:
+            fault(i, f"not executed in order: count {cell.execution_count}, expected {expected}")
+        if "solution" in tags(cell) and "hide-cell" not in tags(cell):
+            fault(i, "a solution that is not folded")
+        for output in cell.outputs:
+            data = output.get("data", {})
+            text = data.get("text/plain", "") + output.get("text", "")
+            if output.output_type == "error":
+                fault(i, f"an error: {output.ename}")
+            if output.get("name") == "stderr":
+                fault(i, "text on stderr")
+            if any(image in data for image in IMAGES):
+                fault(i, "an image is not stripped")
+            if re.search(r"(?:^|[\s'\"(])(?:/home/|/root/|/tmp/|/work/|[A-Z]:\\\\)", text):
+                fault(i, "a path of a machine in the output")
+            if re.search(r"\bat 0x[0-9a-f]{6,}", text):
+                fault(i, "a memory address in the output")
+        if any("<Figure" in o.get("data", {}).get("text/plain", "") for o in cell.outputs):
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            if len(alt.split()) < 6 or not alt.rstrip().endswith("."):
+                fault(i, "a figure without an alt text of a full sentence")
+            if not cell.metadata.get("mystnb", {}).get("figure", {}).get("caption"):
+                fault(i, "a figure without a caption")
+    return faults
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "lint"])
+    parser.add_argument("paths", nargs="*", type=Path)
+    arguments = parser.parse_args()
+    paths = [p.resolve() for p in arguments.paths] or chapters()
+    if arguments.command == "lint":
+        faults = [fault for path in paths for fault in lint(path)]
+        print("\n".join(faults) or f"{len(paths)} notebooks: nothing to mend")
+        return bool(faults)
+    cores = os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // max(1, len(paths)))))
+    failed = False
+    with ProcessPoolExecutor(max_workers=cores) as pool:
+        for path, error in zip(paths, pool.map(run, paths), strict=True):
+            print(f"{path.name}: {'FAILED' if error else 'executed'}", flush=True)
+            if error:
+                failed = True
+                print(error, file=sys.stderr)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

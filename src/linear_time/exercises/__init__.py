@@ -1,0 +1,203 @@
+"""Exercises: ``check`` an answer, ``predict`` a measurement. The checks stand in one module a chapter.
+
+An exercise is named by its chapter's number and a word, ``"12-bilinear"``. Its check is a function that raises
+:class:`Wrong` with a message to the student, and is registered by the decorator ``@exercise("12-bilinear")``.
+"""
+
+import math
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: chapter number -> topic; the checks of chapter 12 stand in linear_time/exercises/discretization.py
+CHAPTERS = {
+    "00": "toolbox",
+    "11": "state_space",
+    "12": "discretization",
+    "13": "convolution",
+}
+
+CHECKS: dict[str, Callable[[Any], None]] = {}
+
+
+class Wrong(Exception):
+    """An answer is wrong; the message tells the student what was expected for which input."""
+
+
+class Result:
+    """What :func:`check` returns: true only if the answer is right.
+
+    Attributes:
+        right: the answer passed.
+        attempted: False while the stub still raises ``NotImplementedError``.
+        message: what was printed.
+    """
+
+    def __init__(self, right: bool, attempted: bool, message: str) -> None:
+        self.right, self.attempted, self.message = right, attempted, message
+
+    def __bool__(self) -> bool:
+        return self.right
+
+    def __repr__(self) -> str:
+        return f"Result(right={self.right}, attempted={self.attempted})"
+
+    def _ipython_display_(self) -> None:
+        """The message is printed already; show nothing more at a cell's end."""
+
+
+def exercise(name: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    """Register a check under the exercise's name."""
+
+    def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
+        CHECKS[name] = function
+        return function
+
+    return register
+
+
+def check(name: str, answer: Any) -> Result:
+    """Check the answer to an exercise, print the verdict and return it.
+
+    Nothing that the answer does raises: an error inside it is a wrong answer, and ``NotImplementedError`` is an answer
+    not yet attempted.
+
+    Args:
+        name: the exercise, such as ``"12-bilinear"``.
+        answer: the student's function or value.
+
+    Returns:
+        A :class:`Result`, true only if the answer is right.
+
+    Raises:
+        ValueError: if there is no exercise of that name (a slip of the notebook, not of the student).
+    """
+    chapter = str(name).split("-")[0]
+    if chapter in CHAPTERS:
+        import_module(f"linear_time.exercises.{CHAPTERS[chapter]}")
+    if name not in CHECKS:
+        known = ", ".join(sorted(CHECKS)) or "none"
+        raise ValueError(f"name: expected the name of an exercise ({known}), got {name!r}")
+    try:
+        CHECKS[name](answer)
+        result = Result(True, True, f"{name}: right.")
+    except NotImplementedError:
+        result = Result(False, False, f"{name}: not attempted yet.")
+    except Wrong as wrong:
+        result = Result(False, True, f"{name}: not yet right. {wrong}")
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        result = Result(False, True, f"{name}: not yet right. Your answer raised {text}")
+    print(result.message)
+    return result
+
+
+def _text(value: Any) -> str:
+    """A short readable form of a number, a tensor or anything else."""
+    if isinstance(value, Tensor):
+        if value.numel() > 12:
+            return f"a tensor of shape {tuple(value.shape)}"
+        rounded = torch.round(value.detach().cpu(), decimals=6)
+        return str(rounded.tolist())
+    text = f"{value:.6g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def expect(condition: Any, message: str) -> None:
+    """Fail the check with ``message`` unless ``condition`` holds."""
+    if not bool(condition):
+        raise Wrong(message)
+
+
+def expect_equal(got: Any, expected: Any, given: str) -> None:
+    """Fail unless ``got == expected``; ``given`` names the input."""
+    expect(got == expected, f"For {given}: expected {_text(expected)}, got {_text(got)}.")
+
+
+def expect_close(
+    got: Any, expected: Any, given: str, rtol: float = 1e-6, atol: float = 1e-9
+) -> None:
+    """Fail unless ``got`` has the shape of ``expected`` and |got − expected| ≤ atol + rtol · max|expected|.
+
+    Args:
+        got: a number, or something that ``torch.as_tensor`` takes.
+        expected: the right value.
+        given: the input, in words, for the message.
+        rtol: tolerance relative to the largest expected entry.
+        atol: absolute tolerance.
+    """
+    want = torch.as_tensor(expected)
+    want = want if want.is_complex() else want.to(torch.float64)
+    try:
+        have = torch.as_tensor(got if isinstance(got, Tensor) else _plain(got)).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise Wrong(f"For {given}: expected {_text(want)}, got {_text(got)}.") from None
+    expect(
+        have.shape == want.shape,
+        f"For {given}: expected shape {tuple(want.shape)}, got {tuple(have.shape)}.",
+    )
+    expect(bool(torch.isfinite(have).all()), f"For {given}: the answer has an entry inf or NaN.")
+    have = have.to(torch.complex128 if have.is_complex() or want.is_complex() else torch.float64)
+    gap = float((have - want).abs().max()) if want.numel() else 0.0
+    scale = float(want.abs().max()) if want.numel() else 0.0
+    expect(
+        gap <= atol + rtol * scale,
+        f"For {given}: expected {_text(want)}, got {_text(have)} (largest difference {gap:.2g}).",
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Sympy numbers to Python's; lists and tuples of tensors to one tensor."""
+    if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
+        return torch.stack([torch.as_tensor(v) for v in value])
+    if type(value).__module__.startswith("sympy"):
+        number = complex(value)
+        return number.real if number.imag == 0 else number
+    return value
+
+
+def expect_finds_bug(
+    test: Callable[[Any], Any], good: Any, bugs: dict[str, Any], what: str = "implementation"
+) -> None:
+    """Fail unless the student's ``test`` passes on ``good`` and raises ``AssertionError`` on every bug.
+
+    Args:
+        test: takes an implementation and asserts something about it.
+        good: the right implementation.
+        bugs: name -> wrong implementation.
+        what: what is tested, for the message.
+    """
+    try:
+        test(good)
+    except AssertionError:
+        raise Wrong(f"Your test rejects the right {what}.") from None
+    for name, bug in bugs.items():
+        try:
+            test(bug)
+        except AssertionError:
+            continue
+        raise Wrong(f"Your test accepts an {what} with this bug: {name}.")
+
+
+def predict(
+    name: str, guess: float | None, measured: float, unit: str = "", tolerance: float = 0.1
+) -> None:
+    """Compare the reader's prediction with what was measured, and print both.
+
+    Args:
+        name: what is predicted, in words.
+        guess: the reader's number, or None while none is committed.
+        measured: the number from the page.
+        unit: printed after the numbers.
+        tolerance: how far off, relative to the measurement (absolute if that is below 1), still counts as close.
+    """
+    unit = f" {unit}" if unit else ""
+    if guess is None:
+        print(f"{name}: measured {measured:.2g}{unit}. (You committed no prediction.)")
+        return
+    close = math.isclose(guess, measured, rel_tol=tolerance, abs_tol=tolerance)
+    verdict = "close" if close else "off: find out why before reading on"
+    print(f"{name}: you predicted {guess:.2g}{unit}, measured {measured:.2g}{unit}: {verdict}.")

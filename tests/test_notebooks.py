@@ -1,0 +1,195 @@
+"""The committed notebooks: normalised, executed, and showing the library's code instead of retyping it."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+
+import nbformat
+import pytest
+from book import CHAPTERS, ROOT, code_cells, load
+
+import linear_time
+
+notebooks = load(ROOT / "book" / "notebooks.py")
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_lint(path):
+    assert notebooks.lint(path) == []
+
+
+def planted():
+    """Name -> a fault to plant in a clean notebook, and a piece of the lint's answer to it."""
+
+    def not_executed(nb):
+        nb.cells[1].execution_count = None
+
+    def error(nb):
+        nb.cells[1].outputs = [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]
+
+    def image(nb):
+        nb.cells[1].outputs = [nbformat.v4.new_output("display_data", {"image/png": "aGk="})]
+
+    def stderr(nb):
+        nb.cells[1].outputs = [nbformat.v4.new_output("stream", name="stderr", text="warning")]
+
+    def path(nb):
+        nb.cells[1].outputs = [nbformat.v4.new_output("stream", text="in /home/me/x")]
+
+    def address(nb):
+        nb.cells[1].outputs = [nbformat.v4.new_output("stream", text="<f at 0x7f00aa11>")]
+
+    def figure(nb):
+        data = {"text/plain": "<Figure size 10x10 with 1 Axes>"}
+        nb.cells[1].outputs = [nbformat.v4.new_output("display_data", data)]
+
+    def title(nb):
+        nb.cells[0].source = "# 13 · Other"
+
+    def metadata(nb):
+        nb.metadata["language_info"]["version"] = "3.11.7"
+
+    def setup(nb):
+        nb.cells[1].source = "import linear_time"
+
+    def empty(nb):
+        nb.cells.append(nbformat.v4.new_code_cell("", execution_count=2, id="empty"))
+
+    def unfolded(nb):
+        cell = nbformat.v4.new_code_cell("x = 1", execution_count=2, id="open")
+        cell.metadata["tags"] = ["solution"]
+        nb.cells.append(cell)
+
+    answers = {
+        not_executed: "not executed", error: "an error", image: "not stripped", stderr: "stderr",
+        path: "a path", address: "a memory address", figure: "alt text", title: "the title",
+        metadata: "metadata", setup: "set-up", empty: "empty", unfolded: "not folded",
+    }  # fmt: skip
+    return [pytest.param(fault, answer, id=fault.__name__) for fault, answer in answers.items()]
+
+
+def clean_notebook():
+    setup = nbformat.v4.new_code_cell("import linear_time")
+    setup.metadata["tags"] = ["setup"]
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_markdown_cell("# 12 · Test"), setup]
+    notebooks.normalise(notebook)
+    return notebook
+
+
+def test_lint_accepts_a_clean_notebook(tmp_path):
+    path = tmp_path / "12-test.ipynb"
+    nbformat.write(clean_notebook(), path)
+    assert notebooks.lint(path) == []
+
+
+@pytest.mark.parametrize(("fault", "answer"), planted())
+def test_lint_finds(fault, answer, tmp_path):
+    path = tmp_path / "12-test.ipynb"
+    notebook = clean_notebook()
+    fault(notebook)
+    nbformat.write(notebook, path)
+    assert any(answer in line for line in notebooks.lint(path))
+
+
+def test_normalise_twice_is_once():
+    notebook = clean_notebook()
+    notebook.cells[1].outputs = [
+        nbformat.v4.new_output("stream", text="a"), nbformat.v4.new_output("stream", text="b")
+    ]  # fmt: skip
+    notebook.cells[1].metadata["execution"] = {"iopub.status.busy": "now"}
+    notebooks.normalise(notebook)
+    once = nbformat.writes(notebook)
+    notebooks.normalise(notebook)
+    assert nbformat.writes(notebook) == once
+    assert notebook.cells[1].outputs[0].text == "ab"
+    assert "execution" not in notebook.cells[1].metadata
+
+
+class _Anonymous(ast.NodeTransformer):
+    """Rename what a function binds to v0, v1, ... and drop its docstring and annotations."""
+
+    def __init__(self):
+        self.names = {}
+
+    def visit_FunctionDef(self, node):
+        if ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+        node.returns, node.decorator_list, node.name = None, [], "f"
+        self.generic_visit(node)
+        return node
+
+    def visit_ClassDef(self, node):
+        if ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+        node.name = "C"
+        self.generic_visit(node)
+        return node
+
+    def visit_arg(self, node):
+        node.annotation = None
+        node.arg = self.names.setdefault(node.arg, f"v{len(self.names)}")
+        return node
+
+    def visit_Name(self, node):
+        if isinstance(node.ctx, ast.Store) or node.id in self.names:
+            node.id = self.names.setdefault(node.id, f"v{len(self.names)}")
+        return node
+
+
+def normal_form(node):
+    return ast.dump(_Anonymous().visit(node))
+
+
+def python(source):
+    """A cell's source without its magics."""
+    return "\n".join(line for line in source.splitlines() if not line.lstrip().startswith("%"))
+
+
+def definitions(tree):
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def library():
+    """Normal form -> name, and the set of public names, of every function and class of the package."""
+    forms, names = {}, set()
+    for info in pkgutil.walk_packages(linear_time.__path__, "linear_time."):
+        module = importlib.import_module(info.name)
+        for node in definitions(ast.parse(inspect.getsource(module))):
+            if not node.name.startswith("__"):
+                names.add(node.name)
+                forms[normal_form(node)] = f"{info.name}.{node.name}"
+    return forms, names
+
+
+def retyped(cells, forms, names):
+    """Functions and classes in ``cells`` that are the library's, or only bear a library function's name."""
+    found = []
+    for cell in cells:
+        if "derivation" in cell.metadata.get("tags", []) or "setup" in cell.metadata.get("tags", []):
+            continue
+        for node in definitions(ast.parse(python(cell.source))):
+            name = node.name
+            same = forms.get(normal_form(node))
+            if same:
+                found.append(f"{name} is {same}")
+            elif name in names:
+                found.append(f"{name} has the name of a library function")
+    return found
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_library_code_is_shown_not_retyped(path):
+    assert retyped(code_cells(path), *library()) == []
+
+
+def test_retyped_code_is_found():
+    forms, names = library()
+    source = inspect.getsource(importlib.import_module("linear_time.figures").label)
+    disguised = source.replace("ax", "axes").replace("def label", "def mine")
+    cells = [nbformat.v4.new_code_cell(text) for text in (source, disguised, "def label(): return 1")]
+    assert len(retyped(cells, forms, names)) == 3
+    cells[0].metadata["tags"] = ["derivation"]
+    assert len(retyped(cells, forms, names)) == 2
