@@ -107,10 +107,12 @@ def same_precision(**tensors: Tensor) -> torch.dtype:
     return joint
 
 
-def number(name: str, value: Any, above: float, or_equal: bool = False) -> None:
+def number(
+    name: str, value: Any, above: int = 0, or_equal: bool = False
+) -> None:
     """A finite real number (or 0-d tensor) > ``above`` (or ≥)."""
     sign = ">=" if or_equal else ">"
-    wanted = f"a finite number {sign} {above:g}"
+    wanted = f"a finite number {sign} {above}"
     if isinstance(value, Tensor):
         right = value.ndim == 0 and not value.is_complex()
         right = right and value.dtype != torch.bool
@@ -118,10 +120,37 @@ def number(name: str, value: Any, above: float, or_equal: bool = False) -> None:
         right = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not right:
         raise TypeError(f"{name}: expected {wanted}, got {describe(value)}")
-    plain = float(value)
+    plain = float(value.item() if isinstance(value, Tensor) else value)
     inside = plain >= above if or_equal else plain > above
     if not (math.isfinite(plain) and inside):
         raise ValueError(f"{name}: expected {wanted}, got {plain:g}")
+
+
+def positive(name: str, value: Any) -> None:
+    """A real tensor of any shape whose entries are finite and > 0."""
+    inexact(name, value, real=True)
+    if not (value > 0).all():
+        raise ValueError(
+            f"{name}: expected finite numbers > 0, "
+            f"got a smallest entry of {value.min().item():g}"
+        )
+
+
+def initial_state(
+    value: Any, x: Tensor, n: int, dtype: torch.dtype, real: bool = False
+) -> Tensor:
+    """The state (…, N) to start from: zero if None, else (N,) or (…, N)."""
+    sizes = (*x.shape[:-1], n)
+    if value is None:
+        return x.new_zeros(sizes, dtype=dtype)
+    inexact("initial_state", value, real)
+    if tuple(value.shape) not in ((n,), sizes):
+        raise ValueError(
+            f"initial_state: expected shape {shape_text((n,))} or "
+            f"{shape_text(sizes)}, got shape {shape_text(value.shape)}"
+        )
+    same_precision(x=x, initial_state=value)
+    return value.to(torch.promote_types(dtype, value.dtype)).expand(sizes)
 
 
 def count(name: str, value: Any) -> None:
@@ -139,6 +168,5 @@ def one_of(name: str, value: Any, options: Iterable[str]) -> None:
     names = list(options)
     if value not in names:
         raise ValueError(
-            f"{name}: expected one of {', '.join(names)}, "
-            f"got {describe(value)}"
+            f"{name}: expected one of {', '.join(names)}, got {describe(value)}"
         )

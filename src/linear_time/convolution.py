@@ -18,7 +18,7 @@ def recurrence(
     B_bar: Inexact[Tensor, " N"],
     C: Inexact[Tensor, " N"],
     x: Inexact[Tensor, "*batch length"],
-    D: float | Inexact[Tensor, ""] = 0.0,
+    D: float | int | Inexact[Tensor, ""] = 0.0,
     initial_state: Inexact[Tensor, "..."] | None = None,
     return_last_state: bool = False,
 ) -> (
@@ -54,7 +54,7 @@ def recurrence(
     _validate.sequence("x", x)
     dtype = _validate.same_precision(A_bar=A_bar, B_bar=B_bar, C=C, x=x)
     A_bar, B_bar, C = A_bar.to(dtype), B_bar.to(dtype), C.to(dtype)
-    h = _initial_state(initial_state, x, n, dtype)
+    h = _validate.initial_state(initial_state, x, n, dtype)
     outputs = []
     for x_k in x.unbind(-1):  # x_k: (…)
         h = h @ A_bar.mT + B_bar * x_k[..., None]  # (…, N)
@@ -129,7 +129,8 @@ def causal_convolution(
     """y_t = Σ_{s ≤ t} K_{t-s} x_s, by FFT in O(L log L).
 
     The FFT multiplies polynomials modulo z^n − 1, so both factors are padded
-    with zeros to n ≥ length + taps − 1, where nothing wraps around.
+    with zeros to n ≥ length + taps − 1, where nothing wraps around; the next
+    power of two makes the FFT fast for every length.
 
     Args:
         x: input, (…, length), real or complex.
@@ -147,7 +148,9 @@ def causal_convolution(
     """
     length = _convolution_arguments(x, kernel)
     kernel = kernel[..., :length]
-    return _fft_product(x, kernel, length + kernel.shape[-1] - 1)[..., :length]
+    enough = length + kernel.shape[-1] - 1
+    padded = 1 << (enough - 1).bit_length()  # the next power of two
+    return _fft_product(x, kernel, padded)[..., :length]
 
 
 def circular_convolution(
@@ -219,7 +222,7 @@ def time_varying_recurrence(
     steps = zip(
         A_bar.to(dtype), B_bar.to(dtype), C.to(dtype), x.unbind(-1), strict=True
     )
-    h = _initial_state(None, x, n, dtype)
+    h = x.new_zeros((*x.shape[:-1], n), dtype=dtype)
     outputs = []
     for A_k, B_k, C_k, x_k in steps:
         h = h @ A_k.mT + B_k * x_k[..., None]  # (…, N)
@@ -264,31 +267,11 @@ def time_varying_matrix(
     return torch.stack(rows)
 
 
-def _initial_state(
-    given: Tensor | None, x: Tensor, n: int, dtype: torch.dtype
-) -> Tensor:
-    sizes = (*x.shape[:-1], n)
-    if given is None:
-        return x.new_zeros(sizes, dtype=dtype)
-    _validate.inexact("initial_state", given)
-    if tuple(given.shape) not in ((n,), sizes):
-        raise ValueError(
-            f"initial_state: expected shape {_validate.shape_text((n,))} or "
-            f"{_validate.shape_text(sizes)}, "
-            f"got shape {_validate.shape_text(given.shape)}"
-        )
-    _validate.same_precision(x=x, initial_state=given)
-    return given.to(torch.promote_types(dtype, given.dtype)).expand(sizes)
-
-
-def _direct(D: float | Tensor) -> float | Tensor:
-    if isinstance(D, Tensor):
+def _direct(D: float | int | Tensor) -> float | int | Tensor:
+    if isinstance(D, (int, float)) and not isinstance(D, bool):
+        _validate.finite("D", torch.tensor(D))
+    else:
         _validate.shaped("D", D, ())
-    elif not isinstance(D, (int, float)) or isinstance(D, bool):
-        raise TypeError(
-            f"D: expected a number or a tensor of shape (), "
-            f"got {_validate.describe(D)}"
-        )
     return D
 
 

@@ -77,9 +77,9 @@ def ecg() -> Signal:
 
 def chirp(
     length: int,
-    sampling_rate: float = 1.0,
-    start_hz: float = 0.0,
-    end_hz: float = 0.25,
+    sampling_rate: float | int = 1.0,
+    start_hz: float | int = 0.0,
+    end_hz: float | int = 0.25,
 ) -> Signal:
     """A tone whose frequency rises (or falls) in a straight line.
 
@@ -101,9 +101,9 @@ def chirp(
     Source: the integral of the frequency is the phase.
     """
     _validate.count("length", length)
-    _validate.number("sampling_rate", sampling_rate, above=0)
-    _validate.number("start_hz", start_hz, above=0, or_equal=True)
-    _validate.number("end_hz", end_hz, above=0, or_equal=True)
+    _validate.number("sampling_rate", sampling_rate)
+    _validate.number("start_hz", start_hz, or_equal=True)
+    _validate.number("end_hz", end_hz, or_equal=True)
     t = torch.arange(length, dtype=torch.float64) / sampling_rate
     slope = (end_hz - start_hz) * sampling_rate / length
     cycles = start_hz * t + slope * t**2 / 2
@@ -112,9 +112,9 @@ def chirp(
 
 def damped_oscillation(
     length: int,
-    sampling_rate: float = 1.0,
-    frequency_hz: float = 0.05,
-    decay: float = 0.01,
+    sampling_rate: float | int = 1.0,
+    frequency_hz: float | int = 0.05,
+    decay: float | int = 0.01,
 ) -> Signal:
     """A tone that dies out: x(t) = exp(−γ t) cos(2π f t).
 
@@ -135,9 +135,9 @@ def damped_oscillation(
     Source: chapter 11.
     """
     _validate.count("length", length)
-    _validate.number("sampling_rate", sampling_rate, above=0)
-    _validate.number("frequency_hz", frequency_hz, above=0, or_equal=True)
-    _validate.number("decay", decay, above=0, or_equal=True)
+    _validate.number("sampling_rate", sampling_rate)
+    _validate.number("frequency_hz", frequency_hz, or_equal=True)
+    _validate.number("decay", decay, or_equal=True)
     t = torch.arange(length, dtype=torch.float64) / sampling_rate
     x = torch.exp(-decay * t) * torch.cos(2 * math.pi * frequency_hz * t)
     return Signal(x, float(sampling_rate))

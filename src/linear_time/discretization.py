@@ -63,18 +63,8 @@ def backward_euler(
 
     Ā = (I − ΔA)⁻¹,  B̄ = (I − ΔA)⁻¹ ΔB.
 
-    Args:
-        A: state matrix (N, N), real or complex, in 1/time.
-        B: input vector (N,), of A's precision.
-        delta: step size Δ > 0, in the time unit of A.
-
-    Returns:
-        (A_bar, B_bar): shapes (N, N) and (N,).
-
-    Raises:
-        TypeError: an argument has the wrong type or dtype.
-        ValueError: a shape does not fit, a value is not finite, Δ ≤ 0, or
-            I − ΔA is singular (an eigenvalue λ of A has Δλ = 1).
+    Args, Returns, Raises: as ``forward_euler``; also a ValueError where
+        I − ΔA is singular (an eigenvalue λ of A has Δλ = 1).
 
     Source: the implicit Euler method.
     """
@@ -96,18 +86,8 @@ def bilinear(
     reads both ends with the same pair:
     h_k = Ā h_{k-1} + B̄ (x_k + x_{k-1}) / 2.
 
-    Args:
-        A: state matrix (N, N), real or complex, in 1/time.
-        B: input vector (N,), of A's precision.
-        delta: step size Δ > 0, in the time unit of A.
-
-    Returns:
-        (A_bar, B_bar): shapes (N, N) and (N,).
-
-    Raises:
-        TypeError: an argument has the wrong type or dtype.
-        ValueError: a shape does not fit, a value is not finite, Δ ≤ 0, or
-            I − Δ/2 A is singular (an eigenvalue λ of A has Δλ = 2).
+    Args, Returns, Raises: as ``forward_euler``; also a ValueError where
+        I − Δ/2 A is singular (an eigenvalue λ of A has Δλ = 2).
 
     Source: Gu, Goel & Ré (2022), "Efficiently Modeling Long Sequences with
         Structured State Spaces" (S4), equation 3.
@@ -135,17 +115,7 @@ def zero_order_hold(
 
     with ∫₀^Δ exp(sA) ds = Δ φ(ΔA).
 
-    Args:
-        A: state matrix (N, N), real or complex, in 1/time.
-        B: input vector (N,), of A's precision.
-        delta: step size Δ > 0, in the time unit of A.
-
-    Returns:
-        (A_bar, B_bar): shapes (N, N) and (N,).
-
-    Raises:
-        TypeError: an argument has the wrong type or dtype.
-        ValueError: a shape does not fit, a value is not finite, or Δ ≤ 0.
+    Args, Returns, Raises: as ``forward_euler``.
 
     Source: Gu & Dao (2023), "Mamba", equation 4; the augmented matrix is
         Van Loan (1978), "Computing integrals involving the matrix
@@ -359,40 +329,35 @@ def _nonzero(denominator: Tensor) -> Tensor:
 
 
 def _dense(
-    A: Tensor, B: Tensor, delta: float | Tensor
+    A: Tensor, B: Tensor, delta: float | int | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check a dense system; return A, B of one dtype and the identity."""
     n = _validate.square("A", A)
     _validate.shaped("B", B, (n,))
-    _validate.number("delta", delta, above=0)
+    _validate.number("delta", delta)
     dtype = _validate.same_precision(A=A, B=B)
     identity = torch.eye(n, dtype=dtype, device=A.device)
     return A.to(dtype), B.to(dtype), identity
 
 
 def _diagonal(
-    a: Tensor, B: Tensor, delta: float | Tensor
+    a: Tensor, B: Tensor, delta: float | int | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check a diagonal system; return a, B, Δ of one shape."""
     _validate.sequence("a", a)
     _validate.sequence("B", B)
     _validate.same_precision(a=a, B=B)
     if not isinstance(delta, Tensor) or delta.ndim == 0:
-        _validate.number("delta", delta, above=0)
+        _validate.number("delta", delta)
         delta = torch.as_tensor(delta, dtype=a.dtype.to_real(), device=a.device)
-    _validate.inexact("delta", delta, real=True)
+    _validate.positive("delta", delta)
     _validate.same_precision(a=a, delta=delta)
-    if not (delta > 0).all():
-        raise ValueError(
-            "delta: expected finite numbers > 0, "
-            f"got a smallest entry of {float(delta.min()):g}"
-        )
     try:
-        a, B, delta = torch.broadcast_tensors(a, B, delta)
+        together = torch.broadcast_tensors(a, B, delta)
     except RuntimeError as error:
         shapes = [_validate.shape_text(each.shape) for each in (a, B, delta)]
         raise ValueError(
             "delta: expected shapes of a, B and delta that broadcast "
             f"together, got {', '.join(shapes)}"
         ) from error
-    return a, B, delta
+    return together[0], together[1], together[2]

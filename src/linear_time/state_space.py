@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Complex, Float
@@ -42,19 +42,21 @@ class StateSpace:
     A: Float[Tensor, "N N"]
     B: Float[Tensor, " N"]
     C: Float[Tensor, " N"]
-    D: float | Float[Tensor, ""] = 0.0
+    D: float | int | Float[Tensor, ""] = 0.0
 
     def __post_init__(self) -> None:
         n = _validate.square("A", self.A, real=True)
         _validate.shaped("B", self.B, (n,), real=True)
         _validate.shaped("C", self.C, (n,), real=True)
-        D = self.D
+        D: Any = self.D
         if isinstance(D, (int, float)) and not isinstance(D, bool):
             D = self.A.new_tensor(D)
         _validate.shaped("D", D, (), real=True)
         _validate.same_precision(A=self.A, B=self.B, C=self.C, D=D)
-        for name, value in (("A", self.A), ("B", self.B), ("C", self.C)):
-            object.__setattr__(self, name, value.clone())
+        # A frozen dataclass sets its own attributes this way.
+        object.__setattr__(self, "A", self.A.clone())
+        object.__setattr__(self, "B", self.B.clone())
+        object.__setattr__(self, "C", self.C.clone())
         object.__setattr__(self, "D", D.clone())
 
     @property
@@ -82,7 +84,9 @@ class StateSpace:
         flow = torch.linalg.matrix_exp(t[:, None, None] * self.A)
         return flow @ self.B @ self.C
 
-    def step_response(self, t: Float[Tensor, " times"]) -> Float[Tensor, " times"]:
+    def step_response(
+        self, t: Float[Tensor, " times"]
+    ) -> Float[Tensor, " times"]:
         """The output when the input is 1 from time 0 on, from rest.
 
         y(t) = ∫₀ᵗ C exp(sA) B ds + D.
@@ -142,10 +146,12 @@ class StateSpace:
         Source: variation of constants over one step, chapter 11.
         """
         _validate.sequence("x", x, real=True)
-        _validate.number("delta", delta, above=0)
+        _validate.number("delta", delta)
         _validate.one_of("hold", hold, ("zero", "linear"))
         _validate.same_precision(A=self.A, x=x)
-        h = self._initial_state(initial_state, x)
+        h = _validate.initial_state(
+            initial_state, x, self.state_size, x.dtype, real=True
+        )
         flow, phi_1, phi_2 = _phi_matrices(delta * self.A)
         held = delta * (phi_1 @ self.B)  # the effect of x = 1 over a step
         ramp = delta * (phi_2 @ self.B)  # of x rising from 0 to 1 over it
@@ -301,28 +307,13 @@ class StateSpace:
         if (t < 0).any():
             raise ValueError(
                 "t: expected times >= 0, "
-                f"got a smallest time of {float(t.min()):g}"
+                f"got a smallest time of {t.min().item():g}"
             )
         return t
 
-    def _initial_state(self, given: Tensor | None, x: Tensor) -> Tensor:
-        sizes = (*x.shape[:-1], self.state_size)
-        if given is None:
-            return x.new_zeros(sizes)
-        _validate.inexact("initial_state", given, real=True)
-        if tuple(given.shape) not in (sizes[-1:], sizes):
-            raise ValueError(
-                "initial_state: expected shape "
-                f"{_validate.shape_text(sizes[-1:])} or "
-                f"{_validate.shape_text(sizes)}, "
-                f"got shape {_validate.shape_text(given.shape)}"
-            )
-        _validate.same_precision(A=self.A, initial_state=given)
-        return given.expand(sizes)
-
 
 def mass_on_a_spring(
-    mass: float, damping: float, stiffness: float
+    mass: float | int, damping: float | int, stiffness: float | int
 ) -> StateSpace:
     """m q″ + c q′ + k q = x: a force x moves a mass on a damped spring.
 
@@ -338,9 +329,9 @@ def mass_on_a_spring(
 
     Source: Newton's second law.
     """
-    _validate.number("mass", mass, above=0)
-    _validate.number("damping", damping, above=0, or_equal=True)
-    _validate.number("stiffness", stiffness, above=0, or_equal=True)
+    _validate.number("mass", mass)
+    _validate.number("damping", damping, or_equal=True)
+    _validate.number("stiffness", stiffness, or_equal=True)
     return StateSpace(
         A=_float64([[0, 1], [-stiffness / mass, -damping / mass]]),
         B=_float64([0, 1 / mass]),
@@ -348,7 +339,7 @@ def mass_on_a_spring(
     )
 
 
-def low_pass(cutoff_hz: float) -> StateSpace:
+def low_pass(cutoff_hz: float | int) -> StateSpace:
     """Keep what is slower than the cutoff: 1 / (p² + √2 p + 1), p = s/ω.
 
     Args:
@@ -359,11 +350,11 @@ def low_pass(cutoff_hz: float) -> StateSpace:
 
     Source: Butterworth (1930), order 2.
     """
-    _validate.number("cutoff_hz", cutoff_hz, above=0)
+    _validate.number("cutoff_hz", cutoff_hz)
     return _second_order(cutoff_hz, 1 / math.sqrt(2), (1, 0, 0))
 
 
-def high_pass(cutoff_hz: float) -> StateSpace:
+def high_pass(cutoff_hz: float | int) -> StateSpace:
     """Keep what is faster than the cutoff: p² / (p² + √2 p + 1), p = s/ω.
 
     Args:
@@ -374,11 +365,11 @@ def high_pass(cutoff_hz: float) -> StateSpace:
 
     Source: Butterworth (1930), order 2.
     """
-    _validate.number("cutoff_hz", cutoff_hz, above=0)
+    _validate.number("cutoff_hz", cutoff_hz)
     return _second_order(cutoff_hz, 1 / math.sqrt(2), (0, 0, 1))
 
 
-def notch(frequency_hz: float, width_hz: float) -> StateSpace:
+def notch(frequency_hz: float | int, width_hz: float | int) -> StateSpace:
     """Remove one frequency: (p² + 1) / (p² + p/Q + 1), p = s/ω.
 
     Args:
@@ -391,13 +382,15 @@ def notch(frequency_hz: float, width_hz: float) -> StateSpace:
 
     Source: the second-order band-stop filter.
     """
-    _validate.number("frequency_hz", frequency_hz, above=0)
-    _validate.number("width_hz", width_hz, above=0)
+    _validate.number("frequency_hz", frequency_hz)
+    _validate.number("width_hz", width_hz)
     return _second_order(frequency_hz, frequency_hz / width_hz, (1, 0, 1))
 
 
 def _second_order(
-    frequency_hz: float, quality: float, numerator: tuple[float, float, float]
+    frequency_hz: float | int,
+    quality: float,
+    numerator: tuple[int, int, int],
 ) -> StateSpace:
     """(b₀ + b₁ p + b₂ p²) / (1 + p/Q + p²) with p = s/ω, ω = 2πf.
 
