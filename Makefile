@@ -30,6 +30,7 @@ venv: .venv/.installed  ## make .venv and install into it
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt \
 	  && $(BIN)/python -m pip install --disable-pip-version-check --no-deps -e . \
 	  || { rm -f .venv/.installing; echo "The installation failed: see above"; exit 1; }; \
+	mkdir -p .venv/etc/ipython; echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py; \
 	mv .venv/.installing $@; touch $@
 
 book: venv  ## execute what changed and render the book to _build/html

@@ -1,9 +1,10 @@
 """Execute the chapters that changed, in parallel, and render the book to _build/html.
 
-A chapter's outputs are cached (jupyter-cache) together with a digest of all that they depend on: its code, the pinned
-requirements, the modules of `linear_time` that it imports, directly or not, and the recorded results that it names.
-Where the digest differs, the chapter runs again; `_ext/linear_time_book.py` then has its page rendered again.
-Every chapter is cached as it ends, so a build that was killed goes on where it stopped.
+A chapter's outputs are cached (jupyter-cache) together with a digest of all that they depend on:
+its code, the pinned requirements, the modules of `linear_time` that it imports, directly or not,
+and the recorded results that it names. Where the digest differs, the chapter runs again, and
+`_ext/linear_time_book.py` then has its page rendered again. Every chapter is cached as it ends, so
+a build that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def chapters(root: Path) -> list[Path]:
 
 
 def imported(source: str, package: str = "") -> set[str]:
-    """Dotted names that a Python source imports; a relative import is resolved against `package`."""
+    """Dotted names that a Python source imports; relative ones are resolved against `package`."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -79,7 +80,7 @@ def imported(source: str, package: str = "") -> set[str]:
 
 
 def module_file(source: Path, name: str) -> Path | None:
-    """The file of a module `linear_time.x.y` under `source`, or None where there is no such module."""
+    """The file of a module `linear_time.x.y` under `source`, or None where there is none."""
     path = source.joinpath(*name.split("."))
     candidates = (path.with_suffix(".py"), path / "__init__.py")
     return next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -120,9 +121,15 @@ def dependencies(root: Path, path: Path, notebook: nbformat.NotebookNode) -> lis
         files = closure(source, names)
     except SyntaxError:  # the run will say where; until then the chapter depends on everything
         files = set(source.rglob("*.py"))
-    files.update(f for f in (source / "linear_time").rglob("*") if f.is_file() and f.suffix not in (".py", ".pyc"))
+    files.update(
+        f
+        for f in (source / "linear_time").rglob("*")
+        if f.is_file() and f.suffix not in (".py", ".pyc")
+    )
     files.add(root / "requirements.txt")
-    text = "\n".join([*(cell.source for cell in notebook.cells), *(f.read_text(encoding="utf8") for f in files)])
+    text = "\n".join(
+        [*(cell.source for cell in notebook.cells), *(f.read_text(encoding="utf8") for f in files)]
+    )
     for folder in RESULTS:
         files.update(f for f in (root / folder).glob("*.json") if f.stem in text)
     return sorted(file for file in files if file.is_file())
@@ -132,7 +139,11 @@ def digest(root: Path, path: Path, notebook: nbformat.NotebookNode) -> str:
     """One hash of all that a chapter's outputs depend on."""
     total = hashlib.sha256()
     kernel = notebook.metadata.get("kernelspec", {}).get("name", "")
-    code = [[cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells if cell.cell_type == "code"]
+    code = [
+        [cell.source, cell.metadata.get("tags", [])]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
     total.update(json.dumps([platform.python_version(), kernel, code]).encode())
     for file in dependencies(root, path, notebook):
         total.update(f"\0{file.relative_to(root).as_posix()}\0".encode())
@@ -150,7 +161,9 @@ class BookCache(JupyterCacheBase):
         super().__init__(path)
         self.digests = digests
 
-    def cache_notebook_bundle(self, bundle: CacheBundleIn, *args: Any, **kwargs: Any) -> NbCacheRecord:
+    def cache_notebook_bundle(
+        self, bundle: CacheBundleIn, *args: Any, **kwargs: Any
+    ) -> NbCacheRecord:
         bundle.data["digest"] = self.digests[bundle.uri]
         return super().cache_notebook_bundle(bundle, *args, **kwargs)
 
@@ -170,7 +183,7 @@ class BookCache(JupyterCacheBase):
 
 
 def end_with_parent(threads: int) -> None:
-    """In a worker: leave when the build is killed, and its kernel with it, so that nothing runs twice."""
+    """In a worker: leave when the build is killed, its kernel too, so that nothing runs twice."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     parent = os.getppid()
 
@@ -198,16 +211,24 @@ class Executor(JupyterExecutorLocalMproc):
         result = ExecutorRunResult()
         records = self.get_records(filter_uris, filter_pks, force=force)
         jobs = [ProcessData(r.pk, r.uri, self.cache, timeout, allow_errors) for r in records]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         workers = max(1, min(cores, len(jobs)))
-        print(f"Executing {len(jobs)} of the chapters on {workers} of {cores} cores", flush=True)
+        print(f"Executing {len(jobs)} chapter(s) on {workers} of {cores} cores", flush=True)
         multiprocessing.log_to_stderr(logging.CRITICAL)
         with multiprocessing.Pool(workers, end_with_parent, [max(1, cores // workers)]) as pool:
-            for n, (status, uri) in enumerate(pool.imap_unordered(self._EXECUTION_WORKER(), jobs), 1):
+            for n, (status, uri) in enumerate(
+                pool.imap_unordered(self._EXECUTION_WORKER(), jobs), 1
+            ):
                 (result.succeeded, result.excepted, result.errored)[status].append(uri)
                 says = "FAILED"
                 if status == 0:
-                    says = f"{self.cache.get_cached_project_nb(uri).data['execution_seconds']:.0f} s"
+                    says = (
+                        f"{self.cache.get_cached_project_nb(uri).data['execution_seconds']:.0f} s"
+                    )
                 print(f"  [{n}/{len(jobs)}] {Path(uri).stem}: {says}", flush=True)
         return result
 
@@ -224,7 +245,10 @@ def execute(root: Path, build: Path, timeout: int) -> bool:
         records = []
     cache = BookCache(folder, digests)
 
-    expected = {cache.create_hashed_notebook(notebook)[1]: digests[uri] for uri, notebook in notebooks.items()}
+    expected = {
+        cache.create_hashed_notebook(notebook)[1]: digests[uri]
+        for uri, notebook in notebooks.items()
+    }
     seconds = {record.uri: (record.data or {}).get("execution_seconds", 0) for record in records}
     for record in records:
         if not cache.is_fresh(record, expected.get(record.hashkey, "")):
@@ -240,7 +264,9 @@ def execute(root: Path, build: Path, timeout: int) -> bool:
         print(f"Executed outputs of all {len(notebooks)} chapters are in the cache", flush=True)
         return True
     started = time.monotonic()
-    result = Executor(cache).run_and_cache(filter_pks=[record.pk for record in missing], timeout=timeout)
+    result = Executor(cache).run_and_cache(
+        filter_pks=[record.pk for record in missing], timeout=timeout
+    )
     print(f"Executed in {time.monotonic() - started:.0f} s", flush=True)
     failed = result.excepted + result.errored
     for uri in failed:
@@ -258,8 +284,9 @@ def execute(root: Path, build: Path, timeout: int) -> bool:
 def render(root: Path, build: Path) -> bool:
     """Render with warnings as errors; False where there was one.
 
-    Sphinx says a warning only when it reads the page, and takes a page that it has read for written. So what a
-    rendering that did not end well has read is not trusted: the next one reads every page again.
+    Sphinx says a warning only when it reads the page, and takes a page that it has read for
+    written. So what a rendering that did not end well has read is not trusted: the next one reads
+    every page again.
     """
     unfinished = build / ".rendering"
     program = Path(sys.executable).with_name("jupyter-book")
@@ -280,14 +307,20 @@ def render(root: Path, build: Path) -> bool:
 def main() -> int:
     """Build the book of the current checkout."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to build (default: this one)")
-    parser.add_argument("--execute-only", action="store_true", help="fill the cache, render nothing")
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, help="the checkout to build (default: this one)"
+    )
+    parser.add_argument(
+        "--execute-only", action="store_true", help="fill the cache, render nothing"
+    )
     options = parser.parse_args()
     root = options.root.resolve()
     build = root / "_build"
     build.mkdir(exist_ok=True)
     # Chapters and API pages see the source of this checkout, whatever else is installed.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root / "src"), os.environ.get("PYTHONPATH")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(root / "src"), os.environ.get("PYTHONPATH")])
+    )
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf8"))
     with (build / ".lock").open("w") as lock:
         try:

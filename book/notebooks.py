@@ -1,10 +1,11 @@
 """Execute, normalise and lint the committed notebooks.
 
-    python book/notebooks.py run [chapters/12-discretization.ipynb ...]    execute in place, then normalise
-    python book/notebooks.py lint [...]                                   refuse what would not hold on a clone
+    python book/notebooks.py run [NOTEBOOK ...]     execute in place, then normalise
+    python book/notebooks.py lint [NOTEBOOK ...]    refuse what would not hold on a clone
 
-A committed notebook is executed and carries its text outputs, which nbval compares. PNG images are stripped and their
-``<Figure ...>`` text kept; execution counts run from 1; no metadata tells of a machine.
+A committed notebook is executed and carries its text outputs, which nbval compares. PNG images are
+stripped and their ``<Figure ...>`` text kept; execution counts run from 1; no metadata tells of a
+machine.
 """
 
 import argparse
@@ -63,7 +64,10 @@ def normalise(notebook) -> None:
             cell.source = setup_source()
         if "solution" in tags(cell):
             cell.metadata["tags"] = sorted({*tags(cell), "hide-cell"})
-            cell.metadata["mystnb"] = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide it"}
+            cell.metadata["mystnb"] = {
+                "code_prompt_show": "Show the solution",
+                "code_prompt_hide": "Hide it",
+            }
             cell.metadata["jupyter"] = {"source_hidden": True}
         count += 1
         cell.execution_count = count
@@ -96,7 +100,10 @@ def run(path: Path) -> str:
         if cell.cell_type == "code" and "setup" in tags(cell):
             cell.source = setup_source()
     client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
     )
     try:
         client.execute()
@@ -157,7 +164,9 @@ def lint(path: Path) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", choices=["run", "lint"])
     parser.add_argument("paths", nargs="*", type=Path)
     arguments = parser.parse_args()

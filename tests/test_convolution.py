@@ -367,6 +367,7 @@ def test_bad_input_system(case):
         ((X,), {"D": "1"}, TypeError, "^D: .*got '1'"),
         ((X,), {"D": math.nan}, ValueError, "^D: expected finite values"),
         ((X,), {"initial_state": THREE}, ValueError, r"^initial_state: .*\(2,\) or \(3, 2\)"),
+        ((X,), {"initial_state": B[None]}, ValueError, r"^initial_state: .*got shape \(1, 2\)"),
         ((X,), {"initial_state": torch.ones(3, 1)}, ValueError, "^initial_state: expected shape"),
         ((X,), {"initial_state": NAN}, ValueError, "^initial_state: expected finite values"),
         ((X,), {"initial_state": torch.ones(2)}, TypeError, "^initial_state: .*precision of x"),

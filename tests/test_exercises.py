@@ -1,4 +1,4 @@
-"""The exercise harness, and for every exercise: the solution passes, the stub does not, wrong answers fail."""
+"""The harness, and for every exercise: its solution passes, its stub and wrong answers do not."""
 
 import ast
 import re
@@ -7,8 +7,8 @@ from functools import cache
 import nbformat
 import pytest
 import torch
-from book import CHAPTERS, ROOT, code_cells, load
 
+from book import CHAPTERS, ROOT, code_cells, load
 from linear_time import exercises
 from linear_time.exercises import (
     Wrong,
@@ -23,7 +23,9 @@ from linear_time.exercises import (
 
 
 def exercise_labels(path):
-    text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    text = "\n".join(
+        c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
+    )
     return re.findall(r"```\{exercise\}[^\n]*\n:label:\s*(\S+)", text)
 
 
@@ -48,7 +50,7 @@ def checked(cell):
 
 
 def answer(path, name, tag):
-    """Execute the set-up, the imports and the cell of ``tag`` that checks ``name``; what it binds as the answer."""
+    """Execute the imports and the ``tag`` cell that checks ``name``; the answer that it binds."""
     cells = [c for c in code_cells(path, tag) if name in checked(c)]
     assert len(cells) == 1, f"{name}: expected one {tag} cell that checks it, found {len(cells)}"
     namespace: dict = {"__name__": "student"}
@@ -79,7 +81,9 @@ def test_every_registered_check_belongs_to_a_notebook():
 
 @pytest.mark.parametrize(("path", "name"), NAMES, ids=[name for _, name in NAMES])
 def test_exercise_states_objective_difficulty_and_time(path, name):
-    cells = [c.source for c in nbformat.read(path, as_version=4).cells if f":label: {name}\n" in c.source]
+    cells = [
+        c.source for c in nbformat.read(path, as_version=4).cells if f":label: {name}\n" in c.source
+    ]
     assert len(cells) == 1
     for word in ("**Objective:**", "**Difficulty:** ●", "**Time:**"):
         assert word in cells[0], f"{name} does not state {word}"

@@ -1,4 +1,4 @@
-"""The committed notebooks: normalised, executed, and showing the library's code instead of retyping it."""
+"""The notebooks: normalised, executed, and showing the library's code instead of retyping it."""
 
 import ast
 import importlib
@@ -7,9 +7,9 @@ import pkgutil
 
 import nbformat
 import pytest
-from book import CHAPTERS, ROOT, code_cells, load
 
 import linear_time
+from book import CHAPTERS, ROOT, code_cells, load
 
 notebooks = load(ROOT / "book" / "notebooks.py")
 
@@ -153,7 +153,7 @@ def definitions(tree):
 
 
 def library():
-    """Normal form -> name, and the set of public names, of every function and class of the package."""
+    """Normal form -> name, and the set of names, of the package's functions and classes."""
     forms, names = {}, set()
     for info in pkgutil.walk_packages(linear_time.__path__, "linear_time."):
         module = importlib.import_module(info.name)
@@ -165,10 +165,12 @@ def library():
 
 
 def retyped(cells, forms, names):
-    """Functions and classes in ``cells`` that are the library's, or only bear a library function's name."""
+    """Definitions in ``cells`` that are the library's, or only bear a library function's name."""
     found = []
     for cell in cells:
-        if "derivation" in cell.metadata.get("tags", []) or "setup" in cell.metadata.get("tags", []):
+        if "derivation" in cell.metadata.get("tags", []) or "setup" in cell.metadata.get(
+            "tags", []
+        ):
             continue
         for node in definitions(ast.parse(python(cell.source))):
             name = node.name
@@ -189,7 +191,9 @@ def test_retyped_code_is_found():
     forms, names = library()
     source = inspect.getsource(importlib.import_module("linear_time.figures").label)
     disguised = source.replace("ax", "axes").replace("def label", "def mine")
-    cells = [nbformat.v4.new_code_cell(text) for text in (source, disguised, "def label(): return 1")]
+    cells = [
+        nbformat.v4.new_code_cell(text) for text in (source, disguised, "def label(): return 1")
+    ]
     assert len(retyped(cells, forms, names)) == 3
     cells[0].metadata["tags"] = ["derivation"]
     assert len(retyped(cells, forms, names)) == 2

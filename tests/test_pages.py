@@ -1,12 +1,12 @@
-"""The pages that are not notebooks: the ledger names real tests, the contents name every chapter."""
+"""The other pages: the ledger names real tests, the contents name every chapter."""
 
 import ast
 import re
 
 import pytest
 import yaml
-from book import CHAPTERS, ROOT
 
+from book import CHAPTERS, ROOT
 from linear_time import exercises
 
 LEDGER = (ROOT / "book" / "ledger.md").read_text()
@@ -38,7 +38,9 @@ def test_chapters_name_tests_that_exist():
 def test_contents_list_every_chapter():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    assert [f for f in files if f.startswith("chapters/")] == [f"chapters/{p.stem}" for p in CHAPTERS]
+    assert [f for f in files if f.startswith("chapters/")] == [
+        f"chapters/{p.stem}" for p in CHAPTERS
+    ]
 
 
 def test_a_chapter_has_its_three_rooms():
@@ -56,5 +58,9 @@ def test_the_repository_is_named_in_one_place():
     allowed = {"_config.yml", "CITATION.cff", *(f"chapters/{p.name}" for p in CHAPTERS)}
     for path in [*ROOT.glob("*"), *ROOT.glob("book/**/*"), *ROOT.glob("src/**/*.py")]:
         name = path.relative_to(ROOT).as_posix()
-        if path.is_file() and path.suffix in {".md", ".py", ".yml", ".toml", ""} and name not in allowed:
+        if (
+            path.is_file()
+            and path.suffix in {".md", ".py", ".yml", ".toml", ""}
+            and name not in allowed
+        ):
             assert url not in path.read_text(errors="ignore"), f"{name} names the repository"

@@ -394,6 +394,7 @@ GOOD_X = torch.ones(3, 4, dtype=F64)
             ValueError,
             r"^initial_state: .*\(2,\) or \(3, 2\)",
         ),
+        (GOOD_X, 0.1, {"initial_state": GOOD_X[:1, :2]}, ValueError, r"^initial_state: .*\(1, 2\)"),
         (GOOD_X, 0.1, {"initial_state": torch.ones(2)}, TypeError, "^initial_state: .*precision"),
     ],
 )

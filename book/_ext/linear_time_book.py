@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,9 @@ MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts")
 def site_address(app: Sphinx, config: Config) -> None:
     """The site's address follows from `repository.url`, unless `html.baseurl` gives another."""
     if not config.html_baseurl:
-        owner, _, name = urlsplit(config.html_theme_options["repository_url"]).path.strip("/").partition("/")
+        owner, _, name = (
+            urlsplit(config.html_theme_options["repository_url"]).path.strip("/").partition("/")
+        )
         config.html_baseurl = f"https://{owner}.github.io/{name}/"
     config.ogp_site_url = config.html_baseurl
     config.mathjax_path = "mathjax/tex-chtml.js"
@@ -36,7 +39,8 @@ def outdated_chapters(
 ) -> Iterator[str]:
     """Chapters that were executed again since their page was read.
 
-    Sphinx looks at the notebook's time stamp alone, and would serve the old outputs after a change in `src`.
+    Sphinx looks at the notebook's time stamp alone, and would serve the old outputs after a
+    change in `src`.
     """
     cache = get_cache(env.mystnb_config.execution_cache_path)
     for docname in env.found_docs - added - changed:
@@ -45,7 +49,9 @@ def outdated_chapters(
             continue
         read = env.nb_metadata.get(docname, {}).get("exec_data", {}).get("mtime")
         try:
-            executed = cache.match_cache_notebook(nbformat.read(path, nbformat.NO_CONVERT)).created.timestamp()
+            executed = cache.match_cache_notebook(
+                nbformat.read(path, nbformat.NO_CONVERT)
+            ).created.timestamp()
         except KeyError:
             executed = None
         if read is None or read != executed:
@@ -70,10 +76,31 @@ def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
     return []
 
 
-def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Take out thebe, which the book does not use: it is declared twice on every page and names another host."""
+def note_reading(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
+    """Remember whether this build reads any page."""
+    env.reads_pages = bool(docnames)
+
+
+def write_all_after_reading(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Where one page changed, write all.
+
+    Pages show one another's titles and numbers, and the sitemap lists what was written.
+    """
+    return sorted(env.found_docs) if env.reads_pages else []
+
+
+def mend_page(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Mend what the theme and MathJax leave on a page.
+
+    Thebe, which the book does not use, is declared twice on every page and names another host. And
+    inline mathematics stays on one line with the punctuation after it.
+    """
     context["script_files"] = [
-        script for script in context["script_files"] if "thebe" not in f"{script} {script.attributes.get('body', '')}"
+        script
+        for script in context["script_files"]
+        if "thebe" not in f"{script} {script.attributes.get('body', '')}"
     ]
     context["body"] = re.sub(
         r"\s*<script type=\"text/x-thebe-config\">.*?</script>|<script>kernelName = .*?</script>",
@@ -81,6 +108,42 @@ def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, 
         context.get("body", ""),
         flags=re.DOTALL,
     )
+    # MathJax makes a box of inline mathematics, and a line may break between it and a comma.
+    context["body"] = re.sub(
+        r"(\(?<span class=\"math notranslate nohighlight\">[^<]*</span>[,.;:!?)’]+)",
+        r'<span class="unbroken">\1</span>',
+        context["body"],
+    )
+
+
+def mend_docstring(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Read plain docstrings as reStructuredText.
+
+    |λ| names no substitution, and a hanging indent makes no definition list.
+    """
+    if lines and re.fullmatch(
+        r"Alias for field number \d+", lines[0]
+    ):  # Python's own words, for a named tuple
+        lines.clear()
+    mended: list[str] = []
+    for line in lines:
+        parts = re.split(r"(``.*?``)", line)
+        line = "".join(
+            part if part.startswith("``") else part.replace("|", "\\|") for part in parts
+        )
+        before = mended[-1] if mended else ""
+        if (
+            line.startswith(" ")
+            and before.strip()
+            and not before.startswith(" ")
+            and not before.endswith(":")
+        ):
+            mended[-1] = f"{before.rstrip()} {line.strip()}"
+        else:
+            mended.append(line)
+    lines[:] = mended
 
 
 def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
@@ -98,11 +161,27 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
             copy_asset_file(str(source / name), str(target))
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def remove_old_pages(app: Sphinx, error: Exception | None) -> None:
+    """A chapter that was renamed or taken out of the contents leaves the site too."""
+    if error or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        docname = page.relative_to(app.outdir).with_suffix("").as_posix()
+        folder = page.relative_to(app.outdir).parts[0]
+        if "/" in docname and folder != "_static" and docname not in app.env.found_docs:
+            page.unlink()
+
+
+def setup(app: Sphinx) -> dict[str, bool | int]:
     app.connect("config-inited", site_address, priority=100)
     app.connect("env-get-outdated", outdated_chapters)
     app.connect("env-get-updated", restore_numbers, priority=100)
     app.connect("env-get-updated", number_by_chapter, priority=900)
+    app.connect("env-before-read-docs", note_reading)
+    app.connect("env-get-updated", write_all_after_reading)
     app.connect("html-page-context", mend_page, priority=900)
+    app.connect("autodoc-process-docstring", mend_docstring, priority=400)  # before napoleon
     app.connect("build-finished", copy_mathjax)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("build-finished", remove_old_pages)
+    version = zlib.crc32(Path(__file__).read_bytes())  # a change here reads every page again
+    return {"env_version": version, "parallel_read_safe": True, "parallel_write_safe": True}

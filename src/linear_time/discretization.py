@@ -272,7 +272,7 @@ def stability_function(method: str) -> Callable[[Tensor], Tensor]:
         ValueError: the method is unknown.
 
     Source: Hairer & Wanner, "Solving Ordinary Differential Equations II",
-        section IV.2.
+        sections IV.2 and IV.3.
     """
     _validate.one_of("method", method, METHODS)
     return _STABILITY[method]

@@ -1,13 +1,15 @@
-"""The book's one plotting style, and the few figures that several chapters share."""
+"""The book's one plotting style, and the few figures that chapters share."""
 
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-#: Okabe and Ito's palette, distinguishable with every common colour-vision deficiency; yellow is left out (too pale).
+#: Okabe and Ito's palette, distinguishable with every common colour-vision
+#: deficiency; its yellow is left out, being too pale for a line.
 COLORS = {
     "blue": "#0072B2",
     "vermillion": "#D55E00",
@@ -19,13 +21,13 @@ COLORS = {
     "grey": "#8A8A8A",
 }
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.figsize": (6.8, 3.2),
     "figure.dpi": 144,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "figure.constrained_layout.use": True,
-    "axes.prop_cycle": mpl.cycler(color=list(COLORS.values())),
+    "axes.prop_cycle": cycler(color=list(COLORS.values())),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -47,12 +49,17 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Set matplotlib to the book's style: white ground (dark pages turn it), safe colours, light grid."""
+    """Set matplotlib to the book's style: white ground, safe colours.
+
+    A dark page turns the figure's lightness around (``book/_static``).
+    """
     mpl.rcParams.update(STYLE)
 
 
-def figure(n_rows: int = 1, n_cols: int = 1, height: float = 3.2, **kwargs: Any) -> tuple[Figure, Any]:
-    """A figure as wide as the page, and its axes (an array if there are several).
+def figure(
+    n_rows: int = 1, n_cols: int = 1, height: float = 3.2, **kwargs: Any
+) -> tuple[Figure, Any]:
+    """A figure as wide as the page, and its axes (an array if several).
 
     Args:
         n_rows: rows of axes.
@@ -60,11 +67,13 @@ def figure(n_rows: int = 1, n_cols: int = 1, height: float = 3.2, **kwargs: Any)
         height: of the whole figure, in inches; the width is the page's.
         **kwargs: as for ``plt.subplots``.
     """
-    return plt.subplots(n_rows, n_cols, figsize=(STYLE["figure.figsize"][0], height), **kwargs)
+    return plt.subplots(
+        n_rows, n_cols, figsize=(STYLE["figure.figsize"][0], height), **kwargs
+    )
 
 
 def label(ax: Axes, x: str, y: str, title: str = "") -> None:
-    """Name both axes, with units, and give the axes a title if there are several."""
+    """Name both axes, with units, and give a title where there are several."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     if title:
@@ -81,10 +90,15 @@ def finish(fig: Figure) -> None:
         if not ax.axison or ax.get_label() == "<colorbar>":
             continue
         for axis in (ax.xaxis, ax.yaxis):
-            shown = axis.get_visible() and any(t.get_visible() for t in axis.get_ticklabels())
+            shown = axis.get_visible() and any(
+                t.get_visible() for t in axis.get_ticklabels()
+            )
             if shown and not axis.get_label_text():
                 plt.close(fig)
-                raise ValueError(f"fig: axes {i} expected a label on its {axis.axis_name} axis, got none")
+                raise ValueError(
+                    f"fig: axes {i} expected a label on its "
+                    f"{axis.axis_name} axis, got none"
+                )
     plt.show()
 
 

@@ -49,7 +49,9 @@ class Result:
         """The message is printed already; show nothing more at a cell's end."""
 
 
-def exercise(name: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+def exercise(
+    name: str,
+) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
     """Register a check under the exercise's name."""
 
     def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -80,7 +82,9 @@ def check(name: str, answer: Any) -> Result:
         import_module(f"linear_time.exercises.{CHAPTERS[chapter]}")
     if name not in CHECKS:
         known = ", ".join(sorted(CHECKS)) or "none"
-        raise ValueError(f"name: expected the name of an exercise ({known}), got {name!r}")
+        raise ValueError(
+            f"name: expected the name of an exercise ({known}), got {name!r}"
+        )
     try:
         CHECKS[name](answer)
         result = Result(True, True, f"{name}: right.")
@@ -90,7 +94,9 @@ def check(name: str, answer: Any) -> Result:
         result = Result(False, True, f"{name}: not yet right. {wrong}")
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        result = Result(False, True, f"{name}: not yet right. Your answer raised {text}")
+        result = Result(
+            False, True, f"{name}: not yet right. Your answer raised {text}"
+        )
     print(result.message)
     return result
 
@@ -114,7 +120,10 @@ def expect(condition: Any, message: str) -> None:
 
 def expect_equal(got: Any, expected: Any, given: str) -> None:
     """Fail unless ``got == expected``; ``given`` names the input."""
-    expect(got == expected, f"For {given}: expected {_text(expected)}, got {_text(got)}.")
+    expect(
+        got == expected,
+        f"For {given}: expected {_text(expected)}, got {_text(got)}.",
+    )
 
 
 def expect_close(
@@ -132,15 +141,26 @@ def expect_close(
     want = torch.as_tensor(expected)
     want = want if want.is_complex() else want.to(torch.float64)
     try:
-        have = torch.as_tensor(got if isinstance(got, Tensor) else _plain(got)).detach()
+        have = torch.as_tensor(
+            got if isinstance(got, Tensor) else _plain(got)
+        ).detach()
     except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"For {given}: expected {_text(want)}, got {_text(got)}.") from None
+        raise Wrong(
+            f"For {given}: expected {_text(want)}, got {_text(got)}."
+        ) from None
     expect(
         have.shape == want.shape,
         f"For {given}: expected shape {tuple(want.shape)}, got {tuple(have.shape)}.",
     )
-    expect(bool(torch.isfinite(have).all()), f"For {given}: the answer has an entry inf or NaN.")
-    have = have.to(torch.complex128 if have.is_complex() or want.is_complex() else torch.float64)
+    expect(
+        bool(torch.isfinite(have).all()),
+        f"For {given}: the answer has an entry inf or NaN.",
+    )
+    have = have.to(
+        torch.complex128
+        if have.is_complex() or want.is_complex()
+        else torch.float64
+    )
     gap = float((have - want).abs().max()) if want.numel() else 0.0
     scale = float(want.abs().max()) if want.numel() else 0.0
     expect(
@@ -151,7 +171,9 @@ def expect_close(
 
 def _plain(value: Any) -> Any:
     """Sympy numbers to Python's; lists and tuples of tensors to one tensor."""
-    if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
+    if isinstance(value, list | tuple) and any(
+        isinstance(v, Tensor) for v in value
+    ):
         return torch.stack([torch.as_tensor(v) for v in value])
     if type(value).__module__.startswith("sympy"):
         number = complex(value)
@@ -160,7 +182,10 @@ def _plain(value: Any) -> Any:
 
 
 def expect_finds_bug(
-    test: Callable[[Any], Any], good: Any, bugs: dict[str, Any], what: str = "implementation"
+    test: Callable[[Any], Any],
+    good: Any,
+    bugs: dict[str, Any],
+    what: str = "implementation",
 ) -> None:
     """Fail unless the student's ``test`` passes on ``good`` and raises ``AssertionError`` on every bug.
 
@@ -183,7 +208,11 @@ def expect_finds_bug(
 
 
 def predict(
-    name: str, guess: float | None, measured: float, unit: str = "", tolerance: float = 0.1
+    name: str,
+    guess: float | None,
+    measured: float,
+    unit: str = "",
+    tolerance: float = 0.1,
 ) -> None:
     """Compare the reader's prediction with what was measured, and print both.
 
@@ -196,8 +225,12 @@ def predict(
     """
     unit = f" {unit}" if unit else ""
     if guess is None:
-        print(f"{name}: measured {measured:.2g}{unit}. (You committed no prediction.)")
+        print(
+            f"{name}: measured {measured:.2g}{unit}. (You committed no prediction.)"
+        )
         return
     close = math.isclose(guess, measured, rel_tol=tolerance, abs_tol=tolerance)
     verdict = "close" if close else "off: find out why before reading on"
-    print(f"{name}: you predicted {guess:.2g}{unit}, measured {measured:.2g}{unit}: {verdict}.")
+    print(
+        f"{name}: you predicted {guess:.2g}{unit}, measured {measured:.2g}{unit}: {verdict}."
+    )

@@ -1,0 +1,259 @@
+"""book/build.py on a small book in a temporary copy: what runs and is read again, after what."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from book import ROOT, load
+
+build = load(ROOT / "book" / "build.py")
+pytestmark = pytest.mark.build
+
+ALPHA = '''"""A module of the small book."""
+
+from linear_time import beta
+
+
+def answer() -> int:
+    """The number that the page shows."""
+    return 2 + beta.SHIFT
+'''
+
+
+def notebook(path: Path, title: str, *code: str) -> None:
+    cells = [nbformat.v4.new_markdown_cell(f"# {title}\n\nA page of the small book.")]
+    cells += [nbformat.v4.new_code_cell(source) for source in code]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the house (configuration, extension, build) with a book of two short chapters."""
+    root = tmp_path_factory.mktemp("book")
+    shutil.copy(ROOT / "_config.yml", root)
+    for folder in ("_ext", "_static", "_templates"):
+        shutil.copytree(ROOT / "book" / folder, root / "book" / folder)
+    shutil.copy(ROOT / "book" / "build.py", root / "book")
+    (root / "requirements.txt").write_text("torch==2.13.0\n")
+    (root / "book" / "references.bib").write_text("")
+    (root / "book" / "preface.md").write_text("# The small book\n\nIt has two chapters.\n")
+    (root / "book" / "api.md").write_text(
+        "# API\n\n```{eval-rst}\n.. automodule:: linear_time.alpha\n   :members:\n```\n"
+    )
+    chapters = [{"file": "chapters/01-alpha"}, {"file": "chapters/02-gamma"}, {"file": "book/api"}]
+    (root / "_toc.yml").write_text(
+        yaml.safe_dump(
+            {"format": "jb-book", "root": "book/preface", "chapters": chapters}, sort_keys=False
+        )
+    )
+    package = root / "src" / "linear_time"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('"""The small book\'s package."""\n')
+    (package / "alpha.py").write_text(ALPHA)
+    (package / "beta.py").write_text('"""What alpha imports."""\n\nSHIFT = 40\n')
+    (package / "gamma.py").write_text('"""The other chapter\'s."""\n\nNAME = "gamma"\n')
+    (root / "chapters").mkdir()
+    # RUNS counts executions: a line a run, in a file beside the notebooks.
+    note = "with open('../runs', 'a') as runs:\n    print('{}', file=runs)"
+    notebook(
+        root / "chapters" / "01-alpha.ipynb",
+        "01 · Alpha",
+        note.format("alpha"),
+        "from linear_time import alpha\nprint('the answer is', alpha.answer())",
+    )
+    notebook(
+        root / "chapters" / "02-gamma.ipynb",
+        "02 · Gamma",
+        note.format("gamma"),
+        "from linear_time.gamma import NAME\nprint('the name is', NAME)",
+    )
+    return root
+
+
+def run(root: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COVERAGE_PROCESS_START": ""}
+    command = [sys.executable, str(root / "book" / "build.py")]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=root, check=False
+    )
+
+
+def runs(root: Path) -> list[str]:
+    file = root / "runs"
+    return file.read_text().split() if file.exists() else []
+
+
+def html(root: Path, page: str) -> str:
+    return (root / "_build" / "html" / f"{page}.html").read_text(encoding="utf8")
+
+
+def pickled(root: Path) -> int:
+    """When Sphinx last wrote down that it had read pages."""
+    return (root / "_build" / ".doctrees" / "environment.pickle").stat().st_mtime_ns
+
+
+def test_a_build_follows_the_source(root: Path) -> None:
+    first = run(root)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert sorted(runs(root)) == ["alpha", "gamma"]
+    assert "the answer is 42" in html(root, "chapters/01-alpha")
+    assert "The number that the page shows" in html(root, "book/api")
+
+    # Nothing changed: nothing runs, nothing is read, and it is quick.
+    before = pickled(root)
+    started = time.monotonic()
+    assert run(root).returncode == 0
+    assert time.monotonic() - started < 15
+    assert sorted(runs(root)) == ["alpha", "gamma"]
+    assert pickled(root) == before
+
+    # A module that the chapter's module imports: that chapter alone runs again, and its page
+    # shows the new output.
+    (root / "src" / "linear_time" / "beta.py").write_text(
+        '"""What alpha imports."""\n\nSHIFT = 41\n'
+    )
+    assert run(root).returncode == 0
+    assert sorted(runs(root)) == ["alpha", "alpha", "gamma"]
+    assert "the answer is 43" in html(root, "chapters/01-alpha")
+    assert "the name is gamma" in html(root, "chapters/02-gamma")
+
+    # A docstring shows on the page of the API.
+    (root / "src" / "linear_time" / "alpha.py").write_text(
+        ALPHA.replace("The number that", "The count which")
+    )
+    assert run(root).returncode == 0
+    assert "The count which the page shows" in html(root, "book/api")
+    assert sorted(runs(root)) == ["alpha"] * 3 + ["gamma"]
+
+
+def test_a_warning_fails_the_build_until_it_is_mended(root: Path) -> None:
+    page = root / "book" / "preface.md"
+    text = page.read_text()
+    page.write_text(text + "\nSee {ref}`nowhere`.\n")
+    assert run(root).returncode != 0
+    again = run(root)  # Sphinx by itself has read the page now, and would say nothing
+    assert again.returncode != 0
+    assert "nowhere" in again.stdout + again.stderr
+    page.write_text(text)
+    assert run(root).returncode == 0
+
+
+def test_a_failing_chapter_fails_the_build(root: Path) -> None:
+    path = root / "chapters" / "02-gamma.ipynb"
+    text = path.read_text()
+    count = len(runs(root))
+    path.write_text(
+        text.replace("the name is", "the name was").replace(
+            "print('gamma'", "1 / 0  # print('gamma'"
+        )
+    )
+    failed = run(root)
+    assert failed.returncode != 0
+    assert "ZeroDivisionError" in failed.stderr and "02-gamma" in failed.stderr
+    path.write_text(text)
+    assert run(root).returncode == 0
+    assert len(runs(root)) <= count + 1
+
+
+def test_a_killed_build_goes_on(root: Path) -> None:
+    """Killed while the second chapter runs: the first is kept, and nothing is left running."""
+    slow = root / "chapters" / "02-gamma.ipynb"
+    text = slow.read_text()
+    notebook(
+        slow,
+        "02 · Gamma",
+        "import os, time, pathlib\npathlib.Path('../pid').write_text(str(os.getpid()))",
+        "while not pathlib.Path('../go').exists():\n    time.sleep(0.1)",
+        "print('the slow one is done')",
+    )
+    alpha = root / "src" / "linear_time" / "alpha.py"
+    alpha.write_text(ALPHA.replace("2 + beta.SHIFT", "1001"))
+    count = runs(root).count("alpha")
+    log = root / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, str(root / "book" / "build.py")], stdout=out, stderr=out, cwd=root
+        )
+    deadline = time.monotonic() + 60
+    while (
+        not ("01-alpha:" in log.read_text() and (root / "pid").exists())
+        and time.monotonic() < deadline
+    ):
+        time.sleep(0.1)
+    assert "01-alpha:" in log.read_text()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kernel = int((root / "pid").read_text())
+    while time.monotonic() < deadline:
+        try:
+            os.kill(kernel, 0)
+        except ProcessLookupError:
+            break
+        if "zombie" in Path(f"/proc/{kernel}/status").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the killed build left a kernel running")
+    (root / "go").touch()
+    resumed = run(root)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert runs(root).count("alpha") == count + 1
+    assert re.search(r"Executing 1 chapter", resumed.stdout)
+    assert "the slow one is done" in html(root, "chapters/02-gamma")
+    assert "the answer is 1001" in html(root, "chapters/01-alpha")
+    slow.write_text(text)
+
+
+def test_closure_follows_imports_and_nothing_else(root: Path) -> None:
+    source = root / "src"
+    files = {file.name for file in build.closure(source, {"linear_time.alpha", "torch"})}
+    assert files == {"__init__.py", "alpha.py", "beta.py"}
+    assert build.imported("from ..x import y\nfrom . import z", "linear_time.exercises") == {
+        "linear_time.x", "linear_time.x.y", "linear_time.exercises", "linear_time.exercises.z",
+    }  # fmt: skip
+
+
+def test_digest_sees_recorded_results_exercises_and_tags(tmp_path: Path) -> None:
+    (tmp_path / "src" / "linear_time" / "exercises").mkdir(parents=True)
+    for name in ("__init__", "exercises/__init__", "exercises/alpha", "exercises/gamma"):
+        (tmp_path / "src" / "linear_time" / f"{name}.py").write_text("")
+    (tmp_path / "requirements.txt").write_text("")
+    results = tmp_path / "experiments" / "results"
+    results.mkdir(parents=True)
+    for name in ("alpha-runs.json", "other.json"):
+        (results / name).write_text("{}")
+    path = tmp_path / "01-alpha.ipynb"
+    notebook(
+        path, "01 · Alpha", "%matplotlib inline\nimport linear_time", "open('alpha-runs.json')"
+    )
+
+    def now() -> str:
+        return build.digest(tmp_path, path, nbformat.read(path, nbformat.NO_CONVERT))
+
+    before = now()
+    for file, changes in [
+        (results / "other.json", False),
+        (results / "alpha-runs.json", True),
+        (tmp_path / "src" / "linear_time" / "exercises" / "gamma.py", False),
+        (tmp_path / "src" / "linear_time" / "exercises" / "alpha.py", True),
+        (tmp_path / "requirements.txt", True),
+    ]:
+        file.write_text(json.dumps({"changed": file.name}))
+        assert (now() != before) == changes, file
+        before = now()
+
+
+def test_every_chapter_of_the_toc_is_there() -> None:
+    named = re.findall(r"file: (chapters/\S+)", (ROOT / "_toc.yml").read_text())
+    assert [f"chapters/{path.stem}" for path in build.chapters(ROOT)] == named

@@ -1,0 +1,392 @@
+"""The rendered site, read in a real browser: offline, wide and narrow, light and dark.
+
+Needs `make book` first. Every check lists all that it found wrong on all pages, not the first
+thing alone.
+"""
+
+import functools
+import http.server
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+from xml.etree import ElementTree
+
+import browser
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from book import CHAPTERS, ROOT
+
+HTML = ROOT / "_build" / "html"
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))
+PAGES = sorted(
+    p.relative_to(HTML).as_posix()
+    for folder in ("book", "chapters")
+    for p in (HTML / folder).rglob("*.html")
+)
+WIDTHS = (1280, 360)
+SCHEMES = ("light", "dark")
+pytestmark = [
+    pytest.mark.site,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+# What every page is asked once its equations are drawn. Code is left out: it may show markup.
+INSPECT = r"""
+() => {
+  const article = document.querySelector('article.bd-article') || document.body;
+  const prose = article.cloneNode(true);
+  prose.querySelectorAll('pre, code, script, style, mjx-container, .headerlink')
+    .forEach(e => e.remove());
+  const text = prose.textContent;
+  const raw = [/\\[\(\)\[\]]/, /\$\$/, /\$[\\\w][^$\n]{0,60}\$/,
+               /\\(begin|frac|bar|eqref|ref|cite)\b/,
+               /\{(exercise|solution|figure|note|math)[}-]/, /`{3}/, /^\s*:{3,}/m,
+               /\{(eq|ref|cite(:\w+)?|numref|doc|prf:ref)\}/]
+    .map(r => text.match(r)).filter(Boolean)
+    .map(m => text.slice(Math.max(0, m.index - 20), m.index + 40));
+  const visible = e => e.getClientRects().length > 0;
+  const seen = [...article.querySelectorAll('img')].filter(visible);
+  const name = e => e.getAttribute('src') || '';
+  const page = document.documentElement;
+  const wide = [...article.querySelectorAll('*')].filter(e => {
+    const box = e.getBoundingClientRect();
+    if (box.right <= page.clientWidth + 1) return false;
+    for (let p = e.parentElement; p && p !== page; p = p.parentElement)
+      if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return false;
+    return true;
+  });
+  const images = article.querySelectorAll('img');
+  return {
+    raw, wide: wide.slice(0, 3).map(e => e.outerHTML.slice(0, 120)),
+    overflow: page.scrollWidth - page.clientWidth,
+    equations: article.querySelectorAll('.math').length,
+    drawn: article.querySelectorAll('.math mjx-container').length,
+    broken: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')]
+      .map(e => e.textContent.slice(0, 80)),
+    alts: [...images].map(e => [e.alt, name(e)])
+      .filter(([alt]) => !/\S\s+\S/.test(alt) || /\.(png|jpe?g|svg|gif)$/i.test(alt)),
+    empty: seen.filter(e => e.complete && !e.naturalWidth).map(name),
+    clipped: [...article.querySelectorAll('.highlight pre')].filter(visible)
+      .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.trim().slice(0, 60)),
+    theme: document.documentElement.dataset.theme,
+  };
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The site served from _build/html on this machine."""
+    if not PAGES:
+        pytest.fail("the book is not rendered: run `make book` first")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(HTML))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    program = browser.find()
+    if program is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(browser.MISSING)
+    with sync_playwright() as playwright:
+        # A sandbox cannot be made by root or inside most containers; the pages are the book's own.
+        chrome = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chrome
+        chrome.close()
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    yield context.new_page()
+    context.close()
+
+
+def settle(page: Page) -> None:
+    """Wait until MathJax, where a page has it, has drawn every equation."""
+    page.wait_for_function(
+        "() => !document.querySelector('script[src*=mathjax]') || window.MathJax?.startup?.promise"
+    )
+    page.evaluate(
+        "() => window.MathJax?.startup?.promise?.then(() => document.fonts.ready).then(() => null)"
+    )
+
+
+@pytest.fixture(scope="module")
+def visits(chromium: Browser, address: str) -> dict[tuple[str, int, str], dict]:
+    """What a reader meets on each page, at each width, in each colour scheme."""
+    found = {}
+    for scheme in SCHEMES:
+        context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+        page = context.new_page()
+        trouble: list[str] = []
+        elsewhere: list[str] = []
+        page.on(
+            "console",
+            lambda m, t=trouble: (
+                t.append(f"{m.text} ({m.location['url']})") if m.type == "error" else None
+            ),
+        )
+        page.on("pageerror", lambda error, t=trouble: t.append(str(error)))
+        page.on("requestfailed", lambda r, t=trouble: t.append(f"request failed: {r.url}"))
+        page.on(
+            "request",
+            lambda r, e=elsewhere: (
+                e.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None
+            ),
+        )
+        for name in PAGES:
+            page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+            trouble.clear()
+            elsewhere.clear()
+            page.goto(address + name)
+            settle(page)
+            for width in WIDTHS:
+                page.set_viewport_size({"width": width, "height": 900})
+                page.evaluate(
+                    "() => new Promise(done => requestAnimationFrame("
+                    "() => requestAnimationFrame(() => done())))"
+                )
+                found[name, width, scheme] = page.evaluate(INSPECT) | {
+                    "trouble": list(trouble),
+                    "elsewhere": list(elsewhere),
+                }
+        context.close()
+    return found
+
+
+def wrong(visits: dict, key: str, width: int | None = None) -> dict:
+    return {
+        where: seen[key]
+        for where, seen in visits.items()
+        if seen[key] and width in (None, where[1])
+    }
+
+
+def test_the_book_is_whole() -> None:
+    rendered = {Path(name).stem for name in PAGES}
+    assert {path.stem for path in CHAPTERS} <= rendered
+
+
+def test_no_request_leaves_for_another_host(visits: dict) -> None:
+    assert wrong(visits, "elsewhere") == {}
+
+
+def test_no_console_error(visits: dict) -> None:
+    assert wrong(visits, "trouble") == {}
+
+
+def test_every_equation_is_drawn(visits: dict) -> None:
+    assert wrong(visits, "broken") == {}
+    missing = {
+        where: (seen["drawn"], seen["equations"])
+        for where, seen in visits.items()
+        if seen["drawn"] < seen["equations"]
+    }
+    assert missing == {}
+
+
+def test_no_raw_markup(visits: dict) -> None:
+    assert wrong(visits, "raw") == {}
+
+
+def test_no_page_is_wider_than_its_window(visits: dict) -> None:
+    overflowing = {
+        where: (seen["overflow"], seen["wide"])
+        for where, seen in visits.items()
+        if seen["overflow"] > 0
+    }
+    assert overflowing == {}
+    assert wrong(visits, "wide") == {}
+
+
+def test_code_fits_a_wide_page(visits: dict) -> None:
+    assert wrong(visits, "clipped", 1280) == {}
+
+
+def test_every_image_has_a_sentence_beside_it(visits: dict) -> None:
+    assert wrong(visits, "alts") == {}
+    assert wrong(visits, "empty") == {}
+
+
+def test_the_page_follows_the_reader_s_scheme(visits: dict) -> None:
+    assert {where for where, seen in visits.items() if seen["theme"] != where[2]} == set()
+
+
+def test_no_internal_link_is_broken() -> None:
+    paths = [path for path in HTML.rglob("*.html") if "_static" not in path.parts]
+    soups = {path: BeautifulSoup(path.read_text(encoding="utf8"), "html.parser") for path in paths}
+    anchors = {
+        path: {tag.get("id") or tag.get("name") for tag in soup.find_all(True)}
+        for path, soup in soups.items()
+    }
+    broken = []
+    for path, soup in soups.items():
+        for tag in soup.find_all(["a", "link", "img", "script"]):
+            target = tag.get("href") or tag.get("src") or ""
+            if not target or target == "#" or urlsplit(target).scheme or target.startswith("//"):
+                continue
+            url, fragment = urldefrag(target)
+            file = (
+                Path(os.path.normpath(path.parent / unquote(urlsplit(url).path))) if url else path
+            )
+            if not file.is_file():
+                broken.append(f"{path.relative_to(HTML)} -> {target}: no such file")
+            elif fragment and file in anchors and unquote(fragment) not in anchors[file]:
+                broken.append(f"{path.relative_to(HTML)} -> {target}: no such anchor")
+    assert broken == []
+
+
+def test_search_finds_a_word(page: Page, address: str) -> None:
+    page.goto(address + "search.html?q=bilinear")
+    page.wait_for_function("() => document.querySelectorAll('#search-results li').length > 0")
+    hits = page.locator("#search-results li a").evaluate_all(
+        "links => links.map(e => e.getAttribute('href'))"
+    )
+    assert any("chapters/12-discretization" in hit for hit in hits)
+
+
+def test_dark_mode_is_switched_and_kept(page: Page, address: str) -> None:
+    page.goto(address + PAGES[0])
+    theme = "() => document.documentElement.dataset.theme"
+    seen = set()
+    for _ in range(3):
+        page.locator("button.theme-switch-button:visible").first.click()
+        seen.add(page.evaluate(theme))
+    assert seen == {"light", "dark"}
+    while page.evaluate("() => document.documentElement.dataset.mode") != "dark":
+        page.locator("button.theme-switch-button:visible").first.click()
+    page.goto(address + PAGES[-1])
+    assert page.evaluate(theme) == "dark"
+
+
+def test_plots_are_turned_round_on_a_dark_page(chromium: Browser, address: str) -> None:
+    context = chromium.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(address + "chapters/12-discretization.html")
+    filters = page.locator(".cell:not(.tag_photo) .cell_output img").evaluate_all(
+        "images => images.map(e => getComputedStyle(e).filter)"
+    )
+    context.close()
+    assert filters and all("invert" in value for value in filters)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_the_notebook_can_be_downloaded(page: Page, address: str, chapter: Path) -> None:
+    page.goto(f"{address}chapters/{chapter.stem}.html")
+    page.locator(".dropdown-download-buttons > button").click()
+    with page.expect_download() as download:
+        page.locator(".btn-download-source-button").click()
+    served = json.loads(Path(download.value.path()).read_text(encoding="utf8"))
+    assert served == json.loads(chapter.read_text(encoding="utf8"))
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_solutions_are_folded_and_open_on_a_click(page: Page, address: str, chapter: Path) -> None:
+    cells = json.loads(chapter.read_text(encoding="utf8"))["cells"]
+    expected = sum("solution" in cell["metadata"].get("tags", []) for cell in cells)
+    page.goto(f"{address}chapters/{chapter.stem}.html")
+    solutions = page.locator(".cell.tag_solution details")
+    assert solutions.count() == expected
+    for i in range(expected):
+        code = solutions.nth(i).locator("pre").first
+        assert not code.is_visible()
+        solutions.nth(i).locator("summary").click()
+        assert code.is_visible()
+
+
+def test_previous_and_next_lead_through_the_whole_book(page: Page, address: str) -> None:
+    page.goto(address + "index.html")
+    page.wait_for_url(re.compile(r"/book/|/chapters/"))
+    seen = [urlsplit(page.url).path.lstrip("/")]
+    while (link := page.locator(".prev-next-area a.right-next")).count():
+        target = urljoin(page.url, link.get_attribute("href"))
+        page.goto(target)
+        back = urljoin(page.url, page.locator(".prev-next-area a.left-prev").get_attribute("href"))
+        assert urlsplit(back).path.lstrip("/") == seen[-1]
+        seen.append(urlsplit(page.url).path.lstrip("/"))
+        assert len(seen) <= len(PAGES)
+    assert sorted(seen) == PAGES
+
+
+def test_code_has_a_copy_button(page: Page, address: str) -> None:
+    page.goto(address + "chapters/12-discretization.html")
+    cell = page.locator(".cell_input .highlight").first
+    cell.hover()
+    assert cell.locator("button.copybtn").count() == 1
+
+
+def test_sitemap_lists_every_page() -> None:
+    places = [
+        place.text
+        for place in ElementTree.parse(HTML / "sitemap.xml").iter()
+        if place.tag.endswith("loc")
+    ]
+    assert not [name for name in PAGES if not any(place.endswith("/" + name) for place in places)]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_head_of_a_page(name: str) -> None:
+    head = BeautifulSoup((HTML / name).read_text(encoding="utf8"), "html.parser").head
+    tags = {tag["property"]: tag["content"] for tag in head.find_all("meta", property=True)}
+    assert {"og:title", "og:type", "og:url", "og:site_name", "og:description"} <= set(tags)
+    assert tags["og:site_name"] == CONFIG["title"]
+    assert tags["og:url"].endswith("/" + name)
+    assert head.find("link", rel="icon") and head.find("link", rel="canonical")
+
+
+def test_buttons_follow_from_the_repository() -> None:
+    repository = CONFIG["repository"]
+    slug = urlsplit(repository["url"]).path.strip("/")
+    for chapter in CHAPTERS:
+        soup = BeautifulSoup(
+            (HTML / "chapters" / f"{chapter.stem}.html").read_text(encoding="utf8"), "html.parser"
+        )
+        links = {tag["href"] for tag in soup.select(".bd-header-article a[href]")}
+        place = f"{repository['branch']}/chapters/{chapter.name}"
+        assert f"https://colab.research.google.com/github/{slug}/blob/{place}" in links
+        assert any(
+            link.startswith(f"https://mybinder.org/v2/gh/{slug}/{repository['branch']}?")
+            for link in links
+        )
+        assert f"{repository['url']}/edit/{place}" in links
+        assert any(link.startswith(f"{repository['url']}/issues/new") for link in links)
+
+
+# Interactive figures: an element with `data-interactive="name"` needs a check of the same name
+# here, which gets the page and the element's selector, moves its controls and compares the numbers
+# that it shows with the package.
+INTERACTIVE: dict[str, Callable[[Page, str], None]] = {}
+
+
+def interactive() -> list[tuple[str, str]]:
+    found = []
+    for name in PAGES:
+        soup = BeautifulSoup((HTML / name).read_text(encoding="utf8"), "html.parser")
+        found += [(name, tag["data-interactive"]) for tag in soup.select("[data-interactive]")]
+    return found
+
+
+@pytest.mark.parametrize(("name", "figure"), interactive())
+def test_interactive_figure(page: Page, address: str, name: str, figure: str) -> None:
+    assert figure in INTERACTIVE, (
+        f"{name}: the interactive figure {figure!r} has no check in INTERACTIVE"
+    )
+    page.goto(address + name)
+    INTERACTIVE[figure](page, f'[data-interactive="{figure}"]')
