@@ -102,4 +102,137 @@ def finish(fig: Figure) -> None:
     plt.show()
 
 
+class Interactive:
+    """A figure that a reader drives in a static page: one piece of HTML.
+
+    Args:
+        name: of the figure; the element carries it as ``data-interactive``.
+        html: the element, with its own style and script.
+    """
+
+    def __init__(self, name: str, html: str) -> None:
+        self.name, self.html = name, html
+
+    def __repr__(self) -> str:
+        return f"<interactive figure: {self.name}>"
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+_EXPLORER = """\
+<div data-interactive="discretization-explorer" class="lt-explorer">
+<style>
+.lt-explorer { max-width: 44rem; }
+.lt-explorer label { display: block; margin: .2rem 0; }
+.lt-explorer input { width: 100%; }
+.lt-explorer table { font-size: .85em; border-collapse: collapse; }
+.lt-explorer td, .lt-explorer th { padding: .1rem .5rem .1rem 0;
+  text-align: left; }
+.lt-explorer svg { width: 100%; height: auto; display: block; }
+</style>
+<label>step Δ = <output data-value="delta">@delta@</output> s
+<input data-input="delta" type="range" min="0.05" max="3" step="0.05"
+ value="@delta@" aria-label="step Δ in seconds"></label>
+<label>rate a = <output data-value="a">@a@</output> per second
+<input data-input="a" type="range" min="-4" max="0" step="0.1"
+ value="@a@" aria-label="rate a per second"></label>
+<svg viewBox="0 0 600 260" role="img" aria-label="State against time after
+ the input switches on: the exact curve and the steps of four rules.">
+<g fill="none" stroke="currentColor" stroke-width="1">
+<path d="M40 10V230H590"/></g>
+<g fill="currentColor" font-size="13"><text x="310" y="254">time in s</text>
+<text x="30" y="234" text-anchor="end">0</text>
+<text x="40" y="246">0</text><text x="575" y="246">6</text>
+<text x="46" y="20">state h</text></g>
+<path data-curve="exact" fill="none" stroke="currentColor" stroke-width="4"
+ opacity=".3"/>
+@paths@</svg>
+<table><thead><tr><th>rule</th><th>Ā</th><th>B̄</th><th>|Ā|</th></tr></thead>
+<tbody>@rows@</tbody></table>
+<script>
+(function () {
+  const box = document.currentScript.closest(".lt-explorer");
+  const get = (n) => Number(box.querySelector(`[data-input=${n}]`).value);
+  const put = (n, v) => {
+    box.querySelector(`[data-value="${n}"]`).textContent = v; };
+  const phi = (a, t) => a === 0 ? t : Math.expm1(a * t) / a;
+  function draw() {
+    const d = get("delta"), a = get("a"), z = d * a;
+    const rules = {
+      forward_euler: [1 + z, d],
+      backward_euler: [1 / (1 - z), d / (1 - z)],
+      bilinear: [(1 + z / 2) / (1 - z / 2), d / (1 - z / 2)],
+      zero_order_hold: [Math.exp(z), phi(a, d)]};
+    const top = 1.6 * phi(a, 6), end = 6;
+    const at = (t, h) => (40 + 535 * t / end).toFixed(1) + " " +
+      (230 - 210 * Math.max(-1, Math.min(2, h / top))).toFixed(1);
+    const line = (points) => "M" + points.join("L");
+    let curve = [];
+    for (let i = 0; i <= 60; i++) {
+      curve.push(at(i / 10, phi(a, i / 10))); }
+    box.querySelector("[data-curve=exact]").setAttribute("d", line(curve));
+    put("delta", d.toFixed(2)); put("a", a.toFixed(1));
+    for (const [name, [A, B]] of Object.entries(rules)) {
+      let h = 0, points = [at(0, 0)];
+      for (let t = d; t <= end + 1e-9; t += d) {
+        h = A * h + B; points.push(at(t, h)); }
+      box.querySelector(`[data-curve=${name}]`)
+        .setAttribute("d", line(points));
+      put(name + ".A_bar", A.toFixed(4)); put(name + ".B_bar", B.toFixed(4));
+      put(name + ".stable", Math.abs(A) < 1 ? "< 1, forgets"
+        : Math.abs(A) > 1 ? "> 1, explodes" : "= 1, keeps"); }
+  }
+  box.addEventListener("input", draw); draw();
+})();
+</script>
+</div>"""
+
+
+def discretization_explorer(delta: float = 0.9, a: float = -2.0) -> Interactive:
+    """Chapter 12's figure: drag Δ and a, see four rules follow h′ = a h + x.
+
+    The input switches on at time 0 and stays at 1. The numbers that stand in
+    the page before its script runs are the library's.
+
+    Args:
+        delta: step Δ at first, in s.
+        a: rate at first, in 1/s.
+
+    Returns:
+        The figure, for the end of a cell.
+    """
+    import torch
+
+    from linear_time.discretization import METHODS
+
+    strokes = {
+        "forward_euler": ("vermillion", ""),
+        "backward_euler": ("green", "8 4"),
+        "bilinear": ("sky", "2 3"),
+        "zero_order_hold": ("purple", "10 3 2 3"),
+    }
+    paths, rows = "", ""
+    one = torch.ones(1, dtype=torch.float64)
+    for name, (color, dash) in strokes.items():
+        A_bar, B_bar = METHODS[name](a * one[None], one, delta)
+        growth = abs(A_bar.item())
+        verdict = "< 1, forgets" if growth < 1 else "> 1, explodes"
+        verdict = "= 1, keeps" if growth == 1 else verdict
+        paths += (
+            f'<path data-curve="{name}" fill="none" stroke="{COLORS[color]}" '
+            f'stroke-width="2.5" stroke-dasharray="{dash}"/>\n'
+        )
+        rows += (
+            f'<tr><td><span style="color:{COLORS[color]}">■</span> '
+            f"{name.replace('_', ' ')}</td>"
+            f'<td data-value="{name}.A_bar">{A_bar.item():.4f}</td>'
+            f'<td data-value="{name}.B_bar">{B_bar.item():.4f}</td>'
+            f'<td data-value="{name}.stable">{verdict}</td></tr>\n'
+        )
+    html = _EXPLORER.replace("@paths@", paths).replace("@rows@", rows)
+    html = html.replace("@delta@", f"{delta:g}").replace("@a@", f"{a:g}")
+    return Interactive("discretization-explorer", html)
+
+
 use_style()

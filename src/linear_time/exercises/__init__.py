@@ -106,8 +106,10 @@ def _text(value: Any) -> str:
     if isinstance(value, Tensor):
         if value.numel() > 12:
             return f"a tensor of shape {tuple(value.shape)}"
-        rounded = torch.round(value.detach().cpu(), decimals=6)
-        return str(rounded.tolist())
+        values = value.detach().cpu()
+        if values.is_complex():
+            return str(values.tolist())
+        return str(torch.round(values, decimals=6).tolist())
     text = f"{value:.6g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
 

@@ -1,0 +1,108 @@
+"""Wrong answers to the exercises of chapter 12: each is a plausible slip."""
+
+import math
+
+import torch
+
+from linear_time.discretization import bilinear, forward_euler
+
+
+def _theta(A, B, delta, theta, swap=False, half_input=False, transpose=False):
+    if swap:
+        theta = 1 - theta
+    identity = torch.eye(len(A), dtype=A.dtype)
+    implicit = identity - theta * delta * A
+    if transpose:
+        implicit = implicit.T
+    scale = theta if half_input else 1
+    A_bar = torch.linalg.solve(implicit, identity + (1 - theta) * delta * A)
+    return A_bar, torch.linalg.solve(implicit, scale * delta * B)
+
+
+def slowest_mode(A):
+    rates = torch.linalg.eigvals(A)
+    return float((-2 * rates.real / rates.abs() ** 2).max())
+
+
+def fastest_mode_only(A):
+    rates = torch.linalg.eigvals(A)
+    fastest = rates[rates.abs().argmax()]
+    return float(-2 * fastest.real / fastest.abs() ** 2)
+
+
+def real_part_only(A):
+    return float((2 / torch.linalg.eigvals(A).real.abs()).min())
+
+
+def no_two(A):
+    rates = torch.linalg.eigvals(A)
+    return float((-rates.real / rates.abs() ** 2).min())
+
+
+def hold_swapped(a, b, delta):
+    z = a * delta
+    end = (math.exp(z) - 1 - z) / (a * z)
+    return math.exp(z), b * end, b * ((math.exp(z) - 1) / a - end)
+
+
+def hold_means(a, b, delta):
+    whole = (math.exp(a * delta) - 1) / a
+    return math.exp(a * delta), b * whole / 2, b * whole / 2
+
+
+def hold_no_b(a, b, delta):
+    z = a * delta
+    end = (math.exp(z) - 1 - z) / (a * z)
+    return math.exp(z), (math.exp(z) - 1) / a - end, end
+
+
+def test_nothing(rule):
+    pass
+
+
+def test_shapes(rule):
+    A_bar, B_bar = rule(torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64), 0.1)
+    assert A_bar.shape == (2, 2) and B_bar.shape == (2,)
+
+
+def test_symmetric(rule):
+    A = -torch.eye(2, dtype=torch.float64)
+    A_bar, B_bar = rule(A, torch.ones(2, dtype=torch.float64), 1.0)
+    assert torch.allclose(A_bar, torch.linalg.matrix_exp(A))
+    assert torch.allclose(B_bar, (1 - math.exp(-1)) * torch.ones(2, dtype=torch.float64))
+
+
+def test_euler(rule):
+    A, B = -torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    assert torch.allclose(rule(A, B, 0.5)[1], forward_euler(A, B, 0.5)[1])
+
+
+def audit_input_only(a, b, delta, a_bar, b_bar):
+    return "released" if math.isclose(b_bar, delta * b, rel_tol=1e-6) else "zoh"
+
+
+def audit_swapped(a, b, delta, a_bar, b_bar):
+    if not math.isclose(a_bar, math.exp(delta * a), rel_tol=1e-6):
+        return "euler"
+    return "zoh" if math.isclose(b_bar, delta * b, rel_tol=1e-6) else "released"
+
+
+WRONG = {
+    "12-theta": [
+        lambda A, B, delta, theta: bilinear(A, B, delta),
+        lambda A, B, delta, theta: _theta(A, B, delta, theta, swap=True),
+        lambda A, B, delta, theta: _theta(A, B, delta, theta, half_input=True),
+        lambda A, B, delta, theta: _theta(A, B, delta, theta, transpose=True),
+        lambda A, B, delta, theta: None,
+    ],
+    "12-bound": [slowest_mode, fastest_mode_only, real_part_only, no_two],
+    "12-gate": [
+        lambda: (0.5, 0.1),
+        lambda: (math.log(2), -math.log(0.1)),
+        lambda: (-math.log(2), math.log(0.9)),
+        lambda: (math.log2(2), -math.log2(0.9)),
+    ],
+    "12-hold": [hold_swapped, hold_means, hold_no_b, lambda a, b, delta: None],
+    "12-bug": [test_nothing, test_shapes, test_symmetric, test_euler],
+    "12-audit": [audit_input_only, audit_swapped, lambda *pair: "zoh", lambda *pair: "ZOH"],
+}
