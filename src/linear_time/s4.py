@@ -1,0 +1,543 @@
+"""Chapter 15: S4 and S4D, state-space layers with a kernel made in one go.
+
+Each of the d_model channels is a system of its own, h′ = A h + B x,
+y = C h + D x, with its own step size Δ. A is diagonal (S4D), or a diagonal
+minus a rank-one matrix (S4), and complex. The states of a real system come in
+conjugate pairs, so one of each pair is kept, N/2 in all, and a sum over the
+states becomes twice a real part: Σ_n (w_n + conj w_n) = 2 Re Σ_n w_n.
+
+Both layers are causal. A bidirectional one would add a second kernel that
+reads the sequence from its end; it could not generate.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+
+from linear_time import _validate
+from linear_time.convolution import causal_convolution
+from linear_time.discretization import (
+    bilinear_diagonal,
+    zero_order_hold_diagonal,
+)
+from linear_time.hippo import legs, normal_plus_low_rank
+from linear_time.mixer import SequenceMixer
+
+DIAGONAL_RULES = {
+    "zero_order_hold": zero_order_hold_diagonal,
+    "bilinear": bilinear_diagonal,
+}
+
+
+def vandermonde_kernel(
+    a_bar: Complex[Tensor, "*batch pairs"],
+    weights: Complex[Tensor, "*batch pairs"],
+    length: int,
+) -> Float[Tensor, "*batch length"]:
+    """The kernel of a diagonal system: K_i = 2 Re Σ_n w_n ā_n^i.
+
+    The matrix of powers ā_n^i is a Vandermonde matrix. It is built by
+    doubling: powers 0 … m − 1, times ā^m, are powers m … 2m − 1. That takes
+    log₂ L products and no logarithm, which would fail at ā = 0.
+
+    Args:
+        a_bar: ā, half of the conjugate pairs, (…, N/2).
+        weights: w_n = C_n b̄_n, (…, N/2).
+        length: L, ≥ 1.
+
+    Returns:
+        K, real, (…, length).
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: a shape does not fit, a value is not finite, length < 1.
+
+    Source: Gu et al. (2022), "On the Parameterization and Initialization of
+        Diagonal State Space Models" (S4D), section 3.
+    """
+    _pairs(a_bar=a_bar, weights=weights)
+    _validate.count("length", length)
+    powers = torch.ones_like(a_bar)[..., None]  # (…, N/2, 1)
+    factor = a_bar[..., None]
+    while powers.shape[-1] < length:
+        powers = torch.cat([powers, powers * factor], dim=-1)
+        factor = factor**2
+    sums = weights[..., None, :] @ powers[..., :length]  # (…, 1, L)
+    return 2 * sums[..., 0, :].real
+
+
+def cauchy_kernel(
+    eigenvalues: Complex[Tensor, "*batch pairs"],
+    P: Complex[Tensor, "*batch pairs"],
+    B: Complex[Tensor, "*batch pairs"],
+    C: Complex[Tensor, "*batch pairs"],
+    delta: Float[Tensor, "*batch"],
+    length: int,
+) -> Float[Tensor, "*batch length"]:
+    """The kernel of A = diag(λ) − P P* under the bilinear rule, by FFT.
+
+    K_i = C Ā^i B̄ for i < L are the coefficients of a polynomial, its
+    generating function K̂(z) = Σ_i K_i z^i. At the L-th roots of unity
+    z^L = 1 the geometric sum closes, and one inverse FFT gives all K_i:
+
+        K̂(z) = C̃ (I − z Ā)⁻¹ B̄,  C̃ = C (I − Ā^L).
+
+    For the bilinear rule, with α = 2(1 − z)/Δ and β = 1 + z,
+
+        (I − z Ā)⁻¹ B̄ = 2 (α I − β A)⁻¹ B,
+
+    which is S4's g = α/β multiplied through by 1 + z: it is regular at
+    z = −1. The low-rank part is taken out by Woodbury's identity. With
+    ⟨u, v⟩ = Σ_n u_n v_n / (α − βλ_n), a Cauchy product over all N states,
+
+        K̂(z) = 2 (⟨C̃, B⟩ − β ⟨C̃, P⟩ ⟨P*, B⟩ / (1 + β ⟨P*, P⟩)).
+
+    Args:
+        eigenvalues: λ, half of the conjugate pairs, (…, N/2), Re λ < 0.
+        P: low-rank vector, (…, N/2).
+        B: input vector, (…, N/2).
+        C: output vector, (…, N/2), not yet corrected to C̃.
+        delta: step sizes Δ > 0, (…).
+        length: L, ≥ 1.
+
+    Returns:
+        K, real, (…, length).
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: a shape does not fit, a value is not finite or not in
+            its range, length < 1.
+
+    Source: S4, theorem 3, algorithm 1 and appendix C.3.
+    """
+    _pairs(eigenvalues=eigenvalues, P=P, B=B, C=C)
+    _check_delta(delta, eigenvalues)
+    _validate.count("length", length)
+    if not (eigenvalues.real < 0).all():
+        raise ValueError(
+            "eigenvalues: expected real parts < 0, "
+            f"got a largest of {eigenvalues.real.max().item():g}"
+        )
+    C = truncated_output(eigenvalues, P, C, delta, length)  # C̃
+    # The left and right vectors of the four products, both halves of each
+    # pair: (…, 1 or 2, N).
+    left = _both(torch.stack([C, P.conj()], dim=-2))
+    right = _both(torch.stack([B, P], dim=-2))
+    products = left[..., :, None, :] * right[..., None, :, :]  # (…, 2, 2, N)
+    frequency = torch.arange(length // 2 + 1, device=delta.device)  # (L/2+1,)
+    z = torch.polar(
+        torch.ones_like(frequency, dtype=delta.dtype),
+        -2 * math.pi / length * frequency.to(delta.dtype),
+    )
+    alpha = 2 * (1 - z) / delta[..., None]  # (…, L/2+1)
+    beta = 1 + z  # (L/2+1,)
+    poles = beta[:, None] * _both(eigenvalues)[..., None, :]
+    cauchy = 1 / (alpha[..., None] - poles)  # (…, L/2+1, N)
+    sums = products.flatten(-3, -2) @ cauchy.mT  # (…, 4, L/2+1)
+    CB, CP, PB, PP = sums.unbind(-2)
+    K_hat = 2 * (CB - beta * CP * PB / (1 + beta * PP))
+    return torch.fft.irfft(K_hat, n=length)
+
+
+def truncated_output(
+    eigenvalues: Complex[Tensor, "*batch pairs"],
+    P: Complex[Tensor, "*batch pairs"],
+    C: Complex[Tensor, "*batch pairs"],
+    delta: Float[Tensor, "*batch"],
+    length: int,
+) -> Complex[Tensor, "*batch pairs"]:
+    """C̃ = C (I − Ā^L): what closes the geometric sum at length L.
+
+    The parameter is C, and C̃ follows for each length, so that one model
+    serves all lengths. (Learning C̃ saves the matrix power, and ties the
+    model to the length it was trained at.)
+
+    Args, Raises: as ``cauchy_kernel``.
+
+    Returns:
+        C̃, half of the conjugate pairs, (…, N/2).
+
+    Source: S4, appendix C.3; the choice of parameter is this book's.
+    """
+    n = 2 * C.shape[-1]
+    identity = torch.eye(n, dtype=delta.dtype, device=delta.device)
+    unit = torch.complex(*identity.chunk(2, dim=-1))  # the N real states
+    A_bar = dplr_step(  # its row j: what becomes of the real state j
+        eigenvalues[..., None, :], P[..., None, :], delta[..., None], unit
+    )
+    A_bar = torch.cat([A_bar.real, A_bar.imag], dim=-1)  # (…, N, N)
+    power = torch.linalg.matrix_power(A_bar, length)
+    # y = 2 Re(C h) = c · (Re h, Im h) with c = 2 (Re C, −Im C).
+    c = 2 * torch.cat([C.real, -C.imag], dim=-1)[..., None]  # (…, N, 1)
+    real, imaginary = (c - power @ c)[..., 0].chunk(2, dim=-1)
+    return torch.complex(real, -imaginary) / 2
+
+
+def dplr_step(
+    eigenvalues: Complex[Tensor, "*#batch pairs"],
+    P: Complex[Tensor, "*#batch pairs"],
+    delta: Float[Tensor, "*#batch"],
+    h: Complex[Tensor, "*#batch pairs"],
+    drive: Complex[Tensor, "*#batch pairs"] | float = 0.0,
+) -> Complex[Tensor, "*batch pairs"]:
+    """One bilinear step of A = diag(λ) − P P* in O(N).
+
+    h ← (I − Δ/2 A)⁻¹ ((I + Δ/2 A) h + Δ drive), with drive = B x_k.
+
+    The inverse is Woodbury's: with R = (I − Δ/2 diag(λ))⁻¹,
+    (R⁻¹ + Δ/2 P P*)⁻¹ = R − R P (2/Δ + P* R P)⁻¹ P* R. The states h are half
+    of the pairs, so P* h over both halves is 2 Re Σ conj(P_n) h_n.
+
+    Args:
+        eigenvalues: λ, (…, N/2), Re λ < 0.
+        P: low-rank vector, (…, N/2).
+        delta: step sizes Δ > 0, (…).
+        h: state, (…, N/2).
+        drive: B x_k, (…, N/2), or 0. All shapes broadcast.
+
+    Returns:
+        The next state, (…, N/2).
+
+    Source: S4, theorem 2 and appendix C.2.
+    """
+    delta = delta[..., None]  # (…, 1)
+
+    def P_star(v: Tensor) -> Tensor:
+        return 2 * (P.conj() * v).real.sum(-1, keepdim=True)  # (…, 1)
+
+    A_h = eigenvalues * h - P * P_star(h)
+    right = h + delta / 2 * A_h + delta * drive
+    R = 1 / (1 - delta / 2 * eigenvalues)
+    solved = R * right
+    return solved - R * P * P_star(solved) / (2 / delta + P_star(R * P))
+
+
+def s4d_eigenvalues(
+    init: str, N: int, seed: int | None = None
+) -> Complex[Tensor, " pairs"]:
+    """The N/2 eigenvalues with which a diagonal system starts, Im ≥ 0.
+
+    For n = 0 … N/2 − 1:
+
+        lin      −½ + iπn
+        inv      −½ + i (N/π) (N/(2n+1) − 1)
+        real     −(n+1)
+        legs     the eigenvalues of LegS's normal part, −½ + iω_n
+        random   −exp(g_n) + i exp(g′_n), g and g′ standard normal
+
+    Args:
+        init: one of these names.
+        N: state size, even.
+        seed: of "random"; the default generator if None.
+
+    Returns:
+        λ, complex128, (N/2,).
+
+    Raises:
+        TypeError, ValueError: N is not even and ≥ 2, or init is unknown.
+
+    Source: S4D, section 4 (legs, inv, lin, real); "random" is this book's.
+    """
+    _check_state_size(N)
+    _validate.one_of("init", init, ("lin", "inv", "real", "legs", "random"))
+    n = torch.arange(N // 2, dtype=torch.float64)
+    half = torch.full_like(n, 0.5)
+    if init == "lin":
+        return torch.complex(-half, math.pi * n)
+    if init == "inv":
+        return torch.complex(-half, N / math.pi * (N / (2 * n + 1) - 1))
+    if init == "real":
+        return torch.complex(-(n + 1), 0 * n)
+    if init == "legs":
+        return normal_plus_low_rank(N).eigenvalues[N // 2 :]
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    g = torch.randn(2, N // 2, generator=generator, dtype=torch.float64)
+    return torch.complex(-g[0].exp(), g[1].exp())
+
+
+def legs_dplr(N: int) -> tuple[Tensor, Tensor, Tensor]:
+    """LegS in the basis where its normal part is diagonal: (λ, V* P, V* B).
+
+    Only the half with Im λ > 0 is returned, complex128, (N/2,) each.
+
+    Source: S4, theorem 1.
+    """
+    _check_state_size(N)
+    split = normal_plus_low_rank(N)
+    V_star = split.V.mH[N // 2 :]  # (N/2, N)
+    B = legs(N)[1].to(V_star.dtype)
+    P = split.P.to(V_star.dtype)
+    return split.eigenvalues[N // 2 :], V_star @ P, V_star @ B
+
+
+class _StateSpaceLayer(SequenceMixer):
+    """What S4 and S4D share: all but the kernel and the step of the state.
+
+    y = W gelu(SSM(x) + D ⊙ x) + b. The systems keep to their channels; the
+    linear map W mixes them, position by position.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        N: int,
+        eigenvalues: Tensor,
+        delta_min: float | int,
+        delta_max: float | int,
+        lr_scale: float | int,
+    ) -> None:
+        super().__init__(d_model)
+        _validate.number("delta_min", delta_min)
+        _validate.number("delta_max", delta_max)
+        _validate.number("lr_scale", lr_scale)
+        if delta_max < delta_min:
+            raise ValueError(
+                f"delta_max: expected at least delta_min = {delta_min:g}, "
+                f"got {delta_max:g}"
+            )
+        self.N = N
+        low, high = math.log(delta_min), math.log(delta_max)
+        every = eigenvalues.expand(d_model, -1)  # (d_model, N/2)
+        C = torch.randn(d_model, N // 2, dtype=torch.complex64)
+        self.log_delta = _parameter(
+            low + (high - low) * torch.rand(d_model), lr_scale
+        )
+        self.log_decay = _parameter((-every.real).log(), lr_scale)
+        self.frequency = _parameter(every.imag, lr_scale)
+        self.C = _parameter(torch.view_as_real(C))
+        self.D = _parameter(torch.ones(d_model))
+        self.out = nn.Linear(d_model, d_model)
+
+    @property
+    def delta(self) -> Float[Tensor, " d_model"]:
+        """Δ > 0 of each channel: exp(log_delta)."""
+        return self.log_delta.exp()
+
+    @property
+    def eigenvalues(self) -> Complex[Tensor, "d_model pairs"]:
+        """λ = −exp(log_decay) + i frequency: stable whatever is learned."""
+        return torch.complex(-self.log_decay.exp(), self.frequency)
+
+    def kernel(self, length: int) -> Float[Tensor, "d_model length"]:
+        """K of every channel, (d_model, length)."""
+        raise NotImplementedError
+
+    def next_state(self, h: Tensor, x_t: Tensor) -> Tensor:
+        """h_k from h_{k−1} (batch, d_model, N/2) and x_k (batch, d_model)."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch length d_model"]:
+        self.check_input(x)
+        K = self.kernel(x.shape[1])  # (d_model, length)
+        y = causal_convolution(x.mT, K[None]).mT  # (batch, length, d_model)
+        return self._output(y, x)
+
+    def initial_state(
+        self,
+        batch_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Complex[Tensor, "batch d_model pairs"]:
+        """h = 0, (batch, d_model, N/2), complex of the dtype's precision."""
+        _validate.count("batch_size", batch_size)
+        return torch.zeros(
+            batch_size,
+            self.d_model,
+            self.N // 2,
+            device=self.D.device if device is None else device,
+            dtype=(self.D.dtype if dtype is None else dtype).to_complex(),
+        )
+
+    def step(
+        self,
+        x_t: Float[Tensor, "batch d_model"],
+        state: Complex[Tensor, "batch d_model pairs"],
+    ) -> tuple[
+        Float[Tensor, "batch d_model"], Complex[Tensor, "batch d_model pairs"]
+    ]:
+        self.check_input(x_t, "x_t")
+        wanted = (len(x_t), self.d_model, self.N // 2)
+        if tuple(state.shape) != wanted:
+            raise ValueError(
+                f"state: expected shape {_validate.shape_text(wanted)}, "
+                f"got shape {_validate.shape_text(state.shape)}"
+            )
+        h = self.next_state(state, x_t)
+        C = torch.view_as_complex(self.C)
+        y_t = 2 * (C * h).real.sum(-1)  # (batch, d_model)
+        return self._output(y_t, x_t), h
+
+    def _output(self, y: Tensor, x: Tensor) -> Tensor:
+        mixed: Tensor = self.out(nn.functional.gelu(y + self.D * x))
+        return mixed
+
+
+class S4D(_StateSpaceLayer):
+    """Diagonal state-space layer.
+
+    λ_n, C_n, Δ and D are learned, for each channel; B = 1, since only the
+    products C_n b̄_n matter. Then y = W gelu(SSM(x) + D ⊙ x) + b.
+
+    The parameters of the systems carry ``_no_weight_decay = True``, and λ and
+    Δ ``_lr_scale``, for an optimizer's groups to read. ``copy.deepcopy``
+    drops such marks: an optimizer wants the model as it was made.
+
+    Args:
+        d_model: number of channels, each with its own system.
+        N: state size, even; N/2 complex states are kept.
+        init: the eigenvalues, see ``s4d_eigenvalues``.
+        rule: "zero_order_hold" or "bilinear".
+        delta_min, delta_max: Δ starts log-uniform between them.
+        lr_scale: learning rate of λ and Δ, relative to the others'.
+
+    Raises:
+        TypeError, ValueError: an argument is out of its range.
+
+    Source: S4D. The layer around the systems follows the S4 authors' code,
+        with a plain linear map where that has a gated one.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        N: int = 64,
+        init: str = "lin",
+        rule: str = "zero_order_hold",
+        delta_min: float | int = 1e-3,
+        delta_max: float | int = 1e-1,
+        lr_scale: float | int = 0.25,
+    ) -> None:
+        eigenvalues = s4d_eigenvalues(init, N)
+        super().__init__(
+            d_model, N, eigenvalues, delta_min, delta_max, lr_scale
+        )
+        _validate.one_of("rule", rule, DIAGONAL_RULES)
+        self.rule = rule
+
+    def discrete(
+        self,
+    ) -> tuple[
+        Complex[Tensor, "d_model pairs"], Complex[Tensor, "d_model pairs"]
+    ]:
+        """(ā, b̄) of every channel, (d_model, N/2)."""
+        a = self.eigenvalues
+        rule = DIAGONAL_RULES[self.rule]
+        return rule(a, torch.ones_like(a), self.delta[:, None])
+
+    def kernel(self, length: int) -> Float[Tensor, "d_model length"]:
+        """K of every channel, (d_model, length), by ``vandermonde_kernel``."""
+        a_bar, b_bar = self.discrete()
+        C = torch.view_as_complex(self.C)
+        return vandermonde_kernel(a_bar, C * b_bar, length)
+
+    def next_state(self, h: Tensor, x_t: Tensor) -> Tensor:
+        """h_k = ā h_{k−1} + b̄ x_k."""
+        a_bar, b_bar = self.discrete()  # (d_model, N/2)
+        return a_bar * h + b_bar * x_t[..., None]
+
+
+class S4(_StateSpaceLayer):
+    """State-space layer with A = diag(λ) − P P*, started at LegS.
+
+    λ, P, B, C, Δ and D are learned, for each channel, and A stays stable:
+    A + A* = 2 Re diag(λ) − 2 P P* is negative. The rule is bilinear. Then
+    y = W gelu(SSM(x) + D ⊙ x) + b.
+
+    The parameters of the systems carry ``_no_weight_decay = True``, and
+    λ, P, B and Δ ``_lr_scale``, for an optimizer's groups to read.
+
+    Args:
+        d_model: number of channels, each with its own system.
+        N: state size, even; N/2 complex states are kept.
+        delta_min, delta_max: Δ starts log-uniform between them.
+        lr_scale: learning rate of λ, P, B and Δ, relative to the others'.
+
+    Raises:
+        TypeError, ValueError: an argument is out of its range.
+
+    Source: S4, section 3; the form −P P* with one P is from Goel et al.
+        (2022), "It's Raw!" (SaShiMi).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        N: int = 64,
+        delta_min: float | int = 1e-3,
+        delta_max: float | int = 1e-1,
+        lr_scale: float | int = 0.25,
+    ) -> None:
+        eigenvalues, P, B = legs_dplr(N)
+        super().__init__(
+            d_model, N, eigenvalues, delta_min, delta_max, lr_scale
+        )
+        P, B = (v.expand(d_model, -1).clone() for v in (P, B))
+        self.P = _parameter(torch.view_as_real(P), lr_scale)
+        self.B = _parameter(torch.view_as_real(B), lr_scale)
+
+    def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(λ, P, B, C, Δ): (d_model, N/2) four times, and (d_model,)."""
+        P, B, C = (torch.view_as_complex(p) for p in (self.P, self.B, self.C))
+        return self.eigenvalues, P, B, C, self.delta
+
+    def kernel(self, length: int) -> Float[Tensor, "d_model length"]:
+        """K of every channel, (d_model, length), by ``cauchy_kernel``."""
+        return cauchy_kernel(*self.system(), length)
+
+    def next_state(self, h: Tensor, x_t: Tensor) -> Tensor:
+        """h_k by ``dplr_step``."""
+        eigenvalues, P, B, _, delta = self.system()
+        return dplr_step(eigenvalues, P, delta, h, B * x_t[..., None])
+
+
+def _parameter(
+    value: Tensor, lr_scale: float | int | None = None
+) -> nn.Parameter:
+    """A parameter of a state-space system, marked for the optimizer."""
+    made: Any = nn.Parameter(value.clone().to(torch.get_default_dtype()))
+    made._no_weight_decay = True
+    if lr_scale is not None:
+        made._lr_scale = lr_scale
+    return made  # type: ignore[no-any-return]
+
+
+def _both(v: Tensor) -> Tensor:
+    """Both halves of the conjugate pairs: (…, N/2) → (…, N)."""
+    return torch.cat([v, v.conj()], dim=-1)
+
+
+def _pairs(**tensors: Tensor) -> None:
+    """Complex tensors of one shape (…, N/2) and one precision."""
+    (first, reference), *_ = tensors.items()
+    for name, value in tensors.items():
+        _validate.sequence(name, value)
+        if not value.is_complex():
+            raise TypeError(
+                f"{name}: expected a complex tensor, got dtype {value.dtype}"
+            )
+        if value.shape != reference.shape:
+            raise ValueError(
+                f"{name}: expected the shape of {first}, "
+                f"{_validate.shape_text(reference.shape)}, "
+                f"got shape {_validate.shape_text(value.shape)}"
+            )
+    _validate.same_precision(**tensors)
+
+
+def _check_delta(delta: Tensor, eigenvalues: Tensor) -> None:
+    _validate.positive("delta", delta)
+    _validate.shaped("delta", delta, tuple(eigenvalues.shape[:-1]))
+    _validate.same_precision(eigenvalues=eigenvalues, delta=delta)
+
+
+def _check_state_size(N: int) -> None:
+    _validate.count("N", N)
+    if N % 2:
+        raise ValueError(
+            f"N: expected an even number, conjugate pairs, got {N}"
+        )
