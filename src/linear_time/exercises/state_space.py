@@ -1,0 +1,101 @@
+"""Checks of chapter 11."""
+
+import math
+
+import torch
+
+from linear_time.exercises import (
+    exercise,
+    expect,
+    expect_close,
+    expect_equal,
+    expect_finds_bug,
+)
+
+F64 = torch.float64
+
+
+def matrix(*rows):
+    return torch.tensor(rows, dtype=F64)
+
+
+@exercise("11-thirdorder")
+def third_order(answer):
+    got = answer()
+    expect(
+        isinstance(got, tuple | list) and len(got) == 3,
+        f"Expected three tensors (A, B, C), got {got!r}.",
+    )
+    want = (
+        matrix([0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [-4.0, -3.0, -2.0]),
+        torch.tensor([0.0, 0.0, 5.0], dtype=F64),
+        torch.tensor([0.0, 1.0, 0.0], dtype=F64),
+    )
+    for name, have, right in zip("ABC", got, want, strict=True):
+        expect_close(have, right, f"the equation, {name}")
+
+
+@exercise("11-halflife")
+def half_life(answer):
+    cases = {
+        "A = [[-2]]": (matrix([-2.0]), 2.0),
+        "A = diag(-1, -10)": (matrix([-1.0, 0.0], [0.0, -10.0]), 1.0),
+        "A = [[0, 1], [-4, -0.5]]": (matrix([0.0, 1.0], [-4.0, -0.5]), 0.25),
+        "A = [[-3, 5], [0, -0.1]]": (matrix([-3.0, 5.0], [0.0, -0.1]), 0.1),
+    }
+    for given, (A, rate) in cases.items():
+        expect_close(answer(A), math.log(2) / rate, given)
+
+
+@exercise("11-ramp")
+def ramp(answer):
+    for a, t in ((-1.0, 1.0), (-2.0, 0.5), (0.5, 2.0), (-0.3, 4.0)):
+        # The ramp as two further states, of slopes 1 and 0.
+        joint = matrix([a, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0])
+        want = torch.linalg.matrix_exp(t * joint)[0, 2]
+        expect_close(answer(a, t), want, f"a = {a:g}, t = {t:g}")
+
+
+@exercise("11-stable")
+def stable(answer):
+    cases = {
+        "A = [[-1]]": (matrix([-1.0]), True),
+        "A = [[0]]": (matrix([0.0]), False),
+        "the undamped [[0, 1], [-1, 0]]": (
+            matrix([0.0, 1.0], [-1.0, 0.0]),
+            False,
+        ),
+        "the damped [[0, 1], [-1, -0.1]]": (
+            matrix([0.0, 1.0], [-1.0, -0.1]),
+            True,
+        ),
+        "[[-1, 5], [5, -1]], all of whose diagonal is negative": (
+            matrix([-1.0, 5.0], [5.0, -1.0]),
+            False,
+        ),
+        "[[1, -4], [3, -2]], with a positive entry on the diagonal": (
+            matrix([1.0, -4.0], [3.0, -2.0]),
+            True,
+        ),
+    }
+    for given, (A, want) in cases.items():
+        expect_equal(answer(A), want, given)
+
+
+def _right(A, B, C, t):
+    return C @ torch.linalg.matrix_exp(t * A) @ B
+
+
+@exercise("11-bug")
+def bug(answer):
+    bugs = {
+        "A is transposed": lambda A, B, C, t: _right(A.mT, B, C, t),
+        "the exponential is taken entry by entry": lambda A, B, C, t: (
+            C @ torch.exp(t * A) @ B
+        ),
+        "t is ignored": lambda A, B, C, t: _right(A, B, C, 1.0),
+        "the exponential is I + tA": lambda A, B, C, t: (
+            C @ (torch.eye(len(A), dtype=A.dtype) + t * A) @ B
+        ),
+    }
+    expect_finds_bug(answer, _right, bugs, "response")

@@ -1,0 +1,69 @@
+"""Wrong answers to the exercises of chapter 11: each is a plausible slip."""
+
+import math
+
+import torch
+
+
+def system(last_row=(-4.0, -3.0, -2.0), b=5.0, c=(0.0, 1.0, 0.0)):
+    A = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], list(last_row)])
+    return A, torch.tensor([0.0, 0.0, b]), torch.tensor(c)
+
+
+def transposed():
+    A, B, C = system()
+    return A.T, B, C
+
+
+def test_nothing(response):
+    pass
+
+
+def test_symmetric(response):
+    """A transpose cannot show in a symmetric matrix."""
+    A, one = -torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    assert math.isclose(float(response(A, one, one, 2.0)), 2 * math.exp(-2))
+
+
+def test_at_one(response):
+    A = torch.tensor([[-0.5, 2.0], [-1.0, -0.1]], dtype=torch.float64)
+    B, C = torch.tensor([[1.0, 0.3], [0.2, -1.0]], dtype=torch.float64)
+    right = C @ torch.linalg.matrix_exp(A) @ B
+    assert torch.allclose(response(A, B, C, 1.0), right)
+
+
+def test_small_time(response):
+    """At a small t the series I + tA is as good as the exponential."""
+    A = torch.tensor([[-0.5, 2.0], [-1.0, -0.1]], dtype=torch.float64)
+    B, C = torch.tensor([[1.0, 0.3], [0.2, -1.0]], dtype=torch.float64)
+    assert abs(float(response(A, B, C, 1e-6)) - float(C @ B)) < 1e-3
+
+
+WRONG = {
+    "11-thirdorder": [
+        lambda: system(last_row=(4.0, 3.0, 2.0)),
+        lambda: system(last_row=(-2.0, -3.0, -4.0)),
+        lambda: system(b=1.0),
+        lambda: system(c=(1.0, 0.0, 0.0)),
+        transposed,
+    ],
+    "11-halflife": [
+        lambda A: math.log(2) / float(-torch.linalg.eigvals(A).real.min()),
+        lambda A: 1 / float(-torch.linalg.eigvals(A).real.max()),
+        lambda A: math.log(2) / float(torch.linalg.eigvals(A).abs().min()),
+        lambda A: math.log(2) / float(-A.diagonal().max()),
+    ],
+    "11-ramp": [
+        lambda a, t: (math.exp(a * t) - 1) / a,
+        lambda a, t: (math.exp(a * t) - 1 - a * t) / a,
+        lambda a, t: (math.exp(a * t) - 1 + a * t) / a**2,
+        lambda a, t: t**2 / 2,
+    ],
+    "11-stable": [
+        lambda A: bool((A.diagonal() < 0).all()),
+        lambda A: bool((torch.linalg.eigvals(A).real <= 1e-9).all()),
+        lambda A: bool((torch.linalg.eigvals(A).abs() < 1).all()),
+        lambda A: bool(torch.linalg.det(A) > 0),
+    ],
+    "11-bug": [test_nothing, test_symmetric, test_at_one, test_small_time],
+}
