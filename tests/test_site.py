@@ -15,13 +15,15 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from xml.etree import ElementTree
 
-import browser
 import pytest
+import torch
 import yaml
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, sync_playwright
 
+import browser
 from book import CHAPTERS, ROOT
+from linear_time.discretization import METHODS
 
 HTML = ROOT / "_build" / "html"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))
@@ -372,7 +374,35 @@ def test_buttons_follow_from_the_repository() -> None:
 # Interactive figures: an element with `data-interactive="name"` needs a check of the same name
 # here, which gets the page and the element's selector, moves its controls and compares the numbers
 # that it shows with the package.
-INTERACTIVE: dict[str, Callable[[Page, str], None]] = {}
+def discretization_explorer(page: Page, figure: str) -> None:
+    """At several settings every number is the library's, and the curves move."""
+
+    def shown(name: str) -> str:
+        return page.locator(f'{figure} [data-value="{name}"]').inner_text()
+
+    drawn = set()
+    for delta, a in ((0.9, -2.0), (0.05, -4.0), (2.0, -1.5), (1.0, -2.0), (3.0, 0.0)):
+        for control, value in (("delta", delta), ("a", a)):
+            page.locator(f"{figure} [data-input={control}]").evaluate(
+                "(input, value) => { input.value = value;"
+                " input.dispatchEvent(new Event('input', {bubbles: true})); }",
+                value,
+            )
+        one = torch.ones(1, dtype=torch.float64)
+        for name, rule in METHODS.items():
+            A_bar, B_bar = rule(a * one[None], one, delta)
+            assert float(shown(f"{name}.A_bar")) == pytest.approx(A_bar.item(), abs=6e-5)
+            assert float(shown(f"{name}.B_bar")) == pytest.approx(B_bar.item(), abs=6e-5)
+            growth = abs(A_bar.item())
+            sign = "<" if growth < 1 - 1e-12 else ">" if growth > 1 + 1e-12 else "="
+            assert shown(f"{name}.stable").startswith(sign)
+        drawn.add(page.locator(f"{figure} [data-curve=forward_euler]").get_attribute("d"))
+    assert len(drawn) == 5
+
+
+INTERACTIVE: dict[str, Callable[[Page, str], None]] = {
+    "discretization-explorer": discretization_explorer,
+}
 
 
 def interactive() -> list[tuple[str, str]]:

@@ -217,7 +217,7 @@ def discretization_explorer(delta: float = 0.9, a: float = -2.0) -> Interactive:
     for name, (color, dash) in strokes.items():
         A_bar, B_bar = METHODS[name](a * one[None], one, delta)
         growth = abs(A_bar.item())
-        verdict = "< 1, forgets" if growth < 1 else "> 1, explodes"
+        verdict = "&lt; 1, forgets" if growth < 1 else "&gt; 1, explodes"
         verdict = "= 1, keeps" if growth == 1 else verdict
         paths += (
             f'<path data-curve="{name}" fill="none" stroke="{COLORS[color]}" '
