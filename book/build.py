@@ -226,9 +226,10 @@ class Executor(JupyterExecutorLocalMproc):
                 (result.succeeded, result.excepted, result.errored)[status].append(uri)
                 says = "FAILED"
                 if status == 0:
-                    says = (
-                        f"{self.cache.get_cached_project_nb(uri).data['execution_seconds']:.0f} s"
-                    )
+                    record = self.cache.get_cached_project_nb(uri)
+                    says = "edited while it ran"  # then the cache has no record of it
+                    if record:
+                        says = f"{record.data['execution_seconds']:.0f} s"
                 print(f"  [{n}/{len(jobs)}] {Path(uri).stem}: {says}", flush=True)
         return result
 

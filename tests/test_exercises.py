@@ -198,6 +198,7 @@ def test_predict(capsys):
     predict("order", 2.05, 2.0, unit="per step")
     predict("order", 1.0, 2.0)
     lines = capsys.readouterr().out.splitlines()
-    assert "You committed no prediction" in lines[0]
-    assert lines[1].endswith("close.") and "2 per step" in lines[1]
-    assert "off" in lines[2]
+    assert lines[0] == "order: measured 2."
+    assert lines[1] == "You committed no prediction."
+    assert lines[2:4] == ["order: measured 2 per step.", "You predicted 2 per step: close."]
+    assert lines[5] == "You predicted 1: off: find out why before reading on."

@@ -227,12 +227,10 @@ def predict(
     """
     unit = f" {unit}" if unit else ""
     if guess is None:
-        print(
-            f"{name}: measured {measured:.2g}{unit}. (You committed no prediction.)"
-        )
+        print(f"{name}: measured {measured:.2g}{unit}.")
+        print("You committed no prediction.")
         return
     close = math.isclose(guess, measured, rel_tol=tolerance, abs_tol=tolerance)
     verdict = "close" if close else "off: find out why before reading on"
-    print(
-        f"{name}: you predicted {guess:.2g}{unit}, measured {measured:.2g}{unit}: {verdict}."
-    )
+    print(f"{name}: measured {measured:.2g}{unit}.")
+    print(f"You predicted {guess:.2g}{unit}: {verdict}.")
