@@ -23,7 +23,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 import browser
 from book import CHAPTERS, ROOT
+from linear_time.datasets import ecg
 from linear_time.discretization import METHODS
+from linear_time.hippo import project, reconstruct, sample_ages
 
 HTML = ROOT / "_build" / "html"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))
@@ -400,7 +402,35 @@ def discretization_explorer(page: Page, figure: str) -> None:
     assert len(drawn) == 5
 
 
+def memory_explorer(page: Page, figure: str) -> None:
+    """The numbers and the drawn curve are those of ``project`` and ``reconstruct``."""
+    x = ecg().x - ecg().x.mean()
+    c = project(x, 32)
+    for at in (0, 9, 31):
+        page.locator(f"{figure} [data-input=time]").evaluate(
+            "(input, value) => { input.value = value;"
+            " input.dispatchEvent(new Event('input', {bubbles: true})); }",
+            at,
+        )
+        end = 1024 * (at + 1) // 32
+        past = reconstruct(c[end - 1], sample_ages(end))
+        error = float((past - x[:end]).norm() / x[:end].norm())
+        shown = {
+            name: float(page.locator(f'{figure} [data-value="{name}"]').inner_text())
+            for name in ("samples", "error", "time")
+        }
+        assert shown["samples"] == end
+        assert shown["error"] == pytest.approx(error, abs=6e-3)
+        assert shown["time"] == pytest.approx(end / 360, abs=6e-3)
+        path = page.locator(f"{figure} [data-curve=memory]").get_attribute("d")
+        drawn = [float(point.split()[1]) for point in path[1:].split("L")]
+        ages = 1 - torch.arange(201, dtype=torch.float64) / 200
+        curve = (reconstruct(c[end - 1], ages) / 80).clamp(-1.6, 3.4)
+        assert drawn == pytest.approx((160 - 44 * curve).tolist(), abs=0.05)
+
+
 INTERACTIVE: dict[str, Callable[[Page, str], None]] = {
+    "memory-explorer": memory_explorer,
     "discretization-explorer": discretization_explorer,
 }
 

@@ -235,4 +235,120 @@ def discretization_explorer(delta: float = 0.9, a: float = -2.0) -> Interactive:
     return Interactive("discretization-explorer", html)
 
 
+_MEMORY = """\
+<div data-interactive="memory-explorer" class="lt-explorer">
+<style>
+.lt-explorer { max-width: 44rem; }
+.lt-explorer label { display: block; margin: .2rem 0; }
+.lt-explorer input { width: 100%; }
+.lt-explorer svg { width: 100%; height: auto; display: block; }
+</style>
+<label>time t = <output data-value="time">@time@</output> s
+<input data-input="time" type="range" min="0" max="@last@" step="1"
+ value="@at@" aria-label="time in steps"></label>
+<svg viewBox="0 0 600 260" role="img" aria-label="A heartbeat up to the chosen
+ time, and what @N@ numbers remember of it.">
+<g fill="none" stroke="currentColor" stroke-width="1">
+<path d="M40 10V230H590"/></g>
+<g fill="currentColor" font-size="13"><text x="300" y="254">time in s</text>
+<text x="40" y="246">0</text><text x="590" y="246" text-anchor="end">@end@
+</text><text x="46" y="20">recorder's units</text></g>
+<path fill="none" stroke="currentColor" opacity=".25" stroke-width="3"
+ d="@signal@"/>
+<path data-curve="memory" fill="none" stroke="@color@" stroke-width="2.5"/>
+<path data-curve="now" stroke="currentColor" stroke-dasharray="3 3"/></svg>
+<p>@N@ numbers for <output data-value="samples">@samples@</output> samples:
+relative RMSE <output data-value="error">@error@</output></p>
+<script type="application/json">@data@</script>
+<script>
+(function () {
+  const box = document.currentScript.closest(".lt-explorer");
+  const data = JSON.parse(
+    box.querySelector("script[type='application/json']").textContent);
+  const slider = box.querySelector("[data-input=time]");
+  const put = (n, v) => {
+    box.querySelector(`[data-value="${n}"]`).textContent = v; };
+  function read(c, u) {  // the sum of c_n √(2n+1) P_n(1 − 2u)
+    const y = 1 - 2 * u;
+    let before = 0, p = 1, sum = 0;
+    c.forEach((c_n, n) => {
+      sum += c_n * Math.sqrt(2 * n + 1) * p;
+      [before, p] = [p, ((2 * n + 1) * y * p - n * before) / (n + 1)]; });
+    return sum; }
+  function draw() {
+    const i = Number(slider.value), c = data.c[i], end = data.samples[i];
+    const x = (k) => 40 + 550 * k / data.length;
+    const points = [];
+    for (let j = 0; j <= 200; j++) {
+      const h = Math.max(-1.6, Math.min(3.4, read(c, 1 - j / 200) / 80));
+      points.push(x(end * j / 200).toFixed(1) + " " +
+        (160 - 44 * h).toFixed(2)); }
+    box.querySelector("[data-curve=memory]")
+      .setAttribute("d", "M" + points.join("L"));
+    box.querySelector("[data-curve=now]")
+      .setAttribute("d", `M${x(end).toFixed(1)} 10V230`);
+    put("time", (end / data.rate).toFixed(2)); put("samples", end);
+    put("error", data.error[i].toFixed(2)); }
+  slider.addEventListener("input", draw); draw();
+})();
+</script>
+</div>"""
+
+
+def memory_explorer(N: int = 32, moments: int = 32) -> Interactive:
+    """Chapter 14's figure: drag the time, see what N numbers remember.
+
+    The recording is read online by the scaled Legendre memory. The page holds
+    the N coefficients at some moments and sums the polynomials itself.
+
+    Args:
+        N: how many numbers.
+        moments: how many places the slider has.
+
+    Returns:
+        The figure, for the end of a cell.
+    """
+    import json
+
+    from linear_time.datasets import ecg
+    from linear_time.hippo import project, reconstruct, sample_ages
+
+    x = ecg().x - ecg().x.mean()
+    length = len(x)
+    c = project(x, N)
+    ends = [length * (i + 1) // moments for i in range(moments)]
+    error = []
+    for end in ends:
+        past = reconstruct(c[end - 1], sample_ages(end))
+        error.append(float((past - x[:end]).norm() / x[:end].norm()))
+    data = {
+        "c": [[round(v, 3) for v in c[end - 1].tolist()] for end in ends],
+        "samples": ends,
+        "error": [round(e, 4) for e in error],
+        "length": length,
+        "rate": ecg().sampling_rate,
+    }
+    at = moments // 2
+    signal = "L".join(
+        f"{40 + 550 * k / length:.1f} {160 - 44 * v / 80:.1f}"
+        for k, v in list(enumerate(x.tolist()))[::2]
+    )
+    values = {
+        "time": f"{ends[at] / ecg().sampling_rate:.2f}",
+        "samples": str(ends[at]),
+        "error": f"{error[at]:.2f}",
+        "last": str(moments - 1),
+        "at": str(at),
+        "end": f"{length / ecg().sampling_rate:.1f}",
+        "N": str(N),
+        "signal": "M" + signal,
+        "color": COLORS["vermillion"],
+        "data": json.dumps(data, separators=(",", ":")),
+    }
+    html = _MEMORY
+    for name, value in values.items():
+        html = html.replace(f"@{name}@", value)
+    return Interactive("memory-explorer", html)
+
+
 use_style()

@@ -18,6 +18,7 @@ CHAPTERS = {
     "11": "state_space",
     "12": "discretization",
     "13": "convolution",
+    "14": "hippo",
 }
 
 CHECKS: dict[str, Callable[[Any], None]] = {}
