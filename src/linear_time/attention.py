@@ -1,0 +1,525 @@
+"""Chapter 02: attention, plain, tiled, with many heads, and with a cache.
+
+Attention is a soft dictionary: a query is compared with every key, and the
+answer is the mean of the values, weighted by how well their keys fit. Masks
+are boolean and True where a query may read a key.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from linear_time import _validate
+from linear_time.mixer import SequenceMixer
+
+
+def attention(
+    q: Float[Tensor, "*batch queries d_head"],
+    k: Float[Tensor, "*batch keys d_head"],
+    v: Float[Tensor, "*batch keys d_value"],
+    mask: Bool[Tensor, "..."] | None = None,
+) -> Float[Tensor, "*batch queries d_value"]:
+    """softmax(q kᵀ / √d_head) v, with the softmax along the keys.
+
+    The scores are (queries, keys): time and memory grow with the product.
+
+    Args:
+        q: queries, (…, queries, d_head).
+        k: keys, (…, keys, d_head).
+        v: values, (…, keys, d_value).
+        mask: True where a query may read a key; (…, queries, keys) or a
+            shape that broadcasts to it. A query that may read nothing gets
+            zeros.
+
+    Returns:
+        (…, queries, d_value).
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: a shape does not fit or a value is not finite.
+
+    Source: Vaswani et al. (2017), "Attention Is All You Need", equation 1.
+    """
+    _check_qkv(q, k, v)
+    if mask is not None:
+        _check_mask("mask", mask, (*q.shape[:-1], k.shape[-2]))
+    return attend(q, k, v, mask)
+
+
+def causal_mask(
+    length: int, device: torch.device | str | None = None
+) -> Bool[Tensor, "length length"]:
+    """True on and below the diagonal: position t reads s ≤ t."""
+    _validate.count("length", length)
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+class SoftmaxSummary(NamedTuple):
+    """What one must keep of some keys and values to go on later.
+
+    With scores s_j of one query: maximum m = max_j s_j,
+    total Σ_j exp(s_j − m), weighted Σ_j exp(s_j − m) v_j. The attention over
+    these keys is weighted / total.
+    """
+
+    maximum: Tensor  # (…, queries)
+    total: Tensor  # (…, queries)
+    weighted: Tensor  # (…, queries, d_value)
+
+
+def softmax_summary(
+    scores: Float[Tensor, "*batch queries keys"],
+    v: Float[Tensor, "*batch keys d_value"],
+) -> SoftmaxSummary:
+    """The summary of one block of keys; a score of −∞ is a masked key."""
+    maximum = scores.amax(dim=-1)
+    weights = torch.exp(scores - _reference(maximum)[..., None])
+    return SoftmaxSummary(maximum, weights.sum(-1), weights @ v)
+
+
+def online_softmax(
+    left: SoftmaxSummary, right: SoftmaxSummary
+) -> SoftmaxSummary:
+    """The summary of two blocks of keys together.
+
+        m = max(m_l, m_r),
+        total = e^{m_l − m} total_l + e^{m_r − m} total_r,
+
+    and weighted likewise. The operator is associative and commutative, so
+    blocks may be merged in any order; (−∞, 0, 0), no keys, is neutral.
+
+    Args:
+        left, right: summaries of the same queries.
+
+    Returns:
+        A SoftmaxSummary.
+
+    Raises:
+        ValueError: the two have different shapes.
+
+    Source: Milakov & Gimelshein (2018), "Online normalizer calculation for
+        softmax", section 3.1, with the values beside the normaliser.
+    """
+    for name, one, other in zip(left._fields, left, right, strict=True):
+        if one.shape != other.shape:
+            raise ValueError(
+                f"right.{name}: expected shape "
+                f"{_validate.shape_text(one.shape)}, that of the left, "
+                f"got shape {_validate.shape_text(other.shape)}"
+            )
+    maximum = torch.maximum(left.maximum, right.maximum)
+    scale_l = torch.exp(left.maximum - _reference(maximum))
+    scale_r = torch.exp(right.maximum - _reference(maximum))
+    return SoftmaxSummary(
+        maximum,
+        scale_l * left.total + scale_r * right.total,
+        scale_l[..., None] * left.weighted
+        + scale_r[..., None] * right.weighted,
+    )
+
+
+def online_softmax_attention(
+    q: Float[Tensor, "*batch queries d_head"],
+    k: Float[Tensor, "*batch keys d_head"],
+    v: Float[Tensor, "*batch keys d_value"],
+    causal: bool = False,
+    block: int = 128,
+) -> Float[Tensor, "*batch queries d_value"]:
+    """``attention`` tile by tile: the same numbers, memory O(length).
+
+    Only a tile of block × block scores exists at a time. Its summary is
+    merged by ``online_softmax`` and it is forgotten. Backward computes it
+    anew from q, k and one number a query, log Σ_j exp(s_j).
+
+    Args:
+        q, k, v: as in ``attention``.
+        causal: query t reads keys s ≤ t only; tiles of the future are
+            skipped.
+        block: rows and columns of a tile, ≥ 1.
+
+    Returns:
+        (…, queries, d_value). It can be differentiated once, not twice.
+
+    Raises:
+        RuntimeError: a second derivative is asked for.
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: a shape does not fit, a value is not finite, block < 1,
+            or ``causal`` with another number of queries than of keys.
+
+    Source: Dao et al. (2022), "FlashAttention", algorithm 1 and appendix
+        B.2 for the gradient; the order of the loops (queries outside) is
+        that of Dao (2023), "FlashAttention-2".
+    """
+    _check_qkv(q, k, v)
+    _validate.count("block", block)
+    if causal and q.shape[-2] != k.shape[-2]:
+        raise ValueError(
+            "causal: expected as many queries as keys, got "
+            f"{q.shape[-2]} and {k.shape[-2]}"
+        )
+    out: Tensor = _TiledAttention.apply(q, k, v, causal, block)
+    return out
+
+
+class _TiledAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool, block: int
+    ) -> Tensor:
+        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        log_total = q.new_empty(q.shape[:-1])
+        for rows in _blocks(q.shape[-2], block):
+            summary = SoftmaxSummary(  # of no keys: the neutral one
+                torch.full_like(log_total[..., rows], -math.inf),
+                torch.zeros_like(log_total[..., rows]),
+                torch.zeros_like(out[..., rows, :]),
+            )
+            for columns in _blocks(k.shape[-2], block):
+                if causal and columns.start >= rows.stop:
+                    break  # this block of keys and the next lie in the future
+                scores = _tile(q, k, rows, columns, causal)
+                part = softmax_summary(scores, v[..., columns, :])
+                summary = online_softmax(summary, part)
+            out[..., rows, :] = summary.weighted / summary.total[..., None]
+            log_total[..., rows] = summary.maximum + summary.total.log()
+        ctx.save_for_backward(q, k, v, out, log_total)
+        ctx.causal, ctx.block = causal, block
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            # torch's once_differentiable lets this pass with a wrong result
+            # where d_out itself needs no gradient.
+            raise RuntimeError(
+                "online_softmax_attention: expected to be differentiated "
+                "once, got create_graph=True; attention can be, twice"
+            )
+        # With weights p = exp(s − log total) and out = p v:
+        #   dv = pᵀ dout,  dp = dout vᵀ,  ds = p ⊙ (dp − Σ_j p_j dp_j),
+        # and Σ_j p_j dp_j = Σ dout ⊙ out, which needs no tile.
+        q, k, v, out, log_total = ctx.saved_tensors
+        d_q, d_k, d_v = map(torch.zeros_like, (q, k, v))
+        mean = (d_out * out).sum(-1, keepdim=True)  # (…, queries, 1)
+        scale = 1 / math.sqrt(q.shape[-1])
+        for rows in _blocks(q.shape[-2], ctx.block):
+            d_rows = d_out[..., rows, :]
+            for columns in _blocks(k.shape[-2], ctx.block):
+                if ctx.causal and columns.start >= rows.stop:
+                    break
+                scores = _tile(q, k, rows, columns, ctx.causal)
+                p = torch.exp(scores - log_total[..., rows, None])
+                d_v[..., columns, :] += p.mT @ d_rows
+                d_p = d_rows @ v[..., columns, :].mT
+                d_s = scale * p * (d_p - mean[..., rows, :])
+                d_q[..., rows, :] += d_s @ k[..., columns, :]
+                d_k[..., columns, :] += d_s.mT @ q[..., rows, :]
+        return d_q, d_k, d_v, None, None
+
+
+class MultiHeadAttention(nn.Module):
+    """Several attentions side by side, each on its own projections.
+
+    head_i = attention(x Q_i, c K_i, c V_i, mask);
+    y = [head_1 … head_n] O, with c the context, x itself by default.
+
+    Args:
+        d_model: width of x and y.
+        n_heads: number of heads; it divides d_qk and d_v.
+        d_kv: width of the context (cross-attention); None: of x.
+        d_qk: width of all queries, and of all keys; None: d_model.
+        d_v: width of all values; None: d_model.
+        bias: whether the four projections have biases. That of the keys
+            adds the same to all scores of a query, so it changes nothing.
+
+    Raises:
+        TypeError, ValueError: a width is not a whole number ≥ 1, or n_heads
+            does not divide one.
+
+    Source: Vaswani et al. (2017), section 3.2.2.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        d_kv: int | None = None,
+        d_qk: int | None = None,
+        d_v: int | None = None,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        d_kv, d_qk, d_v = (
+            d_model if width is None else width for width in (d_kv, d_qk, d_v)
+        )
+        widths = {"d_model": d_model, "d_kv": d_kv, "d_qk": d_qk, "d_v": d_v}
+        for name, width in {**widths, "n_heads": n_heads}.items():
+            _validate.count(name, width)
+        for name in ("d_qk", "d_v"):
+            check_divides("n_heads", n_heads, name, widths[name])
+        self.d_model, self.d_kv, self.n_heads = d_model, d_kv, n_heads
+        self.query = nn.Linear(d_model, d_qk, bias=bias)
+        self.key = nn.Linear(d_kv, d_qk, bias=bias)
+        self.value = nn.Linear(d_kv, d_v, bias=bias)
+        self.out = nn.Linear(d_v, d_model, bias=bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        context: Float[Tensor, "batch keys d_kv"] | None = None,
+        mask: Bool[Tensor, "length keys"] | None = None,
+        key_mask: Bool[Tensor, "batch keys"] | None = None,
+    ) -> Float[Tensor, "batch length d_model"]:
+        """Read the context, or x itself where none is given.
+
+        Args:
+            x: what asks, (batch, length, d_model).
+            context: what is read, (batch, keys, d_kv); None: x.
+            mask: True where position t may read key s, (length, keys).
+            key_mask: True where a key is real and not padding,
+                (batch, keys). torch's ``key_padding_mask`` is its negation.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above.
+        """
+        context = x if context is None else context
+        for name, value, width in (
+            ("x", x, self.d_model),
+            ("context", context, self.d_kv),
+        ):
+            _validate.inexact(name, value, real=True)
+            if value.ndim != 3 or value.shape[2] != width or 0 in value.shape:
+                raise ValueError(
+                    f"{name}: expected shape (batch, length, {width}) "
+                    f"without empty dimensions, got {_validate.describe(value)}"
+                )
+        if len(context) != len(x):
+            raise ValueError(
+                f"context: expected the batch of x, {len(x)}, "
+                f"got {len(context)}"
+            )
+        allowed = None  # (batch or 1, 1, length or 1, keys)
+        if mask is not None:
+            _check_mask("mask", mask, (x.shape[1], context.shape[1]), True)
+            allowed = mask[None, None]
+        if key_mask is not None:
+            _check_mask("key_mask", key_mask, context.shape[:2], True)
+            real = key_mask[:, None, None]
+            allowed = real if allowed is None else allowed & real
+        q = split_heads(self.query(x), self.n_heads)
+        k = split_heads(self.key(context), self.n_heads)
+        v = split_heads(self.value(context), self.n_heads)
+        y: Tensor = self.out(join_heads(attend(q, k, v, allowed)))
+        return y
+
+
+class KVCache(NamedTuple):
+    """The state of causal attention: keys and values of the whole past."""
+
+    k: Tensor  # (batch, heads, past, d_head)
+    v: Tensor  # (batch, heads, past, d_head)
+
+    def append(self, k: Tensor, v: Tensor) -> "KVCache":
+        """A cache with the keys and values of one position more.
+
+        The old one stays as it is; to copy it takes time O(past), as does
+        the attention that follows.
+
+        Raises:
+            ValueError: k or v (batch, heads, 1, d_head) does not fit.
+        """
+        for old, new in zip(self, (k, v), strict=True):
+            sizes = (*new.shape[:2], "past", new.shape[3])
+            own = tuple(old.shape)
+            if own != (*sizes[:2], *own[2:3], sizes[3]):
+                raise ValueError(
+                    "state: expected keys and values "
+                    f"{_validate.shape_text(sizes)}, "
+                    f"got shape {_validate.shape_text(own)}"
+                )
+        return KVCache(torch.cat([self.k, k], 2), torch.cat([self.v, v], 2))
+
+    @staticmethod
+    def empty(
+        batch_size: int,
+        n_heads: int,
+        d_head: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> "KVCache":
+        """The cache before the first position: past = 0."""
+        _validate.count("batch_size", batch_size)
+        nothing = torch.zeros(
+            batch_size, n_heads, 0, d_head, device=device, dtype=dtype
+        )
+        return KVCache(nothing, nothing)
+
+
+class CausalSelfAttention(SequenceMixer):
+    """Every position reads itself and its past, with several heads.
+
+    Its state is the KV cache, which grows by 2 d_model numbers a step. It
+    knows of no positions beyond what the mask tells (chapter 03 adds them).
+
+    Args:
+        d_model: width.
+        n_heads: number of heads, a divisor of d_model.
+        block: None for ``attention``; a number for
+            ``online_softmax_attention`` with tiles of that size.
+
+    Raises:
+        TypeError, ValueError: a size is not a whole number ≥ 1, or n_heads
+            does not divide d_model.
+
+    Source: Vaswani et al. (2017), section 3.2.3.
+    """
+
+    def __init__(
+        self, d_model: int, n_heads: int, block: int | None = None
+    ) -> None:
+        super().__init__(d_model)
+        if block is not None:
+            _validate.count("block", block)
+        self.block = block
+        self.heads = MultiHeadAttention(d_model, n_heads, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch length d_model"]:
+        self.check_input(x)
+        q, k, v = self._project(x)
+        if self.block is None:
+            y = attend(q, k, v, causal_mask(x.shape[1], x.device))
+        else:
+            y = online_softmax_attention(q, k, v, True, self.block)
+        return self._out(y)
+
+    def initial_state(
+        self,
+        batch_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> KVCache:
+        """An empty cache."""
+        n_heads, weight = self.heads.n_heads, self.heads.query.weight
+        return KVCache.empty(
+            batch_size,
+            n_heads,
+            self.d_model // n_heads,
+            weight.device if device is None else device,
+            weight.dtype if dtype is None else dtype,
+        )
+
+    def step(
+        self, x_t: Float[Tensor, "batch d_model"], state: KVCache
+    ) -> tuple[Float[Tensor, "batch d_model"], KVCache]:
+        self.check_input(x_t, "x_t")
+        q, k, v = self._project(x_t[:, None])  # (batch, heads, 1, d_head)
+        state = state.append(k, v)
+        # The past is all there is: no mask.
+        return self._out(attend(q, state.k, state.v, None))[:, 0], state
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        heads = self.heads
+        return (
+            split_heads(heads.query(x), heads.n_heads),
+            split_heads(heads.key(x), heads.n_heads),
+            split_heads(heads.value(x), heads.n_heads),
+        )
+
+    def _out(self, y: Tensor) -> Tensor:
+        out: Tensor = self.heads.out(join_heads(y))
+        return out
+
+
+def split_heads(
+    x: Float[Tensor, "batch length width"], n_heads: int
+) -> Float[Tensor, "batch n_heads length d_head"]:
+    """Cut the width into heads, (batch, n_heads, length, width / n_heads)."""
+    return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+
+def join_heads(
+    y: Float[Tensor, "batch n_heads length d_head"],
+) -> Float[Tensor, "batch length width"]:
+    """Undo ``split_heads``."""
+    return y.transpose(1, 2).flatten(2)
+
+
+def check_divides(name: str, number: int, of: str, width: int) -> None:
+    """Refuse a number of heads that leaves a remainder."""
+    if width % number:
+        raise ValueError(
+            f"{name}: expected a divisor of {of} = {width}, got {number}"
+        )
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """``attention`` without its checks, for the inner loop of generation."""
+    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (…, queries, keys)
+    if mask is None:
+        return scores.softmax(-1) @ v
+    # The lowest number, not −∞: a row without any key would be 0/0. Such a
+    # row is uniform after the softmax, and the second fill makes it zero.
+    lowest = torch.finfo(scores.dtype).min
+    weights = scores.masked_fill(~mask, lowest).softmax(-1)
+    return weights.masked_fill(~mask, 0) @ v
+
+
+def _reference(maximum: Tensor) -> Tensor:
+    """The maximum to subtract; 0 where there is no key, not −∞ − (−∞)."""
+    return maximum.masked_fill(maximum == -math.inf, 0)
+
+
+def _blocks(length: int, block: int) -> Iterator[slice]:
+    for start in range(0, length, block):
+        yield slice(start, min(start + block, length))
+
+
+def _tile(
+    q: Tensor, k: Tensor, rows: slice, columns: slice, causal: bool
+) -> Tensor:
+    """The scores of some queries with some keys, −∞ in the future."""
+    scores = q[..., rows, :] @ k[..., columns, :].mT / math.sqrt(q.shape[-1])
+    if causal and columns.stop > rows.start + 1:  # the tile on the diagonal
+        t = torch.arange(rows.start, rows.stop, device=q.device)
+        s = torch.arange(columns.start, columns.stop, device=q.device)
+        scores = scores.masked_fill(s > t[:, None], -math.inf)
+    return scores
+
+
+def _check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, value in (("q", q), ("k", k), ("v", v)):
+        _validate.inexact(name, value, real=True)
+        if value.ndim < 2 or 0 in value.shape:
+            raise ValueError(
+                f"{name}: expected shape (…, length, width) without empty "
+                f"dimensions, got shape {_validate.shape_text(value.shape)}"
+            )
+    _validate.same_precision(q=q, k=k, v=v)
+    _validate.shaped("k", k, (*q.shape[:-2], k.shape[-2], q.shape[-1]), True)
+    _validate.shaped("v", v, (*k.shape[:-1], v.shape[-1]), True)
+
+
+def _check_mask(
+    name: str, mask: Tensor, sizes: tuple[int, ...], exact: bool = False
+) -> None:
+    """Boolean, and of this shape, or one that broadcasts unless exact."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(
+            f"{name}: expected a bool tensor, True where a key may be read, "
+            f"got {_validate.describe(mask)}"
+        )
+    own = tuple(mask.shape)
+    pairs = zip(reversed(own), reversed(sizes), strict=False)
+    fits = len(own) <= len(sizes) and all(m in (1, n) for m, n in pairs)
+    if own != tuple(sizes) and (exact or not fits):
+        broadcast = "" if exact else " or one that broadcasts to it"
+        raise ValueError(
+            f"{name}: expected shape {_validate.shape_text(sizes)}{broadcast}, "
+            f"got shape {_validate.shape_text(own)}"
+        )

@@ -1,0 +1,492 @@
+"""Chapter 02: attention is torch's; the tiled form is the plain one in linear memory; the cache."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from linear_time.attention import (
+    CausalSelfAttention,
+    MultiHeadAttention,
+    SoftmaxSummary,
+    attention,
+    causal_mask,
+    join_heads,
+    online_softmax,
+    online_softmax_attention,
+    softmax_summary,
+    split_heads,
+)
+
+F64 = torch.float64
+seeds = st.integers(0, 2**31 - 1)
+small = st.integers(1, 9)
+batches = st.sampled_from([(), (3,), (2, 3), (2, 1, 2)])
+
+
+def source(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=F64)
+
+
+def close(left, right, tolerance=1e-12):
+    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
+
+
+def qkv(seed, queries, keys, d_head=4, d_value=3, batch=(), scale=1.0):
+    draw = source(seed)
+    return (
+        scale * draw(*batch, queries, d_head),
+        scale * draw(*batch, keys, d_head),
+        draw(*batch, keys, d_value),
+    )
+
+
+# --- plain attention -----------------------------------------------------------------------------
+
+
+@given(seed=seeds, queries=small, keys=small, d_head=small, d_value=small, batch=batches)
+def test_equals_torch(seed, queries, keys, d_head, d_value, batch):
+    q, k, v = qkv(seed, queries, keys, d_head, d_value, batch)
+    close(attention(q, k, v), scaled_dot_product_attention(q, k, v))
+    mask = source(seed + 1)(*batch, queries, keys) > 0
+    mask[..., 0] = True  # torch and we differ on rows that may read nothing: below
+    close(attention(q, k, v, mask), scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    if queries == keys:
+        close(
+            attention(q, k, v, causal_mask(keys)),
+            scaled_dot_product_attention(q, k, v, is_causal=True),
+        )
+
+
+@pytest.mark.parametrize(
+    "shape", [(6,), (1, 6), (5, 1), (3, 1, 6), (1, 5, 6), (3, 5, 6), (3, 5, 1)]
+)
+def test_masks_broadcast(shape):
+    q, k, v = qkv(0, 5, 6, batch=(3,))
+    mask = source(1)(*shape) > -0.3
+    full = mask.expand(3, 5, 6)
+    close(attention(q, k, v, mask), attention(q, k, v, full.contiguous()))
+
+
+def test_a_query_that_may_read_nothing_gets_zeros_and_finite_gradients():
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(0, 4, 5))
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    mask[1] = False
+    y = attention(q, k, v, mask)
+    assert (y[1] == 0).all() and torch.isfinite(y).all()
+    others = attention(q[[0, 2, 3]], k, v)
+    close(y[[0, 2, 3]], others)
+    wanted = torch.autograd.grad(others.square().sum(), (q, k, v), retain_graph=True)
+    got = torch.autograd.grad(y.square().sum() + y[1].sum(), (q, k, v))
+    for one, other in zip(got, wanted, strict=True):
+        assert torch.isfinite(one).all()
+        close(one, other)
+    assert (got[0][1] == 0).all()
+
+
+def test_masked_keys_have_no_influence_at_all():
+    q, k, v = qkv(0, 4, 5)
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    mask[:, 2] = False
+    k.requires_grad_()
+    v.requires_grad_()
+    attention(q, k, v, mask).sum().backward()
+    assert (k.grad[2] == 0).all() and (v.grad[2] == 0).all()
+    assert (k.grad[[0, 1, 3, 4]] != 0).any(1).all()
+
+
+def test_gradcheck_plain():
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(0, 3, 4))
+    mask = torch.tensor([[True, False, True, True], [False] * 4, [True] * 4])
+    assert torch.autograd.gradcheck(lambda *t: attention(*t, mask), (q, k, v))
+
+
+def test_large_scores_do_not_overflow():
+    q, k, v = qkv(0, 6, 6, scale=1e4)
+    nearest = (q @ k.mT).argmax(-1)
+    for y in (attention(q, k, v), online_softmax_attention(q, k, v, block=2)):
+        close(y, v[nearest], 1e-6)
+
+
+def test_equal_keys_give_the_mean_and_a_far_key_its_value():
+    q, _, v = qkv(0, 3, 5)
+    close(attention(q, torch.zeros(5, 4, dtype=F64), v), v.mean(0).expand(3, 3))
+
+
+# --- online softmax ------------------------------------------------------------------------------
+
+
+def value_of(summary):
+    return summary.weighted / summary.total[..., None]
+
+
+@given(seed=seeds, queries=small, parts=st.lists(small, min_size=1, max_size=5), batch=batches)
+def test_merged_blocks_are_the_softmax_of_all(seed, queries, parts, batch):
+    draw = source(seed)
+    scores, v = 5 * draw(*batch, queries, sum(parts)), draw(*batch, sum(parts), 3)
+    blocks = [
+        softmax_summary(*block)
+        for block in zip(scores.split(parts, -1), v.split(parts, -2), strict=True)
+    ]
+    merged = blocks[0]
+    for block in blocks[1:]:
+        merged = online_softmax(merged, block)
+    close(value_of(merged), scores.softmax(-1) @ v)
+    close(merged.maximum + merged.total.log(), scores.logsumexp(-1))
+    assert torch.equal(merged.maximum, scores.amax(-1))
+    for one, other in zip(merged, softmax_summary(scores, v), strict=True):
+        close(one, other)
+
+
+@given(seed=seeds)
+def test_the_merge_is_associative_and_commutative_with_a_neutral_element(seed):
+    draw = source(seed)
+    a, b, c = (softmax_summary(9 * draw(4, 3), draw(3, 2)) for _ in range(3))
+    neutral = SoftmaxSummary(
+        torch.full((4,), -math.inf, dtype=F64), torch.zeros_like(a.total), 0 * a.weighted
+    )
+    pairs = [
+        (online_softmax(online_softmax(a, b), c), online_softmax(a, online_softmax(b, c))),
+        (online_softmax(a, b), online_softmax(b, a)),
+        (online_softmax(a, neutral), a),
+        (online_softmax(neutral, a), a),
+        (online_softmax(neutral, neutral), neutral),
+    ]
+    for left, right in pairs:
+        for one, other in zip(left, right, strict=True):
+            close(one, other)
+
+
+def test_a_block_of_masked_keys_is_neutral():
+    draw = source(0)
+    v = draw(3, 2)
+    masked = softmax_summary(torch.full((4, 3), -math.inf, dtype=F64), v)
+    assert (masked.total == 0).all() and (masked.weighted == 0).all()
+    real = softmax_summary(draw(4, 3), v)
+    for one, other in zip(online_softmax(masked, real), real, strict=True):
+        assert torch.equal(one, other)
+
+
+# --- tiled attention -----------------------------------------------------------------------------
+
+
+@given(seed=seeds, queries=st.integers(1, 20), keys=st.integers(1, 20), block=small, batch=batches)
+def test_tiled_is_plain(seed, queries, keys, block, batch):
+    q, k, v = qkv(seed, queries, keys, batch=batch, scale=3.0)
+    close(online_softmax_attention(q, k, v, block=block), attention(q, k, v))
+    k, v = k[..., :queries, :], v[..., :queries, :]
+    q = q[..., : k.shape[-2], :]
+    causal = online_softmax_attention(q, k, v, causal=True, block=block)
+    close(causal, attention(q, k, v, causal_mask(q.shape[-2])))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 7, 100])
+def test_tiled_gradients_are_the_plain_ones(causal, block):
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(0, 7, 7, batch=(2,)))
+    weight = source(1)(2, 7, 3)
+    mask = causal_mask(7) if causal else None
+    wanted = torch.autograd.grad((weight * attention(q, k, v, mask)).sum(), (q, k, v))
+    tiled = online_softmax_attention(q, k, v, causal, block)
+    got = torch.autograd.grad((weight * tiled).sum(), (q, k, v))
+    for one, other in zip(got, wanted, strict=True):
+        close(one, other, 1e-11)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradcheck_tiled(causal):
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(0, 5, 5))
+    assert torch.autograd.gradcheck(
+        lambda *t: online_softmax_attention(*t, causal=causal, block=2), (q, k, v)
+    )
+
+
+def test_tiled_refuses_a_second_derivative():
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(0, 4, 4))
+    y = online_softmax_attention(q, k, v).sum()
+    with pytest.raises(RuntimeError, match="expected to be differentiated once, got create_graph"):
+        torch.autograd.grad(y, q, create_graph=True)
+
+
+class Largest(TorchDispatchMode):
+    """The numbers in the largest tensor that any operation makes."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.entries = max(self.entries, tensor.numel())
+        return made
+
+
+def counted(run, length):
+    """(entries of the largest tensor made, entries kept for backward)."""
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(0, length, length, 8, 8))
+    saved = {}
+
+    def pack(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.numel()
+        return tensor
+
+    with Largest() as largest, torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = run(q, k, v).sum()
+        kept = sum(saved.values())
+        y.backward()
+    return largest.entries, kept
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_memory_grows_with_the_length_when_tiled_and_with_its_square_when_plain(causal):
+    def tiled(q, k, v):
+        return online_softmax_attention(q, k, v, causal, block=16)
+
+    def plain(q, k, v):
+        return attention(q, k, v, causal_mask(q.shape[-2]) if causal else None)
+
+    lengths = (256, 512, 1024)
+    for length in lengths:
+        largest, kept = counted(tiled, length)
+        assert largest == 8 * length  # q, k, v, out: no tile is larger
+        assert kept == (4 * 8 + 1) * length  # q, k, v, out and one number a query
+    ratio = counted(plain, 1024)[0] / counted(plain, 512)[0]
+    assert ratio == 4 and counted(plain, 1024)[0] == 1024**2
+    assert counted(plain, 1024)[1] > 1024**2
+
+
+def test_causal_tiles_of_the_future_are_never_made():
+    class Products(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm)
+            return function(*args, **(kwargs or {}))
+
+    counts = []
+    for causal in (False, True):
+        with Products() as products:
+            online_softmax_attention(*qkv(0, 32, 32), causal=causal, block=4)
+        counts.append(products.count)
+    assert counts == [2 * 8 * 8, 2 * 8 * 9 // 2]
+
+
+# --- many heads ----------------------------------------------------------------------------------
+
+
+def copied(theirs, d_model, n_heads, d_kv):
+    ours = MultiHeadAttention(d_model, n_heads, d_kv).double()
+    draw = source(9)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(draw(*parameter.shape))
+        if theirs.in_proj_weight is None:
+            weights = theirs.q_proj_weight, theirs.k_proj_weight, theirs.v_proj_weight
+        else:
+            weights = theirs.in_proj_weight.chunk(3)
+        layers = ours.query, ours.key, ours.value
+        for layer, weight, bias in zip(layers, weights, theirs.in_proj_bias.chunk(3), strict=True):
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+        ours.out.load_state_dict(theirs.out_proj.state_dict())
+    return ours
+
+
+@pytest.mark.parametrize(("d_model", "n_heads"), [(6, 1), (6, 2), (6, 6), (1, 1)])
+@pytest.mark.parametrize("d_kv", [None, 5])
+@torch.no_grad()
+def test_many_heads_are_torchs(d_model, n_heads, d_kv):
+    theirs = nn.MultiheadAttention(d_model, n_heads, kdim=d_kv, vdim=d_kv, batch_first=True)
+    theirs = theirs.double().eval()
+    ours = copied(theirs, d_model, n_heads, d_kv)
+    draw = source(0)
+    x, context = draw(3, 4, d_model), draw(3, 7, d_kv or d_model)
+    close(ours(x, context), theirs(x, context, context)[0], 1e-10)
+    key_mask = draw(3, 7) > 0
+    key_mask[:, 2] = True
+    mask = draw(4, 7) > 0
+    mask[:, 2] = True
+    got = ours(x, context, mask=mask, key_mask=key_mask)
+    wanted = theirs(x, context, context, key_padding_mask=~key_mask, attn_mask=~mask)[0]
+    close(got, wanted, 1e-10)
+    close(
+        ours(x, context, key_mask=key_mask), ours(x, context, key_mask[:1].new_ones(4, 7), key_mask)
+    )
+    if d_kv is None:
+        close(ours(x), theirs(x, x, x)[0], 1e-10)
+
+
+@torch.no_grad()
+def test_own_widths_of_keys_and_values():
+    layer = MultiHeadAttention(6, 2, d_kv=5, d_qk=4, d_v=10).double()
+    draw = source(0)
+    x, context = draw(3, 4, 6), draw(3, 7, 5)
+    heads = []
+    for head in range(2):
+        of_qk, of_v = slice(2 * head, 2 * head + 2), slice(5 * head, 5 * head + 5)
+        q, k, v = layer.query(x), layer.key(context), layer.value(context)
+        heads.append(scaled_dot_product_attention(q[..., of_qk], k[..., of_qk], v[..., of_v]))
+    close(layer(x, context), layer.out(torch.cat(heads, -1)))
+
+
+@torch.no_grad()
+def test_a_bias_of_the_keys_changes_nothing_and_padding_neither():
+    layer = MultiHeadAttention(6, 2).double()
+    draw = source(0)
+    x, context = draw(2, 4, 6), draw(2, 7, 6)
+    y = layer(x, context)
+    layer.key.bias += 3 * draw(6)
+    close(layer(x, context), y)
+    real = torch.arange(9) < 7
+    padded = torch.cat([context, 100 * draw(2, 2, 6)], 1)
+    close(layer(x, padded, key_mask=real.expand(2, 9)), y)
+
+
+def test_heads_split_and_join():
+    x = source(0)(2, 5, 6)
+    heads = split_heads(x, 3)
+    assert heads.shape == (2, 3, 5, 2)
+    assert torch.equal(heads[:, 1], x[..., 2:4])
+    assert torch.equal(join_heads(heads), x)
+
+
+# --- the causal mixer ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [None, 1, 4, 64])
+@torch.no_grad()
+def test_causal_mixer_is_torchs_layer_under_a_mask(block):
+    torch.manual_seed(0)
+    mixer = CausalSelfAttention(6, 2, block).double()
+    heads = mixer.heads
+    theirs = nn.MultiheadAttention(6, 2, bias=False, batch_first=True).double().eval()
+    weights = [heads.query.weight, heads.key.weight, heads.value.weight]
+    theirs.in_proj_weight.copy_(torch.cat(weights))
+    theirs.out_proj.weight.copy_(heads.out.weight)
+    x = source(0)(3, 11, 6)
+    close(mixer(x), theirs(x, x, x, attn_mask=~causal_mask(11))[0])
+    close(mixer(x), heads(x, mask=causal_mask(11)))
+
+
+@torch.no_grad()
+def test_the_cache_grows_by_two_widths_a_step():
+    mixer = CausalSelfAttention(6, 3)
+    state = mixer.initial_state(2)
+    for t in range(4):
+        assert [part.shape for part in state] == [(2, 3, t, 2)] * 2
+        assert sum(part.numel() for part in state) == 2 * t * 2 * 6
+        _, state = mixer.step(torch.ones(2, 6), state)
+    assert state.k.dtype == torch.float32
+    assert mixer.initial_state(2, dtype=F64).v.dtype == F64
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+Q, K, V = qkv(0, 4, 5, batch=(2,))
+BAD_QKV = [
+    ((Q[0, 0], K, V), ValueError, r"^q: expected shape \(…, length, width\).*\(4,\)"),
+    ((Q, K[:, :0], V[:, :0]), ValueError, r"^k: .*without empty.*\(2, 0, 4\)"),
+    ((Q, K[..., :3], V), ValueError, r"^k: expected shape \(2, 5, 4\), got shape \(2, 5, 3\)"),
+    ((Q, K[:1], V), ValueError, r"^k: expected shape \(2, 5, 4\), got shape \(1, 5, 4\)"),
+    ((Q, K, V[:, :4]), ValueError, r"^v: expected shape \(2, 5, 3\), got shape \(2, 4, 3\)"),
+    ((Q, K, V[:1]), ValueError, r"^v: expected shape \(2, 5, 3\), got shape \(1, 5, 3\)"),
+    ((Q, K.float(), V), TypeError, "^k: expected the precision of q"),
+    ((Q / 0, K, V), ValueError, "^q: expected finite values"),
+    ((Q, K, V.long()), TypeError, "^v: .*got dtype torch.int64"),
+    ((Q.tolist(), K, V), TypeError, "^q: .*got a list"),
+]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD_QKV)
+@pytest.mark.parametrize("function", [attention, online_softmax_attention])
+def test_bad_input_qkv(function, arguments, error, message):
+    with pytest.raises(error, match=message):
+        function(*arguments)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (torch.ones(4, 5), TypeError, "^mask: expected a bool tensor, True .*got a float32"),
+        ([[True]], TypeError, "^mask: .*got a list"),
+        (torch.ones(5, 4).bool(), ValueError, r"^mask: expected shape \(2, 4, 5\) or .*\(5, 4\)"),
+        (torch.ones(3, 4, 5).bool(), ValueError, r"^mask: .*\(2, 4, 5\) or .*\(3, 4, 5\)"),
+        (torch.ones(1, 2, 4, 5).bool(), ValueError, r"^mask: .*got shape \(1, 2, 4, 5\)"),
+    ],
+)
+def test_bad_input_mask(mask, error, message):
+    with pytest.raises(error, match=message):
+        attention(Q, K, V, mask)
+
+
+@pytest.mark.bad_input
+def test_bad_input_tiled():
+    with pytest.raises(ValueError, match=r"^causal: expected as many queries as keys, got 4 and 5"):
+        online_softmax_attention(Q, K, V, causal=True)
+    with pytest.raises(ValueError, match=r"^block: expected a whole number >= 1, got 0"):
+        online_softmax_attention(Q, K, V, block=0)
+    a, b = (softmax_summary(source(0)(n, 3), source(1)(3, 2)) for n in (4, 5))
+    with pytest.raises(ValueError, match=r"^right.maximum: expected shape \(4,\).*\(5,\)"):
+        online_softmax(a, b)
+    with pytest.raises(ValueError, match=r"^length: "):
+        causal_mask(0)
+
+
+X, CONTEXT = torch.zeros(2, 4, 6), torch.zeros(2, 7, 5)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((X,), ValueError, r"^context: expected shape \(batch, length, 5\)"),
+        ((X[0], CONTEXT), ValueError, r"^x: expected shape \(batch, length, 6\).*\(4, 6\)"),
+        ((X[:, :0], CONTEXT), ValueError, "^x: .*without empty dimensions"),
+        ((X / 0, CONTEXT), ValueError, "^x: expected finite"),
+        ((X[:1], CONTEXT), ValueError, "^context: expected the batch of x, 1, got 2"),
+        ((X, CONTEXT, torch.ones(1, 7).bool()), ValueError, r"^mask: expected shape \(4, 7\), got"),
+        ((X, CONTEXT, torch.ones(4, 7)), TypeError, "^mask: expected a bool"),
+        ((X, CONTEXT, None, torch.ones(1, 7).bool()), ValueError, r"^key_mask: .*\(2, 7\), got"),
+    ],
+)
+def test_bad_input_many_heads(arguments, error, message):
+    with pytest.raises(error, match=message):
+        MultiHeadAttention(6, 2, d_kv=5)(*arguments)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: MultiHeadAttention(6, 4), ValueError, "^n_heads: .*divisor of d_qk = 6, got 4"),
+        (lambda: MultiHeadAttention(6, 2, d_v=5), ValueError, "^n_heads: .*of d_v = 5, got 2"),
+        (lambda: MultiHeadAttention(6, 0), ValueError, "^n_heads: expected a whole number"),
+        (lambda: MultiHeadAttention(6.0, 2), TypeError, "^d_model: "),
+        (lambda: MultiHeadAttention(6, 2, d_kv=0), ValueError, "^d_kv: "),
+        (lambda: CausalSelfAttention(0, 1), ValueError, "^d_model: "),
+        (lambda: CausalSelfAttention(6, 4), ValueError, "^n_heads: "),
+        (lambda: CausalSelfAttention(6, 2, 0), ValueError, "^block: "),
+        (lambda: CausalSelfAttention(6, 2).initial_state(0), ValueError, "^batch_size: "),
+    ],
+)
+def test_bad_input_sizes(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("other", [(3, 6, 2), (2, 6, 3), (2, 4, 2)])
+def test_bad_input_cache(other):
+    batch, width, heads = other
+    state = CausalSelfAttention(width, heads).initial_state(batch)
+    message = r"^state: expected keys and values \(2, 2, past, 3\), got shape "
+    with pytest.raises(ValueError, match=message):
+        CausalSelfAttention(6, 2).step(torch.zeros(2, 6), state)

@@ -1,0 +1,256 @@
+"""Chapter 01: equal to torch's RNN and GRU; long memory at the start; the Jacobian product."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from linear_time.recurrent import GRU, ElmanRNN, jacobian_product_norms
+
+F64 = torch.float64
+seeds = st.integers(0, 2**31 - 1)
+widths = st.integers(1, 7)
+lengths = st.integers(1, 20)
+
+
+def source(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=F64)
+
+
+def close(left, right, tolerance=1e-12):
+    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
+
+
+def pair(kind, seed, d_model):
+    """One of ours and torch's with the same weights, all drawn at random."""
+    ours = {"rnn": ElmanRNN, "gru": GRU}[kind](d_model).double()
+    theirs = {"rnn": nn.RNN, "gru": nn.GRU}[kind](d_model, d_model, batch_first=True).double()
+    draw = source(seed)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(draw(*parameter.shape))
+        ours.input.weight.copy_(theirs.weight_ih_l0)
+        ours.recurrent.weight.copy_(theirs.weight_hh_l0)
+        if kind == "gru":
+            ours.input.bias.copy_(theirs.bias_ih_l0)
+            ours.recurrent.bias.copy_(theirs.bias_hh_l0)
+        else:
+            ours.input.bias.copy_(theirs.bias_ih_l0 + theirs.bias_hh_l0)
+    return ours, theirs
+
+
+# --- against torch -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru"])
+@given(seed=seeds, d_model=widths, length=lengths)
+def test_equals_torch(kind, seed, d_model, length):
+    ours, theirs = pair(kind, seed, d_model)
+    x = source(seed + 1)(3, length, d_model)
+    wanted, last = theirs(x)
+    close(ours(x), wanted)
+    state = ours.initial_state(3)
+    for x_t in x.unbind(1):
+        _, state = ours.step(x_t, state)
+    close(state, last[0])
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru"])
+def test_equals_torch_from_another_state_and_in_its_gradients(kind):
+    ours, theirs = pair(kind, 0, 5)
+    draw = source(1)
+    x, h = draw(2, 9, 5).requires_grad_(), draw(2, 5)
+    _, last = theirs(x, h[None])
+    state = h
+    for x_t in x.unbind(1):
+        _, state = ours.step(x_t, state)
+    close(state, last[0])
+    ours(x).square().sum().backward()
+    got, x.grad = x.grad, None
+    theirs(x)[0].square().sum().backward()
+    close(got, x.grad)
+    close(ours.input.weight.grad, theirs.weight_ih_l0.grad)
+    close(ours.recurrent.weight.grad, theirs.weight_hh_l0.grad)
+    close(ours.input.bias.grad, theirs.bias_ih_l0.grad)
+
+
+@pytest.mark.parametrize("kind", [ElmanRNN, GRU])
+def test_starts_like_torch_uniform_within_one_over_the_root_of_the_width(kind):
+    torch.manual_seed(0)
+    for parameter in kind(64).parameters():
+        assert parameter.abs().max() <= 1 / 8
+        assert math.isclose(parameter.std().item(), 1 / 8 / math.sqrt(3), rel_tol=0.15)
+
+
+def test_only_a_diagonal_product_cannot_tell_the_papers_reset_gate_from_torchs():
+    """Cho et al. apply the reset gate to the state before U_n; torch, and we, after."""
+    gru = GRU(4).double()
+    draw = source(0)
+    u, h = draw(3, 12), draw(3, 4)
+
+    def paper():
+        weight = gru.recurrent.weight
+        r = torch.sigmoid(u[:, :4] + h @ weight[:4].T)
+        z = torch.sigmoid(u[:, 4:8] + h @ weight[4:8].T)
+        n = torch.tanh(u[:, 8:] + (r * h) @ weight[8:].T)
+        return (1 - z) * n + z * h
+
+    with torch.no_grad():
+        gru.recurrent.bias.zero_()
+        assert (gru.cell(u, h) - paper()).abs().max() > 1e-2
+        gru.recurrent.weight[8:] = torch.diag(draw(4))
+        close(gru.cell(u, h), paper())
+
+
+# --- the memory that a GRU starts with -----------------------------------------------------------
+
+
+def test_memory_is_log_uniform_up_to_the_length():
+    torch.manual_seed(0)
+    gru = GRU(4000, memory=1000.0)
+    bias = (gru.input.bias + gru.recurrent.bias).double().detach()
+    tau = 1 / (1 - torch.sigmoid(bias[4000:8000]))
+    assert 2 <= tau.min() < 2.1 and 950 < tau.max() <= 1000.01
+    place = (tau.log() - math.log(2)) / math.log(500)  # uniform in [0, 1]
+    quantiles = torch.linspace(0, 1, 11, dtype=F64)
+    assert (place.quantile(quantiles) - quantiles).abs().max() < 0.03
+    others = torch.cat([bias[:4000], bias[8000:]])
+    assert others.abs().max() <= 2 / math.sqrt(4000) + 1e-6
+
+
+@torch.no_grad()
+def test_memory_is_the_time_constant_of_the_state():
+    torch.manual_seed(0)
+    gru = GRU(1, memory=2).double()  # log-uniform from 2 to 2
+    for parameter in gru.parameters():
+        if parameter.ndim == 2:
+            parameter.zero_()
+    assert torch.sigmoid(gru.input.bias[1]).item() == 0.5  # τ = 2
+    gru.input.bias[1] = math.log(50 - 1)
+    gru.input.bias[2] = 0
+    gru.recurrent.bias.zero_()
+    h = torch.ones(1, 1, dtype=F64)
+    for _ in range(50):
+        h, _ = gru.step(torch.zeros(1, 1, dtype=F64), h)
+    assert math.isclose(h.item(), (1 - 1 / 50) ** 50, rel_tol=1e-12)  # about 1/e
+
+
+@torch.no_grad()
+def test_memory_keeps_a_state_that_torchs_start_forgets():
+    left = {}
+    for memory in (None, 500):
+        torch.manual_seed(0)
+        gru = GRU(32, memory=memory).double()
+        x = source(1)(1, 100, 32)
+        other, same = source(2)(1, 32), torch.zeros(1, 32, dtype=F64)
+        for x_t in x.unbind(1):
+            other, same = gru.step(x_t, other)[0], gru.step(x_t, same)[0]
+        left[memory] = (other - same).norm().item()
+    assert left[None] < 1e-6 and left[500] > 0.1
+
+
+# --- the Jacobian product ------------------------------------------------------------------------
+
+
+@given(seed=seeds, d_model=widths)
+def test_jacobian_product_is_that_of_autograd(seed, d_model):
+    torch.manual_seed(seed)
+    rnn = ElmanRNN(d_model).double()
+    draw = source(seed)
+    x, h_0 = draw(7, d_model), draw(d_model)
+
+    def states(start):
+        state, out = start[None], []
+        for x_t in x.unbind(0):
+            _, state = rnn.step(x_t[None], state)
+            out.append(state[0])
+        return torch.stack(out)
+
+    J = torch.autograd.functional.jacobian(states, h_0)  # (length, d_model, d_model)
+    close(jacobian_product_norms(rnn, x, h_0), torch.linalg.svdvals(J)[:, 0], 1e-10)
+    J = torch.autograd.functional.jacobian(states, torch.zeros_like(h_0))
+    close(jacobian_product_norms(rnn, x), torch.linalg.svdvals(J)[:, 0], 1e-10)
+
+
+@pytest.mark.parametrize("radius", [0.5, 0.9, 1.0, 1.1])
+def test_jacobian_product_at_rest_is_the_matrix_power(radius):
+    torch.manual_seed(0)
+    rnn = ElmanRNN(16, spectral_radius=radius).double()
+    with torch.no_grad():
+        rnn.input.bias.zero_()
+    weight = rnn.recurrent.weight.detach()
+    assert math.isclose(torch.linalg.eigvals(weight).abs().max().item(), radius, rel_tol=1e-6)
+    norms = jacobian_product_norms(rnn, torch.zeros(400, 16, dtype=F64))
+    for t in (1, 2, 50):
+        wanted = torch.linalg.matrix_norm(torch.linalg.matrix_power(weight, t), ord=2)
+        close(norms[t - 1], wanted, 1e-10)
+    rate = (norms[399] / norms[199]).item() ** (1 / 200)
+    assert math.isclose(rate, radius, rel_tol=1e-2)
+
+
+def test_saturation_holds_an_explosion_back():
+    torch.manual_seed(0)
+    rnn = ElmanRNN(16, spectral_radius=1.5).double()
+    with torch.no_grad():
+        rnn.input.bias.zero_()
+    rest = jacobian_product_norms(rnn, torch.zeros(60, 16, dtype=F64))
+    driven = jacobian_product_norms(rnn, 20 * source(0)(60, 16))
+    assert rest[-1] > 1e6 and driven[-1] < 1e-3
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("kind", [ElmanRNN, GRU])
+@pytest.mark.parametrize(
+    ("d_model", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)]
+)
+def test_bad_input_width(kind, d_model, error):
+    with pytest.raises(error, match=f"^d_model: expected a whole number >= 1, got {d_model}"):
+        kind(d_model)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: GRU(2, memory=1.5), ValueError, "^memory: expected .* >= 2, got 1.5"),
+        (lambda: GRU(2, memory=math.inf), ValueError, "^memory: .*got inf"),
+        (lambda: GRU(2, memory="long"), TypeError, "^memory: .*got 'long'"),
+        (lambda: ElmanRNN(2, 0), ValueError, "^spectral_radius: expected .* > 0, got 0"),
+        (lambda: ElmanRNN(2, math.nan), ValueError, "^spectral_radius: .*got nan"),
+        (lambda: GRU(2).initial_state(0), ValueError, "^batch_size: .*got 0"),
+    ],
+)
+def test_bad_input_options(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("kind", [ElmanRNN, GRU])
+@pytest.mark.parametrize("state", [torch.zeros(1, 4), torch.zeros(3, 3), torch.zeros(4), None])
+def test_bad_input_state(kind, state):
+    with pytest.raises(ValueError, match=r"^state: expected shape \(3, 4\), got a "):
+        kind(4).step(torch.zeros(3, 4), state)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("x", "initial", "error", "message"),
+    [
+        (torch.zeros(2, 5, 4), None, ValueError, r"^x: expected shape \(length, 4\), got .*2, 5"),
+        (torch.zeros(5, 3), None, ValueError, r"^x: expected shape \(batch, length, 4\)"),
+        (torch.zeros(5, 4) / 0, None, ValueError, "^x: expected finite values, got 20"),
+        ([[0.0] * 4], None, TypeError, "^x: .*got a list"),
+        (torch.zeros(5, 4), torch.zeros(3), ValueError, r"^initial_state: .*\(4,\).*\(3,\)"),
+    ],
+)
+def test_bad_input_jacobian(x, initial, error, message):
+    with pytest.raises(error, match=message):
+        jacobian_product_norms(ElmanRNN(4), x, initial)
