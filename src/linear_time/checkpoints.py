@@ -1,0 +1,243 @@
+"""Chapter 03: read a model's folder safely, or say clearly why not.
+
+A folder in the Hugging Face layout has the settings in ``config.json`` and
+the tensors in ``model.safetensors``, or in several such files that
+``model.safetensors.index.json`` lists. Nothing else is opened: a pickled
+``pytorch_model.bin`` could run any code when it is read.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from linear_time import _validate
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_REQUIRED = object()
+
+
+def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The settings and the tensors of a folder.
+
+    Args:
+        folder: holds ``config.json`` and ``model.safetensors``, or the
+            index and the files it names.
+
+    Returns:
+        (config, tensors): the settings as JSON gives them, and every tensor
+        under the file's own key, on the CPU.
+
+    Raises:
+        FileNotFoundError: the folder or a file is missing.
+        ValueError: a file is damaged, is no safetensors file, or does not
+            hold what the index says; or the weights are pickled.
+
+    Source: the safetensors format, huggingface.co/docs/safetensors.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"folder: expected a folder with {CONFIG} and {SINGLE}, got "
+            f"{str(folder)!r}, which is "
+            + ("a file" if folder.exists() else "not there")
+        )
+    config = _read_json(folder / CONFIG)
+    if (folder / SINGLE).exists():
+        return config, _read_tensors(folder / SINGLE)
+    if (folder / INDEX).exists():
+        return config, _read_shards(folder)
+    pickled = sorted(
+        path.name
+        for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt")
+        for path in folder.glob(pattern)
+    )
+    if pickled:
+        raise ValueError(
+            f"folder: expected {SINGLE}, got only {', '.join(pickled)} in "
+            f"{str(folder)!r}: pickled weights can run code when they are "
+            "read, so they are not; save them as safetensors where you trust "
+            "them"
+        )
+    raise FileNotFoundError(
+        f"folder: expected {SINGLE} or {INDEX} in {str(folder)!r}, got neither"
+    )
+
+
+def setting(
+    config: Mapping[str, Any],
+    name: str,
+    kind: type | tuple[type, ...],
+    default: Any = _REQUIRED,
+) -> Any:
+    """One entry of the settings, of the right type.
+
+    Args:
+        config: the settings, as ``read`` gives them.
+        name: the entry's key.
+        kind: its type, or types; bool counts as a number only if named.
+        default: used where the entry is missing or null; without one that
+            is an error.
+
+    Raises:
+        ValueError: the entry is missing or of another type.
+    """
+    value = config.get(name)
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    wanted = " or ".join(each.__name__ for each in kinds)
+    if value is None:
+        if default is _REQUIRED:
+            raise ValueError(
+                f"{CONFIG}: expected {name} ({wanted}), got "
+                + ("null" if name in config else "no such key")
+            )
+        return default
+    # A bool is an int to Python.
+    if not isinstance(value, kinds) or (type(value) is bool not in kinds):
+        raise ValueError(
+            f"{CONFIG}: expected {name} to be {wanted}, "
+            f"got {_validate.describe(value)}"
+        )
+    return value
+
+
+@torch.no_grad()
+def load(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    rename: Callable[[str], str] = str,
+) -> None:
+    """Copy tensors into a model, in place: all of them, or none.
+
+    Everything is checked first: every tensor of the model has one of its
+    shape, finite in the model's dtype, and no tensor is left over. Only then
+    is anything copied, into the model's own dtype and device.
+
+    Args:
+        model: parameters and persistent buffers are what it needs.
+        tensors: by the file's keys.
+        rename: gives the file's key from the model's; messages name the
+            file's. The same by default.
+
+    Raises:
+        ValueError: a key is missing or left over, two of the model's names
+            share one, or a tensor has another shape or kind of number, or
+            is not finite. The model is as before.
+    """
+    own: dict[str, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        key = rename(name)
+        if key in own:
+            raise ValueError(
+                f"rename: expected a key for each tensor, got {key} for two"
+            )
+        own[key] = value
+    problems = [
+        f"{key}: expected a tensor of shape "
+        f"{_validate.shape_text(own[key].shape)}, got no such key"
+        for key in own
+        if key not in tensors
+    ]
+    problems += [
+        f"{key}: expected no such key, got {_validate.describe(value)}"
+        for key, value in tensors.items()
+        if key not in own
+    ]
+    for key in own.keys() & tensors.keys():
+        problem = _mismatch(own[key], tensors[key])
+        if problem is not None:
+            problems.append(f"{key}: {problem}")
+    if problems:
+        shown, more = sorted(problems)[:8], len(problems) - 8
+        end = f"\n… and {more} more" if more > 0 else ""
+        raise ValueError("\n".join(shown) + end)
+    for key, value in own.items():
+        value.copy_(tensors[key])
+
+
+def _mismatch(own: Tensor, given: Tensor) -> str | None:
+    """What keeps a tensor from taking another's place; None: nothing."""
+    if given.shape != own.shape:
+        return (
+            f"expected shape {_validate.shape_text(own.shape)}, "
+            f"got shape {_validate.shape_text(given.shape)}"
+        )
+    for kind in ("is_floating_point", "is_complex"):
+        if getattr(own, kind)() != getattr(given, kind)():
+            return f"expected a dtype like {own.dtype}, got {given.dtype}"
+    # As the model will hold it: a large float64 is infinite in float32.
+    bad = int((~torch.isfinite(given.to(own.dtype))).sum())
+    if bad:
+        return (
+            f"expected finite values in {own.dtype}, got {bad} that are NaN "
+            f"or infinite among {given.numel()}"
+        )
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.name}: expected this file in {str(path.parent)!r}, got none"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path.name}: expected JSON, got a damaged file ({error})"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path.name}: expected a JSON object, "
+            f"got {_validate.describe(content)}"
+        )
+    return content
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.name}: expected this file in {str(path.parent)!r}, got none"
+        )
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path.name}: expected a whole safetensors file, got a damaged "
+            f"one or another format ({error})"
+        ) from error
+
+
+def _read_shards(folder: Path) -> dict[str, Tensor]:
+    """The tensors of all files that the index names, each where it says."""
+    places = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(
+            f"{INDEX}: expected weight_map, an object from keys to files, "
+            f"got {_validate.describe(places)}"
+        )
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(map(str, places.values()))):
+        # A plain name: the index must not lead out of the folder.
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise ValueError(
+                f"{INDEX}: expected names of .safetensors files in the "
+                f"folder, got {file!r}"
+            )
+        wanted = {key for key, place in places.items() if place == file}
+        found = _read_tensors(folder / file)
+        for key in sorted(wanted ^ found.keys()):
+            here, there = "in it", "not in it"
+            listed, held = (here, there) if key in wanted else (there, here)
+            raise ValueError(
+                f"{file}: {INDEX} says that {key} is {listed}, and it is {held}"
+            )
+        tensors.update(found)
+    return tensors
