@@ -1,0 +1,292 @@
+"""Chapter 07: how a ranking is judged: splits, features, baselines, metrics.
+
+A rating may be held out by its user or by its date, and the two ask different
+questions. In both, ratings with the same timestamp stay on one side, and all
+that a model is told of a row was counted in training rows only.
+"""
+
+from typing import NamedTuple
+
+import sklearn.metrics
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from linear_time import _validate
+from linear_time.datasets import MovieLens
+
+
+class Split(NamedTuple):
+    """Row numbers of three parts, rising; together every row, once."""
+
+    train: Int[Tensor, " train"]
+    validation: Int[Tensor, " validation"]
+    test: Int[Tensor, " test"]
+
+
+def per_user_split(
+    user: Int[Tensor, " rows"],
+    timestamp: Int[Tensor, " rows"],
+    validation: float = 0.1,
+    test: float = 0.1,
+) -> Split:
+    """The last part of every user's own history is held out.
+
+    Of a user's n rows let r be those strictly earlier than a row. The row is
+    for training if r < (1 − validation − test) n, else for validation if
+    r < (1 − test) n, else for testing. Equal timestamps have equal r, so
+    they stay together, on the earlier side of a cut.
+
+    Every user's first rows are for training: no user is cold. But the cut
+    falls on another date for each: a model may train on what one user did
+    long after the rows of another that it is tested on.
+
+    Args:
+        user: a number ≥ 0 for each row's user, (rows,).
+        timestamp: of each row, (rows,), in any unit.
+        validation, test: the fractions held out, each in (0, 1), together
+            below 1.
+
+    Returns:
+        Split.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+    _check_index("user", user)
+    _check_index("timestamp", timestamp, len(user), negative=True)
+    return _split(user, timestamp, validation, test)
+
+
+def global_time_split(
+    timestamp: Int[Tensor, " rows"],
+    validation: float = 0.1,
+    test: float = 0.1,
+) -> Split:
+    """All rows before a date train; the last ones are held out.
+
+    The rule of ``per_user_split`` with one history for all. Nothing of the
+    future is known, as in use; most held-out users may then be new: see
+    ``seen``.
+
+    Args, Returns, Raises: as ``per_user_split``.
+    """
+    _check_index("timestamp", timestamp, negative=True)
+    return _split(torch.zeros_like(timestamp), timestamp, validation, test)
+
+
+def _split(
+    group: Tensor, timestamp: Tensor, validation: float, test: float
+) -> Split:
+    _validate.number("validation", validation)
+    _validate.number("test", test)
+    if validation + test >= 1:
+        raise ValueError(
+            "validation, test: expected fractions of together below 1, got "
+            f"{validation} and {test}"
+        )
+    moment = torch.unique(timestamp, return_inverse=True)[1]
+    n_moments = int(moment.max()) + 1
+    key = group * n_moments + moment  # sorts by group, then by time
+    ordered = key.sort().values
+    first = torch.searchsorted(ordered, group * n_moments)
+    earlier = torch.searchsorted(ordered, key) - first
+    n = torch.bincount(group)[group].double()
+    # A fraction such as 0.1 is not exact: a row on the cut is held out.
+    is_train = earlier < (1 - validation - test) * n - 1e-6
+    is_test = earlier >= (1 - test) * n - 1e-6
+    parts = (is_train, ~is_train & ~is_test, is_test)
+    return Split(*(part.nonzero()[:, 0] for part in parts))
+
+
+def seen(
+    value: Int[Tensor, " rows"], train: Int[Tensor, " train"]
+) -> Bool[Tensor, " rows"]:
+    """Whether a row's user (or movie …) occurs in a training row: is warm."""
+    _check_index("value", value, negative=True)
+    _check_rows(train, len(value))
+    return torch.isin(value, value[train])
+
+
+class Fields(NamedTuple):
+    """What a model is told of each rating.
+
+    ``codes`` count from 1 in the order of the values in training; 0 is a
+    value that no training row has.
+    """
+
+    names: tuple[str, ...]
+    codes: Int[Tensor, "rows fields"]
+    sizes: tuple[int, ...]  # of each field: its values in training, and 0
+    genres: Float[Tensor, "rows genres"]  # rows of sum 1, or 0 where unknown
+
+
+def encode(
+    value: Int[Tensor, " rows"], train: Int[Tensor, " train"]
+) -> tuple[Int[Tensor, " rows"], int]:
+    """Number the values that training has, from 1; the others are 0.
+
+    Returns:
+        The numbers, (rows,), and how many there are, 0 included.
+    """
+    warm = seen(value, train)
+    known = value[train].unique()  # sorted
+    position = torch.searchsorted(known, value) + 1
+    return torch.where(warm, position, 0), len(known) + 1
+
+
+def movielens_fields(data: MovieLens, train: Int[Tensor, " train"]) -> Fields:
+    """Fields of the ratings: user, movie, release, age, hour, and genres.
+
+    ``release`` is the movie's year in steps of five; ``age`` the years from
+    release to rating; ``hour`` that of the day in UTC. A genre that no
+    training row has is left out.
+
+    Args:
+        data: the ratings.
+        train: rows that the fields may be learned from.
+
+    Returns:
+        Fields.
+
+    Raises:
+        TypeError, ValueError: train are not row numbers.
+    """
+    _check_rows(train, len(data.user))
+    year = data.year[data.movie]
+    # A year of 31,556,952 s is off by less than a day in this century.
+    rated_in = 1970 + data.timestamp // 31_556_952
+    unknown = -1_000_000
+    values = {
+        "user": data.user,
+        "movie": data.movie,
+        "release": torch.where(year > 0, year // 5, unknown),
+        "age": torch.where(year > 0, (rated_in - year).clamp(min=-1), unknown),
+        "hour": data.timestamp // 3600 % 24,
+    }
+    encoded = [encode(value, train) for value in values.values()]
+    genres = data.genres[data.movie]
+    genres = genres[:, genres[train].any(0)].float()
+    return Fields(
+        tuple(values),
+        torch.stack([codes for codes, _ in encoded], dim=1),
+        tuple(size for _, size in encoded),
+        genres / genres.sum(1, keepdim=True).clamp(min=1),
+    )
+
+
+def smoothed_rate(
+    value: Int[Tensor, " rows"],
+    label: Bool[Tensor, " rows"],
+    train: Int[Tensor, " train"],
+    strength: float | int = 5,
+) -> Float[Tensor, " rows"]:
+    """A baseline: how often training liked this movie (or this user likes).
+
+    (likes + s p)/(ratings + s), with p the rate of all training rows: what is
+    not in training gets p.
+
+    Args:
+        value: a number ≥ 0 for each row's movie or user, (rows,).
+        label: what is predicted, (rows,).
+        train: the rows to count.
+        strength: s > 0, in ratings.
+
+    Returns:
+        Probabilities, float64, (rows,).
+    """
+    _check_index("value", value)
+    _check_label(label, len(value))
+    _check_rows(train, len(value))
+    _validate.number("strength", strength)
+    own, liked = value[train], label[train].double()
+    size = int(value.max()) + 1
+    ratings = torch.bincount(own, minlength=size)
+    likes = torch.bincount(own, weights=liked, minlength=size)
+    rate = (likes + strength * liked.mean()) / (ratings + strength)
+    return rate[value]
+
+
+class Scores(NamedTuple):
+    """How good predictions are, on ``rows`` rows."""
+
+    rows: int
+    auc: float  # ½ for a coin, 1 is perfect
+    log_loss: float  # nats a row
+    normalised_entropy: float  # 1 for the constant rate, 0 is perfect
+
+
+def scores(
+    logit: Float[Tensor, " rows"], label: Bool[Tensor, " rows"]
+) -> Scores:
+    """AUC, log loss and normalised entropy of predicted log-odds.
+
+    AUC: the chance that a liked row is ranked above one that is not.
+    Log loss: −mean(y log p + (1 − y) log(1 − p)), p = σ(logit).
+    Normalised entropy: log loss over the entropy of the rate p̄ of these
+    rows, −(p̄ log p̄ + (1 − p̄) log(1 − p̄)).
+
+    Args:
+        logit: (rows,).
+        label: (rows,), of both kinds.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+
+    Source: He et al. (2014), "Practical Lessons from Predicting Clicks on
+        Ads at Facebook", section 3, for the normalised entropy.
+    """
+    _validate.sequence("logit", logit, real=True)
+    _check_label(label, len(logit))
+    rate = label.double().mean()
+    if rate in (0, 1):
+        raise ValueError(
+            f"label: expected rows of both kinds, got {len(label)} of one kind"
+        )
+    y, z = label.double().cpu(), logit.detach().double().cpu()
+    loss = functional.binary_cross_entropy_with_logits(z, y).item()
+    constant = torch.logit(rate).cpu().expand_as(z)
+    entropy = functional.binary_cross_entropy_with_logits(constant, y).item()
+    auc = float(sklearn.metrics.roc_auc_score(y.numpy(), z.numpy()))
+    return Scores(len(y), auc, loss, loss / entropy)
+
+
+def _check_index(
+    name: str, value: Tensor, rows: int | None = None, negative: bool = False
+) -> None:
+    """An int64 tensor (rows,), not empty, ≥ 0 unless negative."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int64:
+        raise TypeError(
+            f"{name}: expected an int64 tensor, got {_validate.describe(value)}"
+        )
+    if value.ndim != 1 or len(value) != (rows or len(value)) or not len(value):
+        raise ValueError(
+            f"{name}: expected shape ({rows or 'rows'},) with rows >= 1, "
+            f"got shape {_validate.shape_text(value.shape)}"
+        )
+    if not negative and value.min() < 0:
+        raise ValueError(
+            f"{name}: expected numbers >= 0, got {int(value.min())}"
+        )
+
+
+def _check_rows(train: Tensor, rows: int) -> None:
+    """Row numbers."""
+    _check_index("train", train)
+    if train.max() >= rows:
+        raise ValueError(
+            f"train: expected rows below {rows}, got {int(train.max())}"
+        )
+
+
+def _check_label(label: Tensor, rows: int) -> None:
+    if not isinstance(label, Tensor) or label.dtype != torch.bool:
+        raise TypeError(
+            f"label: expected a bool tensor, got {_validate.describe(label)}"
+        )
+    if tuple(label.shape) != (rows,):
+        raise ValueError(
+            f"label: expected shape ({rows},), "
+            f"got shape {_validate.shape_text(label.shape)}"
+        )

@@ -1,0 +1,628 @@
+"""Interactions against brute force and scikit-learn, order against depth, splits and scores."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import sympy
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.preprocessing import PolynomialFeatures
+from torch import nn
+from torch.nn import functional
+
+from linear_time.compression import LinearCompression, MeanPooling
+from linear_time.datasets import movielens
+from linear_time.dhen import (
+    DHEN,
+    MLP,
+    Convolution,
+    CrossNetwork,
+    DHENLayer,
+    FactorizationMachine,
+    SelfAttention,
+    Wukong,
+    factorization_machine,
+    mlp,
+)
+from linear_time.ranking import (
+    encode,
+    global_time_split,
+    movielens_fields,
+    per_user_split,
+    scores,
+    seen,
+    smoothed_rate,
+)
+
+F64 = torch.float64
+N, D = 5, 4
+
+
+def draw(*shape, dtype=F64, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def seeded(build):
+    torch.manual_seed(0)
+    return build().double()
+
+
+def same(left, right, tolerance=1e-12):
+    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
+
+
+# --- the factorization machine -------------------------------------------------------------------
+
+
+@given(n=st.integers(1, 7), d=st.integers(1, 5), seed=st.integers(0, 99))
+def test_fm_is_scikit_learns_pairs(n, d, seed):
+    """Per channel, the sum of the features that PolynomialFeatures makes of pairs."""
+    x = draw(3, n, d, seed=seed)
+    pairs = PolynomialFeatures(2, interaction_only=True, include_bias=False)
+    for channel in range(d):
+        made = pairs.fit_transform(x[:, :, channel].numpy())[:, n:]  # (batch, pairs)
+        expected = torch.from_numpy(made).sum(1)
+        same(factorization_machine(x)[:, channel], expected, 1e-10)
+
+
+@given(n=st.integers(1, 7), seed=st.integers(0, 99))
+def test_fm_summed_is_all_inner_products(n, seed):
+    x = draw(2, n, D, seed=seed)
+    expected = torch.zeros(2, dtype=F64)
+    for i, j in itertools.combinations(range(n), 2):
+        expected += (x[:, i] * x[:, j]).sum(-1)
+    same(factorization_machine(x).sum(-1), expected, 1e-10)
+
+
+def test_fm_identity_in_sympy():
+    x = sympy.symbols("x:6")
+    pairs = sum(a * b for a, b in itertools.combinations(x, 2))
+    fast = (sum(x) ** 2 - sum(a**2 for a in x)) / 2
+    assert sympy.expand(pairs - fast) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rank", [None, 1, 3])
+def test_fm_block_by_loops(rank):
+    block = seeded(lambda: FactorizationMachine(N, 2, D, rank, hidden=(6,)))
+    x = draw(3, N, D)
+    Y = torch.eye(N, dtype=F64) if rank is None else block.factor
+    for row in range(3):
+        products = torch.tensor(
+            [
+                [
+                    sum((x[row, i] @ x[row, j]) * Y[j, k] for j in range(N))
+                    for k in range(Y.shape[1])
+                ]
+                for i in range(N)
+            ]
+        ).flatten()
+        centred = products - products.mean()
+        normed = centred / torch.sqrt(centred.square().mean() + 1e-5)
+        first, second = block.head[0], block.head[2]
+        hidden = (first.weight @ normed + first.bias).relu()
+        same(block(x)[row], (second.weight @ hidden + second.bias).reshape(2, D), 1e-9)
+
+
+def test_fm_block_counts():
+    block = FactorizationMachine(N, 2, D, rank=3, hidden=(6,))
+    expected = N * 3 + 2 * 15 + (15 + 1) * 6 + (6 + 1) * 2 * D
+    assert sum(p.numel() for p in block.parameters()) == expected
+    assert isinstance(FactorizationMachine(N, 2, D, norm=False).norm, nn.Identity)
+    torch.manual_seed(0)
+    factor = FactorizationMachine(100, 1, 1, rank=50).factor
+    assert factor.std().item() == pytest.approx(0.1, rel=0.05)
+
+
+# --- the cross network ---------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_cross_network_by_loops():
+    """DCN-v2 with the bias inside the product; one public code adds it outside."""
+    net, x = seeded(lambda: CrossNetwork(N, N, D, depth=3)), draw(3, N, D)
+    outside = x_0 = x_l = x.reshape(3, -1).numpy()
+    for layer in net.layers:
+        W, b = layer.weight.numpy(), layer.bias.numpy()
+        outside = x_0 * (outside @ W.T) + b + outside
+        x_l = np.stack([a * (W @ c + b) + c for a, c in zip(x_0, x_l, strict=True)])
+    same(net(x), torch.from_numpy(x_l).reshape(3, N, D))
+    assert np.abs(x_l - outside).max() > 0.1
+
+
+@torch.no_grad()
+def test_cross_network_of_one_layer_holds_all_pairs():
+    """W with ones above the diagonal and x_0 subtracted: the sum is the FM of one channel."""
+    net, x = seeded(lambda: CrossNetwork(6, 6, 1)), draw(3, 6, 1)
+    net.layers[0].weight.copy_(torch.ones(6, 6).triu(1))
+    net.layers[0].bias.fill_(-1)  # x ⊙ (W x − 1) + x = x ⊙ W x
+    same(net(x).sum(1), factorization_machine(x), 1e-10)
+
+
+# --- the other interactions ----------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_self_attention_is_torchs():
+    module, x = seeded(lambda: SelfAttention(N, N, D, n_heads=2)), draw(3, N, D)
+    theirs = nn.MultiheadAttention(D, 2, bias=False, batch_first=True).double()
+    heads = module.heads
+    theirs.in_proj_weight.copy_(
+        torch.cat([heads.query.weight, heads.key.weight, heads.value.weight])
+    )
+    theirs.out_proj.weight.copy_(heads.out.weight)
+    same(module(x), theirs(x, x, x)[0])
+    order = torch.tensor([3, 0, 4, 1, 2])
+    same(module(x[:, order]), module(x)[:, order])  # features have no order
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_convolution_by_loops(kernel):
+    module, x = seeded(lambda: Convolution(N, N, D, kernel)), draw(2, N, D)
+    reach = kernel // 2
+    padded = functional.pad(x, [reach] * 4)
+    expected = torch.zeros_like(x)
+    for i, j in itertools.product(range(kernel), repeat=2):
+        expected += module.filter.weight[0, 0, i, j] * padded[:, i : i + N, j : j + D]
+    same(module(x), expected + module.filter.bias)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", [CrossNetwork, SelfAttention, Convolution])
+def test_lce_follows_where_the_number_changes(build):
+    narrow, x = seeded(lambda: build(N, 2, D)), draw(2, N, D)
+    same_number = seeded(lambda: build(N, N, D))
+    same_number.load_state_dict(narrow.state_dict(), strict=False)
+    assert isinstance(narrow.resize, LinearCompression)
+    assert isinstance(same_number.resize, nn.Identity)
+    same(narrow(x), narrow.resize.weight @ same_number(x))
+
+
+@torch.no_grad()
+def test_mlp_module():
+    module, x = seeded(lambda: MLP(N, 2, D, (6, 7))), draw(3, N, D)
+    layers = [m for m in module.network if isinstance(m, nn.Linear)]
+    y = x.reshape(3, -1)
+    for i, layer in enumerate(layers):
+        y = y @ layer.weight.T + layer.bias
+        y = y if i == 2 else y.clamp(min=0)
+    same(module(x), y.reshape(3, 2, D))
+    assert [type(m) for m in mlp(3, (), 2)] == [nn.Linear]
+
+
+# --- layers and stacks ---------------------------------------------------------------------------
+
+
+def interactions(n_outs=(2, 2)):
+    return [LinearCompression(N, n_outs[0]), MLP(N, n_outs[1], D, ())]
+
+
+def normalise(x):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("ensemble", ["concat", "sum", "weighted"])
+@pytest.mark.parametrize("identity", [True, False])
+def test_layer_is_norm_of_ensemble_and_shortcut(ensemble, norm, identity):
+    n_outs = {True: (2, 3) if ensemble == "concat" else (N, N), False: (2, 2)}[identity]
+    layer = seeded(lambda: DHENLayer(interactions(n_outs), D, ensemble, norm))
+    x = draw(3, N, D)
+    first, second = (module(x) for module in layer.interactions)
+    if ensemble == "concat":
+        mixed = torch.cat([first, second], 1)
+    elif ensemble == "sum":
+        mixed = first + second
+    else:
+        same(layer.weights, torch.ones(2, dtype=F64))  # it starts as the sum
+        layer.weights.copy_(torch.tensor([0.5, -2.0]))
+        mixed = 0.5 * first - 2 * second
+    assert isinstance(layer.shortcut, nn.Identity if identity else LinearCompression)
+    expected = mixed + (x if identity else layer.shortcut.weight @ x)
+    assert layer.n_out == expected.shape[1]
+    same(layer(x), normalise(expected) if norm else expected)
+
+
+@torch.no_grad()
+def test_dhen_is_its_layers_in_turn():
+    def layer(n):
+        return DHENLayer([LinearCompression(n, 3), FactorizationMachine(n, 1, D)], D)
+
+    model, x = seeded(lambda: DHEN(layer, N, D, depth=3)), draw(2, N, D)
+    y = x
+    for one in model.layers:
+        y = one(y)
+    assert torch.equal(model(x), y)
+    assert [one.n_in for one in model.layers] == [N, 4, 4] and model.n_out == 4
+    assert len({id(one) for one in model.layers}) == 3
+
+
+@torch.no_grad()
+def test_wukong_by_its_equations():
+    model = seeded(lambda: Wukong(N, D, depth=2, n_fm=2, n_lcb=1, rank=3, hidden=(6,)))
+    x = y = draw(3, N, D)
+    for layer in model.layers:
+        machine, compress = layer.interactions
+        fm = (y @ (y.mT @ machine.factor)).flatten(1)
+        made = machine.head(normalise(fm)).reshape(3, 2, D)
+        kept = compress.weight @ y
+        residual = layer.shortcut.weight @ y if y.shape[1] != 3 else y
+        y = normalise(torch.cat([made, kept], dim=1) + residual)
+    same(model(x), y, 1e-9)
+    first, second = model.layers  # 5 features become 3, and 3 stay 3
+    assert isinstance(first.shortcut, LinearCompression)
+    assert isinstance(second.shortcut, nn.Identity)
+
+
+@torch.no_grad()
+def test_wukong_compresses_features_and_not_the_flat_vector():
+    """One public code compresses the n · d numbers; then a channel map would not pass through."""
+    compress, x, V = (
+        Wukong(N, D, 1, 1, 2).double().layers[0].interactions[1],
+        draw(2, N, D),
+        draw(D, D),
+    )
+    assert compress.weight.shape == (2, N)
+    same(compress(x @ V), compress(x) @ V)
+
+
+# --- the order of interaction --------------------------------------------------------------------
+
+
+def differences(function, x, highest):
+    """The forward differences of t ↦ f(t x), orders 0 … highest, relative to the values.
+
+    The points are not symmetric about 0: attention is odd in t, and a difference of even order
+    about 0 would vanish for that reason alone.
+    """
+    with torch.no_grad():
+        values = torch.stack(
+            [function(t * x) for t in torch.linspace(-1, 1.3, highest + 1, dtype=F64)]
+        )
+    sizes = []
+    for order in range(highest + 1):
+        weight = 2.0**order  # the sum of the binomial weights: how rounding grows
+        sizes.append((values.diff(n=order, dim=0).abs().max() / values.abs().max() / weight).item())
+    return sizes
+
+
+def order(function, x, highest=18, tolerance=1e-13):
+    """The degree along a ray: the last difference that is not rounding."""
+    return max(k for k, size in enumerate(differences(function, x, highest)) if size > tolerance)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_order_of_wukong_is_two_to_the_depth(depth):
+    model = seeded(lambda: Wukong(N, D, depth, 3, 2, rank=2, norm=False))
+    assert order(model, draw(1, N, D), 20) == 2**depth
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_order_of_dhen_is_two_to_the_depth(depth):
+    def layer(n):
+        parts = [
+            FactorizationMachine(n, 3, D, norm=False),
+            CrossNetwork(n, 3, D),
+            Convolution(n, 3, D),
+            LinearCompression(n, 3),
+        ]
+        return DHENLayer(parts, D, "weighted", norm=False)
+
+    model = seeded(lambda: DHEN(layer, N, D, depth))
+    assert order(model, draw(1, N, D)) == 2**depth
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_a_cross_layer_adds_one(depth):
+    net = seeded(lambda: CrossNetwork(N, N, D, depth))
+    assert order(net, draw(1, N, D)) == depth + 1
+
+
+def test_order_of_the_parts():
+    x = draw(1, N, D)
+    for build, expected in (
+        (lambda: LinearCompression(N, 2), 1),
+        (lambda: Convolution(N, 2, D), 1),
+        (lambda: MLP(N, 2, D, ()), 1),
+        (lambda: FactorizationMachine(N, 2, D, norm=False), 2),
+    ):
+        assert order(seeded(build), x) == expected
+    assert order(factorization_machine, x) == 2
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: SelfAttention(N, N, D),
+        lambda: MLP(N, N, D, (8,)),
+        lambda: Wukong(N, D, 1, 3, 2),
+        lambda: Wukong(N, D, 1, 3, 2, hidden=(8,), norm=False),
+    ],
+)
+def test_softmax_relu_and_layernorm_are_of_no_order(build):
+    """No difference up to the 19th vanishes: they are no polynomials of such a degree."""
+    assert min(differences(seeded(build), 3 * draw(1, N, D), 19)) > 1e-10
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.bad_input
+def test_bad_input_layers():
+    five, four = LinearCompression(5, 3), LinearCompression(4, 3)
+    for parts in ([], [five, four]):
+        with pytest.raises(ValueError, match=r"^interactions: expected at least one, all of"):
+            DHENLayer(parts, D)
+    with pytest.raises(ValueError, match=r"^interactions: expected width 4, got \[None, 3\]"):
+        DHENLayer([five, MLP(5, 3, 3, ())], D)
+    for ensemble in ("sum", "weighted"):
+        with pytest.raises(ValueError, match=rf"^interactions: .*'{ensemble}', got n_out \[3, 2\]"):
+            DHENLayer([five, LinearCompression(5, 2)], D, ensemble)
+    with pytest.raises(ValueError, match=r"^ensemble: expected one of concat, sum, weighted, got"):
+        DHENLayer([five], D, "mean")
+    with pytest.raises(
+        ValueError, match=r"^layer: expected one of n_in 3 and width 4, got 5 and 4"
+    ):
+        DHEN(lambda n: DHENLayer([LinearCompression(5, 3)], D), 5, D, 2)
+    with pytest.raises(
+        ValueError, match=r"^layer: expected one of n_in 5 and width 4, got 5 and None"
+    ):
+        DHEN(lambda n: MeanPooling(n, 2), 5, D, 1)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("value", "kind"), [(0, ValueError), (1.5, TypeError), (None, TypeError)])
+def test_bad_input_sizes(value, kind):
+    for name, build in {
+        "n_in": lambda: CrossNetwork(value, 2, 2),
+        "n_out": lambda: MLP(2, value, 2, ()),
+        "d": lambda: SelfAttention(2, 2, value),
+        "depth": lambda: CrossNetwork(2, 2, 2, value),
+        "kernel": lambda: Convolution(2, 2, 2, value),
+        "hidden": lambda: MLP(2, 2, 2, (value,)),
+    }.items():
+        with pytest.raises(kind, match=rf"^{name}: expected a whole number >= 1, got"):
+            build()
+    with pytest.raises(kind, match=r"^depth: expected a whole number"):
+        Wukong(2, 2, value, 1, 1)
+    with pytest.raises(kind, match=r"^d: expected a whole number"):
+        DHENLayer([LinearCompression(2, 2)], value)
+    if value is not None:
+        with pytest.raises(kind, match=r"^rank: expected a whole number"):
+            FactorizationMachine(2, 2, 2, value)
+
+
+@pytest.mark.bad_input
+def test_bad_input_the_rest():
+    with pytest.raises(ValueError, match=r"^kernel: expected an odd number, got 2"):
+        Convolution(2, 2, 2, 2)
+    with pytest.raises(ValueError, match=r"^n_heads: expected a divisor of .* 4, got 3"):
+        SelfAttention(2, 2, 4, 3)
+    for x, kind in (
+        (draw(3, 4), ValueError),
+        (draw(3, 0, 4), ValueError),
+        (draw(3, 4, 4) / 0, ValueError),
+        (torch.ones(1, 1, 1, dtype=torch.int64), TypeError),
+    ):
+        with pytest.raises(kind, match=r"^x: expected "):
+            factorization_machine(x)
+
+
+# --- splits --------------------------------------------------------------------------------------
+
+
+def histories(data):
+    rows = data.draw(st.integers(1, 40))
+    numbers = [st.lists(st.integers(0, top), min_size=rows, max_size=rows) for top in (4, 9)]
+    return [torch.tensor(data.draw(one)) for one in numbers]
+
+
+@given(data=st.data())
+def test_per_user_split_by_its_definition(data):
+    user, timestamp = histories(data)
+    split = per_user_split(user, timestamp)
+    part = {int(row): k for k, rows in enumerate(split) for row in rows}
+    assert sum(map(len, split)) == len(part) == len(user)
+    for row in range(len(user)):
+        own = timestamp[user == user[row]]
+        earlier, n = int((own < timestamp[row]).sum()), len(own)
+        expected = 0 if 10 * earlier < 8 * n else 1 if 10 * earlier < 9 * n else 2
+        assert part[row] == expected
+    assert seen(user, split.train).all()  # nobody is cold
+    for rows in split:
+        assert torch.equal(rows, rows.sort().values)
+
+
+@given(data=st.data())
+def test_global_split_by_its_definition(data):
+    _, timestamp = histories(data)
+    split = global_time_split(timestamp, 0.2, 0.3)
+    n = len(timestamp)
+    for rows, low, high in zip(split, (0, 5, 7), (5, 7, 10), strict=True):
+        for row in rows:
+            assert low * n <= 10 * int((timestamp < timestamp[row]).sum()) < high * n
+    times = [set(timestamp[rows].tolist()) for rows in split]
+    assert not times[0] & times[1] and not times[1] & times[2] and not times[0] & times[2]
+
+
+def test_splits_by_hand():
+    ten = torch.arange(10).flip(0)  # row 0 is the latest
+    assert [rows.tolist() for rows in global_time_split(ten)] == [list(range(2, 10)), [1], [0]]
+    tied = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 8, 8])  # the tie begins before the cut
+    assert [len(rows) for rows in global_time_split(tied)] == [10, 0, 0]
+    user = torch.tensor([7] * 10 + [2] * 10)
+    both = per_user_split(user, torch.cat([torch.arange(10), torch.arange(10) + 100]))
+    assert both.test.tolist() == [9, 19] and both.validation.tolist() == [8, 18]
+
+
+def test_splits_of_movielens():
+    """The counts that the chapter states."""
+    data = movielens()
+    per_user, by_time = per_user_split(data.user, data.timestamp), global_time_split(data.timestamp)
+    assert [len(rows) for rows in per_user] == [80_537, 10_117, 9_350]
+    assert [len(rows) for rows in by_time] == [80_004, 10_000, 10_000]
+    latest = data.timestamp[per_user.train].max()
+    assert (data.timestamp[per_user.test] < latest).double().mean() > 0.998
+    warm_user, warm_movie = (seen(v, by_time.train)[by_time.test] for v in (data.user, data.movie))
+    assert (~warm_user).sum() == 8_982 and (~warm_movie).sum() == 2_300
+    assert (warm_user & warm_movie).sum() == 424
+    users = data.user[by_time.test]
+    assert (len(users.unique()), len(users[warm_user].unique())) == (82, 10)
+
+
+@pytest.mark.bad_input
+def test_bad_input_splits():
+    ten, float_ten = torch.arange(10), torch.arange(10.0)
+    for value in (0.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match=r"^validation: expected a finite number > 0"):
+            global_time_split(ten, value)
+        with pytest.raises(ValueError, match=r"^test: expected a finite number > 0"):
+            per_user_split(ten, ten, 0.1, value)
+    with pytest.raises(ValueError, match=r"^validation, test: .* got 0\.5 and 0\.5"):
+        global_time_split(ten, 0.5, 0.5)
+    with pytest.raises(TypeError, match=r"^timestamp: expected an int64 tensor, got a float32"):
+        global_time_split(float_ten)
+    with pytest.raises(TypeError, match=r"^user: expected an int64 tensor, got a list"):
+        per_user_split([1], ten)
+    with pytest.raises(ValueError, match=r"^user: expected numbers >= 0, got -1"):
+        per_user_split(ten - 1, ten)
+    with pytest.raises(ValueError, match=r"^timestamp: expected shape \(10,\) .*\(9,\)"):
+        per_user_split(ten, ten[1:])
+    with pytest.raises(ValueError, match=r"^timestamp: expected shape \(rows,\) .*\(0,\)"):
+        global_time_split(ten[:0])
+    assert len(global_time_split(ten - 99).test) == 1  # a time before 1970 is a time
+
+
+# --- features ------------------------------------------------------------------------------------
+
+
+def test_encode_knows_training_only():
+    value, train = torch.tensor([30, 10, 99, 10, -5, 20]), torch.tensor([0, 1, 3, 5])
+    codes, size = encode(value, train)
+    assert codes.tolist() == [3, 1, 0, 1, 0, 2] and size == 4
+    assert seen(value, train).tolist() == [True, True, False, True, False, True]
+
+
+def test_fields_of_movielens():
+    data = movielens()
+    train = global_time_split(data.timestamp).train
+    fields = movielens_fields(data, train)
+    assert fields.names == ("user", "movie", "release", "age", "hour")
+    assert fields.codes.shape == (100_004, 5) and fields.codes.min() == 0
+    top = fields.codes.max(0).values
+    assert (top == torch.tensor(fields.sizes) - 1).all()
+    assert (fields.codes[train] > 0).all()
+    for column, value in ((0, data.user), (1, data.movie)):
+        assert torch.equal(fields.codes[:, column] > 0, seen(value, train))
+    sums = fields.genres.sum(1)
+    assert ((sums - 1).abs() < 1e-6).logical_or(sums == 0).all()
+    row = int((data.movie == data.titles.index("Toy Story")).nonzero()[0])
+    assert torch.equal(fields.genres[row] > 0, data.genres[data.movie[row]])
+    # Row 0: rated on 2009-12-14 at 02:52 UTC, a film of 1995.
+    by = dict(zip(fields.names, fields.codes.T, strict=True))
+    assert data.timestamp[0] == 1_260_759_144 and data.year[data.movie[0]] == 1995
+    assert (data.timestamp[by["hour"] == by["hour"][0]] // 3600 % 24 == 2).all()
+    assert (data.year[data.movie][by["release"] == by["release"][0]] // 5 == 399).all()
+    year = 1970 + data.timestamp // 31_556_952
+    same_age = by["age"] == by["age"][0]
+    assert ((year - data.year[data.movie])[same_age] == 14).all() and same_age.sum() > 1000
+    unknown = data.year[data.movie] == 0
+    assert len(by["release"][unknown].unique()) == len(by["age"][unknown].unique()) == 1
+
+
+def test_the_future_does_not_change_the_fields_of_training():
+    """Rows after the cut may be anything: what training is told stays the same."""
+    data = movielens()
+    split = global_time_split(data.timestamp)
+    held_out = torch.cat([split.validation, split.test])
+    movie, user = data.movie.clone(), data.user.clone()
+    movie[held_out], user[held_out] = 17, 5
+    changed = movielens_fields(data._replace(movie=movie, user=user), split.train)
+    fields = movielens_fields(data, split.train)
+    assert torch.equal(changed.codes[split.train], fields.codes[split.train])
+    assert torch.equal(changed.genres[split.train], fields.genres[split.train])
+    assert changed.sizes == fields.sizes
+    label = data.liked.clone()
+    label[held_out] = ~label[held_out]
+    one, other = (smoothed_rate(data.movie, y, split.train) for y in (data.liked, label))
+    assert torch.equal(one, other)
+
+
+def test_genres_that_training_lacks_are_left_out():
+    data = movielens()
+    documentary = data.genre_names.index("Documentary")
+    train = (~data.genres[data.movie, documentary]).nonzero()[:, 0]
+    fields = movielens_fields(data, train)
+    assert fields.genres.shape == (100_004, 18)
+
+
+# --- baselines and scores ------------------------------------------------------------------------
+
+
+def test_smoothed_rate_by_hand():
+    value = torch.tensor([0, 0, 1, 3, 0])
+    label = torch.tensor([True, False, True, False, True])
+    rate = smoothed_rate(value, label, torch.tensor([0, 1, 2]), strength=2)
+    p = 2 / 3
+    a, b = (1 + 2 * p) / 4, (1 + 2 * p) / 3
+    same(rate, torch.tensor([a, a, b, p, a], dtype=F64))
+    default = smoothed_rate(value, label, torch.tensor([0, 1, 2]))
+    same(default[0], torch.tensor((1 + 5 * p) / 7, dtype=F64))
+
+
+@given(rows=st.integers(2, 50), seed=st.integers(0, 99))
+def test_scores_are_scikit_learns(rows, seed):
+    logit = draw(rows, seed=seed).mul(3).round()  # with ties
+    label = draw(rows, seed=seed + 1) > 0
+    label[0], label[1] = True, False
+    made = scores(logit, label)
+    p = torch.sigmoid(logit).numpy()
+    assert made.rows == rows
+    assert made.auc == pytest.approx(sklearn.metrics.roc_auc_score(label.numpy(), p))
+    loss = sklearn.metrics.log_loss(label.numpy(), p)
+    assert made.log_loss == pytest.approx(loss, rel=1e-9)
+    base = label.double().mean().item()
+    entropy = -(base * math.log(base) + (1 - base) * math.log(1 - base))
+    assert made.normalised_entropy == pytest.approx(loss / entropy, rel=1e-9)
+
+
+def test_scores_at_their_ends():
+    label = torch.tensor([True, True, False, False])
+    perfect = scores(torch.where(label, 30.0, -30.0), label)
+    assert perfect.auc == 1 and perfect.normalised_entropy < 1e-9
+    coin = scores(torch.zeros(4), label)
+    assert coin[1:] == pytest.approx((0.5, math.log(2), 1.0))
+    sure = scores(torch.where(label, -900.0, 900.0), label)  # no overflow
+    assert sure.auc == 0 and sure.log_loss == pytest.approx(900)
+
+
+@pytest.mark.bad_input
+def test_bad_input_scores_and_rates():
+    label, one = torch.tensor([True, False]), torch.tensor([0])
+    with pytest.raises(ValueError, match=r"^label: expected rows of both kinds, got 2 of one"):
+        scores(torch.zeros(2), torch.tensor([True, True]))
+    with pytest.raises(ValueError, match=r"^label: expected shape \(3,\), got shape \(2,\)"):
+        scores(torch.zeros(3), label)
+    with pytest.raises(TypeError, match=r"^label: expected a bool tensor, got a int64"):
+        scores(torch.zeros(2), label.long())
+    with pytest.raises(ValueError, match=r"^logit: expected finite values"):
+        scores(torch.tensor([0.0, math.nan]), label)
+    with pytest.raises(ValueError, match=r"^train: expected rows below 2, got 2"):
+        smoothed_rate(torch.tensor([0, 0]), label, torch.tensor([2]))
+    with pytest.raises(ValueError, match=r"^strength: expected a finite number > 0, got 0"):
+        smoothed_rate(torch.tensor([0, 0]), label, one, 0)
+    with pytest.raises(ValueError, match=r"^value: expected numbers >= 0, got -1"):
+        smoothed_rate(torch.tensor([0, -1]), label, one)
+    with pytest.raises(ValueError, match=r"^label: expected shape \(3,\)"):
+        smoothed_rate(torch.tensor([0, 0, 0]), label, one)
+    with pytest.raises(TypeError, match=r"^train: expected an int64 tensor"):
+        encode(torch.tensor([0, 0]), label)
+    with pytest.raises(ValueError, match=r"^train: expected rows below 100004"):
+        movielens_fields(movielens(), torch.tensor([100_004]))
