@@ -1,0 +1,353 @@
+"""Every scan is the recurrence; its gradients, its cost, and what it does over a million steps."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mambapy.pscan import pscan
+from scipy.signal import lfilter
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from linear_time import scan
+from linear_time.scan import (
+    blelloch_cost,
+    blelloch_scan,
+    chunked_cost,
+    chunked_scan,
+    combine,
+    cumulative_sum_scan,
+    hillis_steele_cost,
+    hillis_steele_scan,
+    linear_scan,
+    sequential_cost,
+    sequential_scan,
+)
+
+F32, F64, C128 = torch.float32, torch.float64, torch.complex128
+SCANS = {
+    "linear": linear_scan,
+    "sequential": sequential_scan,
+    "hillis_steele": hillis_steele_scan,
+    "blelloch": blelloch_scan,
+    "chunked": chunked_scan,
+    "chunked_5": lambda a, b, initial=None: chunked_scan(a, b, initial, chunk=5),
+}
+every_scan = pytest.mark.parametrize("name", SCANS)
+both_dtypes = pytest.mark.parametrize("dtype", [F64, C128])
+
+
+def draw(*sizes, dtype=F64, seed=0):
+    """a with |a| < 1 and either sign, b, and a state to start from."""
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(*sizes, generator=generator, dtype=dtype) for _ in range(2))
+    initial = torch.randn(sizes[0], *sizes[2:], generator=generator, dtype=dtype)
+    return a / (1 + a.abs()), b, initial
+
+
+def by_hand(a, b, initial):
+    """The recurrence in numpy: an oracle without the module."""
+    a, b, h = a.numpy(), b.numpy(), initial.numpy()
+    rows = []
+    for t in range(a.shape[1]):
+        h = a[:, t] * h + b[:, t]
+        rows.append(torch.from_numpy(h))
+    return torch.stack(rows, dim=1)
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+@every_scan
+@both_dtypes
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 7, 8, 9, 31, 32, 33, 64, 100, 257])
+def test_every_scan_is_the_recurrence(name, dtype, length):
+    a, b, initial = draw(2, length, 3, 2, dtype=dtype)
+    wanted = by_hand(a, b, initial)
+    h = SCANS[name](a, b, initial)
+    assert h.shape == b.shape and h.dtype == dtype
+    torch.testing.assert_close(h, wanted, rtol=1e-12, atol=1e-12)
+    from_zero = by_hand(a, b, torch.zeros_like(initial))
+    torch.testing.assert_close(SCANS[name](a, b), from_zero, rtol=1e-12, atol=1e-12)
+
+
+@given(st.integers(1, 3), st.integers(1, 90), st.integers(1, 40), st.integers(0, 9))
+def test_any_length_and_chunk(batch, length, chunk, seed):
+    a, b, initial = draw(batch, length, seed=seed)  # no dimension after the length
+    wanted = by_hand(a, b, initial)
+    scans = (linear_scan, hillis_steele_scan, blelloch_scan)
+    results = [f(a, b, initial) for f in scans] + [chunked_scan(a, b, initial, chunk)]
+    for h in results:
+        torch.testing.assert_close(h, wanted, rtol=1e-11, atol=1e-11)
+
+
+@every_scan
+def test_a_constant_factor_is_scipys_filter(name):
+    _, b, _ = draw(2, 50)
+    wanted = torch.from_numpy(lfilter([1.0], [1.0, -0.7], b.numpy(), axis=1))
+    h = SCANS[name](torch.full_like(b, 0.7), b)
+    torch.testing.assert_close(h, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [37, 64])
+def test_mambapys_scan_and_its_gradients(length):
+    a, b, _ = draw(2, length, 3, 4)
+    leaves = [a.requires_grad_(), b.requires_grad_()]
+    ours, theirs = linear_scan(a, b), pscan(a, b)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    weight = draw(2, length, 3, 4, seed=1)[1]
+    mine = torch.autograd.grad(ours, leaves, weight)
+    for left, right in zip(mine, torch.autograd.grad(theirs, leaves, weight), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("width", [scan._WIDE - 1, scan._WIDE])
+def test_wide_and_narrow_rows_agree(width):
+    a, b, initial = draw(1, 21, width)
+    wanted = by_hand(a, b, initial)
+    torch.testing.assert_close(linear_scan(a, b, initial), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_factor_of_zero_forgets():
+    a, b, initial = draw(1, 40, 2)
+    a[:, 17] = 0
+    for run in SCANS.values():
+        h = run(a, b, initial)
+        assert torch.equal(h[:, 17], b[:, 17])
+        torch.testing.assert_close(h[:, 18:], run(a[:, 18:], b[:, 18:], b[:, 17]))
+
+
+def test_inputs_are_left_alone():
+    a, b, initial = draw(2, 50, 3)
+    before = [x.clone() for x in (a, b, initial)]
+    for run in SCANS.values():
+        run(a, b, initial)
+    assert all(torch.equal(x, y) for x, y in zip(before, (a, b, initial), strict=True))
+
+
+def test_real_factors_carry_complex_states():
+    a, _, _ = draw(2, 9, 3)
+    _, b, initial = draw(2, 9, 3, dtype=C128)
+    wanted = by_hand(a, b, initial)
+    for run in SCANS.values():
+        torch.testing.assert_close(run(a, b, initial), wanted, rtol=1e-12, atol=1e-12)
+
+
+# --- the operator --------------------------------------------------------------------------------
+
+
+@both_dtypes
+def test_combine_is_associative_with_an_identity_and_does_not_commute(dtype):
+    f, g, h = (draw(4, 5, dtype=dtype, seed=seed)[:2] for seed in range(3))
+    left, right = combine(combine(f, g), h), combine(f, combine(g, h))
+    torch.testing.assert_close(left, right, rtol=1e-14, atol=1e-14)
+    one = torch.ones_like(f[0]), torch.zeros_like(f[1])
+    assert all(torch.equal(x, y) for x, y in zip(combine(one, f), f, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(combine(f, one), f, strict=True))
+    assert not torch.allclose(combine(f, g)[1], combine(g, f)[1])
+
+
+def test_combine_is_composition():
+    f, g = draw(4, 5)[:2], draw(4, 5, seed=1)[:2]
+    x = torch.randn(4, 5, dtype=F64)
+    a, b = combine(f, g)
+    torch.testing.assert_close(a * x + b, g[0] * (f[0] * x + f[1]) + g[1])
+
+
+# --- gradients -----------------------------------------------------------------------------------
+
+
+@both_dtypes
+@pytest.mark.parametrize("length", [1, 2, 7, 12])
+def test_gradients_and_their_gradients(dtype, length):
+    leaves = [x.requires_grad_() for x in draw(2, length, 2, dtype=dtype)]
+    assert gradcheck(linear_scan, leaves)
+    assert gradgradcheck(linear_scan, leaves)
+
+
+@both_dtypes
+@pytest.mark.parametrize("sizes", [(2, 100, 3), (1, 9, scan._WIDE)])
+def test_the_reverse_scan_is_autograds_gradient(dtype, sizes):
+    leaves = [x.requires_grad_() for x in draw(*sizes, dtype=dtype)]
+    weight = draw(*sizes, dtype=dtype, seed=1)[1]
+    gradients = [
+        torch.autograd.grad(run(*leaves), leaves, weight) for run in (linear_scan, sequential_scan)
+    ]
+    for left, right in zip(*gradients, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["hillis_steele", "blelloch", "chunked_5"])
+def test_the_teaching_forms_are_differentiable(name):
+    leaves = [x.requires_grad_() for x in draw(1, 7, 2)]
+    assert gradcheck(SCANS[name], leaves)
+
+
+@pytest.mark.parametrize("sizes", [(1, 900, 2), (1, 50, scan._WIDE)])
+def test_only_factors_and_states_are_kept(sizes):
+    a, b, initial = draw(*sizes)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()), lambda x: x):
+        linear_scan(a.requires_grad_(), b.requires_grad_(), initial)
+    assert sum(kept) == a.numel() + b.numel() + initial.numel()
+
+
+class Operations(TorchDispatchMode):
+    """Counts them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_long_narrow_scan_takes_about_the_square_root_of_its_steps():
+    for length in (2_500, 10_000):
+        a, b, _ = draw(1, length, 2)
+        with Operations() as operations:
+            linear_scan(a, b)
+        assert operations.count <= 12 * math.sqrt(length)
+
+
+# --- a million steps -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay", [1e-4, 1e-3, 1e-2, 1.0])  # Δ|A|
+@pytest.mark.parametrize("kind", ["positive", "signed"])
+@pytest.mark.parametrize("width", [1, scan._WIDE])
+def test_stable_in_float32(decay, kind, width):
+    length = 1_000_000 if width == 1 else 1_000  # wide rows: the other branch, as memory allows
+    generator = torch.Generator().manual_seed(0)
+    a = torch.full((1, length, width), -decay).exp()
+    b = torch.rand(1, length, width, generator=generator)
+    if kind == "signed":
+        b = 2 * b - 1
+    h, exact = linear_scan(a, b), linear_scan(a.double(), b.double())
+    assert torch.isfinite(h).all()
+    scale = exact.abs() if kind == "positive" else exact.abs().max()
+    assert ((h - exact).abs() / scale).max() <= 1e-4
+    if width == 1:  # the yardstick itself, against the oracle
+        scipys = lfilter([1.0], [1.0, -a[0, 0, 0].item()], b[0, :, 0].double().numpy())
+        torch.testing.assert_close(exact[0, :, 0], torch.from_numpy(scipys), rtol=1e-9, atol=1e-9)
+
+
+def test_gradient_over_a_million_steps_is_finite_and_right():
+    length = 1_000_000
+    a = torch.full((1, length, 1), 0.999, dtype=F32, requires_grad=True)
+    b = torch.ones(1, length, 1, requires_grad=True)
+    grad_a, grad_b = torch.autograd.grad(linear_scan(a, b)[:, -1].sum(), (a, b))
+    age = torch.arange(length - 1, -1, -1, dtype=F64)
+    factor = a.detach()[0, 0, 0].double()
+    wanted = factor**age  # ∂h_L/∂b_t
+    torch.testing.assert_close(grad_b[0, :, 0].double(), wanted, rtol=1e-3, atol=1e-6)
+    assert torch.isfinite(grad_a).all()
+
+
+def test_the_cumulative_sum_is_right_on_short_sequences():
+    a, b, initial = draw(2, 20, 3)
+    a = a.abs() + 0.1
+    wanted = by_hand(a, b, initial)
+    torch.testing.assert_close(cumulative_sum_scan(a, b, initial), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_the_cumulative_sum_is_nan_where_the_scan_is_not():
+    torch.manual_seed(0)
+    delta = torch.exp(torch.empty(256, 64, 1).uniform_(-6.9, -2.3))  # Mamba's first Δ
+    a = torch.exp(-delta * torch.arange(1.0, 17))[None]  # and A = −1 … −16
+    b = torch.randn(1, 256, 64, 16)
+    assert torch.isnan(cumulative_sum_scan(a, b)).any()
+    assert torch.isfinite(linear_scan(a, b)).all()
+
+
+# --- work and depth ------------------------------------------------------------------------------
+
+
+class Counter:
+    """Counts the compositions of the real code, and the rounds that the data wait for."""
+
+    def __init__(self, monkeypatch):
+        self.work, self.rounds = 0, 0
+        plain = scan.combine
+
+        def counted(first, second):
+            self.work += first[0].shape[1]
+            self.rounds += first[0].shape[1] > 0
+            return plain(first, second)
+
+        monkeypatch.setattr(scan, "combine", counted)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 13, 16, 31, 100, 128])
+@pytest.mark.parametrize(
+    ("run", "cost"),
+    [(hillis_steele_scan, hillis_steele_cost), (blelloch_scan, blelloch_cost)],
+)
+def test_counted_cost_is_the_stated_cost(monkeypatch, run, cost, length):
+    counter = Counter(monkeypatch)
+    a, b, _ = draw(1, length)
+    run(a, b)
+    assert (counter.work, counter.rounds) == cost(length)
+
+
+def test_closed_forms():
+    for k in range(1, 12):
+        n = 2**k
+        assert hillis_steele_cost(n) == (n * k - n + 1, k)
+        assert blelloch_cost(n) == (2 * n - 2 - k, 2 * k - 1)
+    assert sequential_cost(1000) == (999, 999)
+    assert chunked_cost(1024, 32) == (1024 - 32 + 31 + 1024 - 32, 31 + 31 + 1)
+    assert chunked_cost(100, 32) == (96 + 3 + 68, 31 + 3 + 1)
+    assert chunked_cost(7, 32) == sequential_cost(7)
+    every = (sequential_cost, hillis_steele_cost, blelloch_cost, chunked_cost)
+    assert all(cost(1) == (0, 0) for cost in every)
+
+
+def test_chunked_scan_runs_the_stated_rounds(monkeypatch):
+    counter = Counter(monkeypatch)
+    a, b, _ = draw(1, 96)
+    chunked_scan(a, b, chunk=8)
+    assert (counter.work, counter.rounds) == (12 * 7, 7)  # the first of the three passes
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+A, B, H = draw(2, 5, 3)
+
+
+@pytest.mark.bad_input
+@every_scan
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ((A, B[:, :4]), ValueError, r"^b: expected shape \(2, 5, 3\), got shape \(2, 4, 3\)"),
+        ((A[..., :1], B), ValueError, r"^b: expected shape \(2, 5, 1\)"),  # no broadcast
+        ((A, B, H[:1]), ValueError, r"^initial: expected shape \(2, 3\), got shape \(1, 3\)"),
+        ((A[0, 0], B[0, 0]), ValueError, r"^a: expected shape \(batch, length, …\).*\(3,\)"),
+        ((A[:, :0], B[:, :0]), ValueError, r"^a: .*without empty dimensions.*\(2, 0, 3\)"),
+        ((A / 0, B), ValueError, "^a: expected finite values"),
+        ((A, B / 0), ValueError, "^b: expected finite values"),
+        ((A, B, H / 0), ValueError, "^initial: expected finite values"),
+        ((A, B.float()), TypeError, "^b: expected the precision of a"),
+        ((A, B.long()), TypeError, "^b: expected a floating-point or complex tensor"),
+        (([1.0], B), TypeError, "^a: .*got a list"),
+    ],
+)
+def test_bad_input(name, arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        SCANS[name](*arguments)
+
+
+@pytest.mark.bad_input
+def test_bad_input_elsewhere():
+    with pytest.raises(ValueError, match=r"^a: expected finite numbers > 0"):
+        cumulative_sum_scan(A, B)
+    with pytest.raises(ValueError, match=r"^chunk: expected a whole number >= 1, got 0"):
+        chunked_scan(A, B, chunk=0)
+    for cost in (sequential_cost, hillis_steele_cost, blelloch_cost, chunked_cost):
+        with pytest.raises(ValueError, match=r"^length: "):
+            cost(0)
+    with pytest.raises(TypeError, match=r"^chunk: "):
+        chunked_cost(5, 2.0)
