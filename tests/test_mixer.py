@@ -10,8 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from linear_time.mixer import LanguageModel, Residual, SequenceMixer
+from linear_time.attention import CausalSelfAttention
+from linear_time.decoder import GroupedQueryAttention, LlamaBlock
+from linear_time.mixer import (
+    LanguageModel,
+    Residual,
+    SequenceClassifier,
+    SequenceMixer,
+)
+from linear_time.recurrent import GRU, ElmanRNN
 from linear_time.s4 import S4, S4D
+from linear_time.selective import Selective
 
 F32, F64 = torch.float32, torch.float64
 D_MODEL = 6
@@ -43,6 +52,14 @@ class Case(NamedTuple):
     uses_fft: bool
 
 
+def louder(mixer):
+    """The same with weights four times as large: else the residual drowns it in a greedy test."""
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            parameter *= 4
+    return mixer
+
+
 MIXERS = {
     "running_mean": Case(RunningMean, False),
     "residual": Case(lambda d: Residual(RunningMean(d)), False),
@@ -51,6 +68,16 @@ MIXERS = {
     "s4d_bilinear": Case(lambda d: S4D(d, N=8, init="inv", rule="bilinear"), True),
     "s4d_real": Case(lambda d: S4D(d, N=8, init="real"), True),
     "residual_s4": Case(lambda d: Residual(S4(d, N=4)), True),
+    "elman_rnn": Case(ElmanRNN, False),
+    "gru": Case(GRU, False),
+    "gru_memory": Case(lambda d: GRU(d, memory=100), False),
+    "attention": Case(lambda d: louder(CausalSelfAttention(d, n_heads=math.gcd(d, 2))), False),
+    "attention_tiled": Case(lambda d: louder(CausalSelfAttention(d, n_heads=1, block=7)), False),
+    "grouped_query": Case(lambda d: GroupedQueryAttention(d, 4, 2, d_head=4), False),
+    "llama": Case(lambda d: LlamaBlock(d, 4, 2, d_ff=10, d_head=2), False),
+    "selective": Case(lambda d: louder(Selective(d, N=4)), False),
+    "selective_zoh": Case(lambda d: louder(Selective(d, N=4, rule="zero_order_hold")), False),
+    "selective_lti": Case(lambda d: louder(Selective(d, 4, None, False, False)), False),
 }
 every_mixer = pytest.mark.parametrize("name", MIXERS)
 both_dtypes = pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-8), (F32, 1e-4)])
@@ -453,3 +480,30 @@ def test_bad_input_generate(options, kind, message):
 def test_bad_input_model(arguments, kind, message):
     with pytest.raises(kind, match=message):
         LanguageModel(lambda: RunningMean(4), *arguments)
+
+
+@pytest.mark.parametrize("read", ["mean", "last"])
+def test_classifier_is_its_definition(read):
+    torch.manual_seed(0)
+    model = SequenceClassifier(lambda: Residual(S4D(6, N=4)), 3, 5, 6, 2, read).double()
+    x = torch.randn(2, 7, 3, dtype=F64)
+    h = x @ model.embedding.weight.T + model.embedding.bias
+    for block in model.blocks:
+        h = h + block.mixer(block.norm(h))
+    h = h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt() * model.norm.weight
+    r = h.mean(1) if read == "mean" else h[:, -1]
+    wanted = r @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(model(x), wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.bad_input
+def test_bad_input_classifier():
+    make = lambda: Residual(S4D(6, N=4))  # noqa: E731
+    with pytest.raises(ValueError, match="read: expected one of"):
+        SequenceClassifier(make, 3, 5, 6, 1, "first")
+    with pytest.raises(ValueError, match="block: expected blocks of width 4, got 6"):
+        SequenceClassifier(make, 3, 5, 4, 1)
+    model = SequenceClassifier(make, 3, 5, 6, 1)
+    for x in (torch.zeros(2, 7), torch.zeros(2, 7, 4)):
+        with pytest.raises(ValueError, match=r"x: expected shape \(batch, length, 3\)"):
+            model(x)

@@ -159,13 +159,7 @@ class LanguageModel(nn.Module):
         _validate.count("n_layer", n_layer)
         self.embedding = nn.Embedding(vocab_size, d_model)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.blocks: Any = nn.ModuleList(block() for _ in range(n_layer))
-        for made in self.blocks:
-            if made.d_model != d_model:
-                raise ValueError(
-                    f"block: expected blocks of width {d_model}, "
-                    f"got {made.d_model}"
-                )
+        self.blocks: Any = nn.ModuleList(_blocks(block, d_model, n_layer))
         self.norm = nn.RMSNorm(d_model, eps=1e-5)
 
     def forward(
@@ -274,3 +268,77 @@ class LanguageModel(nn.Module):
             raise ValueError(
                 f"{name}: expected {wanted}, got values from {low} to {high}"
             )
+
+
+class SequenceClassifier(nn.Module):
+    """A class for a whole sequence: the frame of ``LanguageModel``, one read.
+
+    logits = W r + b, with r a read of norm(block_n(… block_1(V x_t + v))):
+    its mean over the positions, or its value at the last one.
+
+    Args:
+        block: makes one block, called as ``block()`` n_layer times.
+        d_in: width of the input.
+        n_classes: number of classes.
+        d_model: width of the blocks.
+        n_layer: number of blocks.
+        read: "mean" or "last".
+
+    Raises:
+        ValueError: a block's width is not d_model, a size is below 1, or the
+            read is unknown.
+    """
+
+    def __init__(
+        self,
+        block: Callable[[], SequenceMixer],
+        d_in: int,
+        n_classes: int,
+        d_model: int,
+        n_layer: int,
+        read: str = "mean",
+    ) -> None:
+        super().__init__()
+        _validate.count("d_in", d_in)
+        _validate.count("n_classes", n_classes)
+        _validate.count("d_model", d_model)
+        _validate.count("n_layer", n_layer)
+        _validate.one_of("read", read, ("mean", "last"))
+        self.embedding = nn.Linear(d_in, d_model)
+        self.blocks: Any = nn.ModuleList(_blocks(block, d_model, n_layer))
+        self.norm = nn.RMSNorm(d_model, eps=1e-5)
+        self.head = nn.Linear(d_model, n_classes)
+        self.read = read
+
+    def forward(
+        self, x: Float[Tensor, "batch length d_in"]
+    ) -> Float[Tensor, "batch n_classes"]:
+        """The logits of each sequence.
+
+        Raises:
+            ValueError: x is not (batch, length, d_in).
+        """
+        if x.ndim != 3 or x.shape[-1] != self.embedding.in_features:
+            raise ValueError(
+                "x: expected shape (batch, length, "
+                f"{self.embedding.in_features}), got {_validate.describe(x)}"
+            )
+        x = self.embedding(x)  # (batch, length, d_model)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        r = x.mean(1) if self.read == "mean" else x[:, -1]  # (batch, d_model)
+        logits: Tensor = self.head(r)
+        return logits
+
+
+def _blocks(
+    block: Callable[[], SequenceMixer], d_model: int, n_layer: int
+) -> list[SequenceMixer]:
+    made = [block() for _ in range(n_layer)]
+    for one in made:
+        if one.d_model != d_model:
+            raise ValueError(
+                f"block: expected blocks of width {d_model}, got {one.d_model}"
+            )
+    return made

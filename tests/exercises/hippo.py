@@ -11,9 +11,7 @@ from linear_time.hippo import legs, legt
 def _sum(c, age, turn, scale):
     n = torch.arange(len(c), dtype=torch.float64)
     weights = c * torch.sqrt(2 * n + 1) if scale else c
-    return torch.from_numpy(
-        np.polynomial.legendre.legval(turn(age).numpy(), weights.numpy())
-    )
+    return torch.from_numpy(np.polynomial.legendre.legval(turn(age).numpy(), weights.numpy()))
 
 
 def wrong_way_round(c, age):
@@ -64,9 +62,7 @@ def shape_only(make):
 def eigenvalues_only(make):
     A, _ = make(4)
     values = torch.linalg.eigvals(A).real.sort().values
-    assert torch.allclose(
-        values, torch.tensor([-4.0, -3, -2, -1], dtype=torch.float64)
-    )
+    assert torch.allclose(values, torch.tensor([-4.0, -3, -2, -1], dtype=torch.float64))
 
 
 def first_entry(make):
