@@ -1,0 +1,68 @@
+"""What the experiments share: jobs in parallel, and a result file that says how it was made."""
+
+import datetime
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions, without a name or a path of its own."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "device": gpu or f"CPU, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _work(task: tuple[Callable[[dict], dict], dict]) -> dict:
+    run, job = task
+    torch.set_num_threads(1)
+    begin = time.perf_counter()
+    result = run(job)
+    return {**job, **result, "seconds": round(time.perf_counter() - begin, 1)}
+
+
+def run_all(
+    run: Callable[[dict], dict],
+    jobs: Sequence[dict],
+    workers: int,
+    save: Callable[[list[dict]], None],
+) -> None:
+    """Each job in one of ``workers`` processes; what is done is saved every ten runs."""
+    context = multiprocessing.get_context("spawn")
+    results, begin = [], time.perf_counter()
+    with context.Pool(workers) as pool:
+        for result in pool.imap_unordered(_work, [(run, job) for job in jobs]):
+            results.append(result)
+            if len(results) % 10 == 0 or len(results) == len(jobs):
+                elapsed = time.perf_counter() - begin
+                print(f"{len(results)}/{len(jobs)} runs, {elapsed:.0f} s", flush=True)
+                save(sorted(results, key=lambda r: json.dumps(r)))
+
+
+def write(name: str, settings: dict, results: list[dict], out: str | None = None) -> None:
+    """``results/name.json``: the command, the settings, the machine and every run."""
+    command = "python experiments/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    record = {"command": command, **machine(), "settings": settings, "runs": results}
+    path = (Path(out) if out else RESULTS) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join("    " + json.dumps(result) for result in results)
+    head = json.dumps({k: v for k, v in record.items() if k != "runs"}, indent=2)
+    path.write_text(head[:-2] + ',\n  "runs": [\n' + lines + "\n  ]\n}\n")
