@@ -17,7 +17,11 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The CPU, or a GPU: worker processes take turns over those there are."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    worker = multiprocessing.current_process()._identity or (0,)  # type: ignore[attr-defined]
+    return torch.device("cuda", worker[0] % torch.cuda.device_count())
 
 
 def machine() -> dict[str, Any]:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import runs
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from linear_time.datasets import digits
 from linear_time.mixer import Residual, SequenceClassifier, SequenceMixer
+from linear_time.recurrent import GRU
 from linear_time.s4 import S4, S4D
 from linear_time.training import Config, seed_everything, train
 
@@ -29,20 +30,20 @@ INITS = ("lin", "inv", "legs", "real", "random")
 
 
 class FusedGRU(SequenceMixer):
-    """torch's own GRU: the function of ``recurrent.GRU``, fused for training.
-
-    ``memory`` spreads the bias of the gate that keeps the old state, so that the units start with
-    memories from 1 to ``memory`` steps (Tallec & Ollivier 2018).
-    """
+    """``recurrent.GRU`` with torch's fused kernel, and that layer's start."""
 
     def __init__(self, d_model: int, memory: int | None = None) -> None:
         super().__init__(d_model)
+        ours = GRU(d_model, memory)
         self.gru = nn.GRU(d_model, d_model, batch_first=True)
-        if memory:
-            with torch.no_grad():
-                keep = torch.log(1 + (memory - 2) * torch.rand(d_model))
-                self.gru.bias_ih_l0[d_model : 2 * d_model] = keep
-                self.gru.bias_hh_l0[d_model : 2 * d_model] = 0
+        self.gru.load_state_dict(
+            {
+                "weight_ih_l0": ours.input.weight,
+                "bias_ih_l0": ours.input.bias,
+                "weight_hh_l0": ours.recurrent.weight,
+                "bias_hh_l0": ours.recurrent.bias,
+            }
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gru(x)[0]
@@ -64,12 +65,8 @@ def model(name: str, size: int, read: str) -> nn.Module:
 
 def data(size: int, device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
     """Pixels in [−1, 1], row by row, (rows, size², 1), and classes; a fixed split."""
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
-    if size != 8:
-        images = nn.functional.interpolate(images, size=(size, size), mode="bilinear")
+    images, y = digits(size)
     x = 2 * images.reshape(len(images), -1, 1) - 1
-    y = torch.tensor(digits.target)
     order = torch.tensor(np.random.default_rng(0).permutation(len(x)))
     parts = {"train": order[:1200], "validation": order[1200:1440], "test": order[1440:]}
     return {k: (x[i].to(device), y[i].to(device)) for k, i in parts.items()}
