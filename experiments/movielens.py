@@ -348,7 +348,8 @@ def main() -> None:
     ]
     if options.quick and not options.out:
         parser.error("--quick needs --out: it must not replace the recorded runs")
-    timed = [throughput(name, 10 if options.quick else 100) for name in MODELS]
+    timed = runs.recorded("movielens", options.out).get("settings", {}).get("throughput")
+    timed = timed or [throughput(name, 10 if options.quick else 100) for name in MODELS]
     settings = {
         "d": D,
         "batch": BATCH,
@@ -369,7 +370,8 @@ def main() -> None:
         finished[:] = results
         runs.write("movielens", settings, results, out=options.out)
 
-    runs.run_all(run, jobs, options.workers, save)
+    done = runs.recorded("movielens", options.out)["runs"]
+    runs.run_all(run, jobs, options.workers, save, done)
     report(finished)
 
 

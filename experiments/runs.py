@@ -48,23 +48,42 @@ def run_all(
     jobs: Sequence[dict],
     workers: int,
     save: Callable[[list[dict]], None],
+    done: Sequence[dict] = (),
 ) -> None:
-    """Each job in one of ``workers`` processes; what is done is saved every ten runs."""
+    """Each job in one of ``workers`` processes; what is done is saved every ten runs.
+
+    Jobs that ``done`` has results of, from a run that was stopped, are not run again.
+    """
     context = multiprocessing.get_context("spawn")
-    results, begin = [], time.perf_counter()
+    results, begin = list(done), time.perf_counter()
+    jobs = [job for job in jobs if not any(job.items() <= result.items() for result in done)]
+    print(f"{len(jobs)} runs, {len(results)} done before", flush=True)
     with context.Pool(workers) as pool:
         for result in pool.imap_unordered(_work, [(run, job) for job in jobs]):
             results.append(result)
-            if len(results) % 10 == 0 or len(results) == len(jobs):
+            new = len(results) - len(done)
+            if new % 10 == 0 or new == len(jobs):
                 elapsed = time.perf_counter() - begin
-                print(f"{len(results)}/{len(jobs)} runs, {elapsed:.0f} s", flush=True)
+                print(f"{new}/{len(jobs)} runs, {elapsed:.0f} s", flush=True)
                 save(sorted(results, key=lambda r: json.dumps(r)))
 
 
+def recorded(name: str, out: str | None = None) -> dict[str, Any]:
+    """The record that ``write`` left, or an empty one."""
+    path = (Path(out) if out else RESULTS) / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {"machines": [], "runs": []}
+
+
 def write(name: str, settings: dict, results: list[dict], out: str | None = None) -> None:
-    """``results/name.json``: the command, the settings, the machine and every run."""
+    """``results/name.json``: the command, the settings, the machines and every run.
+
+    A record that is there already is resumed: its machines stay beside this one.
+    """
     command = "python experiments/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    record = {"command": command, **machine(), "settings": settings, "runs": results}
+    machines = recorded(name, out)["machines"]
+    if machine() not in machines:
+        machines.append(machine())
+    record = {"command": command, "machines": machines, "settings": settings, "runs": results}
     path = (Path(out) if out else RESULTS) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join("    " + json.dumps(result) for result in results)

@@ -150,7 +150,8 @@ def main() -> None:
         "rows": {"train": 1200, "validation": 240, "test": 357},
     }
     save = functools.partial(runs.write, "sequential_digits", fixed, out=options.out)
-    runs.run_all(run, jobs, options.workers, save)
+    done = runs.recorded("sequential_digits", options.out)["runs"]
+    runs.run_all(run, jobs, options.workers, save, done)
 
 
 if __name__ == "__main__":
