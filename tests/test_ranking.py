@@ -1,0 +1,312 @@
+"""Splits by their definition, fields that training decides, rates and scores by scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
+
+from linear_time.datasets import movielens
+from linear_time.ranking import (
+    encode,
+    global_time_split,
+    movielens_fields,
+    per_user_split,
+    scores,
+    seen,
+    smoothed_rate,
+)
+
+F64 = torch.float64
+
+
+def draw(*shape, dtype=F64, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def same(left, right, tolerance=1e-12):
+    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
+
+
+# --- splits --------------------------------------------------------------------------------------
+
+
+def histories(data):
+    rows = data.draw(st.integers(1, 40))
+    numbers = [st.lists(st.integers(0, top), min_size=rows, max_size=rows) for top in (4, 9)]
+    return [torch.tensor(data.draw(one)) for one in numbers]
+
+
+@given(data=st.data())
+def test_per_user_split_by_its_definition(data):
+    user, timestamp = histories(data)
+    split = per_user_split(user, timestamp)
+    part = {int(row): k for k, rows in enumerate(split) for row in rows}
+    assert sum(map(len, split)) == len(part) == len(user)
+    for row in range(len(user)):
+        own = timestamp[user == user[row]]
+        earlier, n = int((own < timestamp[row]).sum()), len(own)
+        expected = 0 if 10 * earlier < 8 * n else 1 if 10 * earlier < 9 * n else 2
+        assert part[row] == expected
+    assert seen(user, split.train).all()  # nobody is cold
+    for rows in split:
+        assert torch.equal(rows, rows.sort().values)
+
+
+@given(data=st.data())
+def test_global_split_by_its_definition(data):
+    _, timestamp = histories(data)
+    split = global_time_split(timestamp, 0.2, 0.3)
+    n = len(timestamp)
+    for rows, low, high in zip(split, (0, 5, 7), (5, 7, 10), strict=True):
+        for row in rows:
+            assert low * n <= 10 * int((timestamp < timestamp[row]).sum()) < high * n
+    times = [set(timestamp[rows].tolist()) for rows in split]
+    assert not times[0] & times[1] and not times[1] & times[2] and not times[0] & times[2]
+
+
+@given(data=st.data(), shift=st.integers(-(10**9), 10**9), seed=st.integers(0, 99))
+def test_splits_ask_for_order_alone(data, shift, seed):
+    """Not for the order of the rows, nor for the unit or the zero of the clock."""
+    user, timestamp = histories(data)
+    order = torch.randperm(len(user), generator=torch.Generator().manual_seed(seed))
+    for split in (per_user_split, lambda _, time: global_time_split(time)):
+        one = split(user, timestamp)
+        moved = split(user, 60 * timestamp + shift)
+        shuffled = split(user[order], timestamp[order])
+        for rows, other, third in zip(one, moved, shuffled, strict=True):
+            assert torch.equal(rows, other)
+            assert set(rows.tolist()) == set(order[third].tolist())
+
+
+@given(data=st.data())
+def test_a_user_alone_is_split_as_among_others(data):
+    user, timestamp = histories(data)
+    whole = per_user_split(user, timestamp)
+    for one in user.unique():
+        own = (user == one).nonzero()[:, 0]
+        alone = global_time_split(timestamp[own])
+        for rows, of_all in zip(alone, whole, strict=True):
+            assert torch.equal(own[rows], of_all[user[of_all] == one])
+
+
+def test_splits_by_hand():
+    ten = torch.arange(10).flip(0)  # row 0 is the latest
+    assert [rows.tolist() for rows in global_time_split(ten)] == [list(range(2, 10)), [1], [0]]
+    tied = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 8, 8])  # the tie begins before the cut
+    assert [len(rows) for rows in global_time_split(tied)] == [10, 0, 0]
+    user = torch.tensor([7] * 10 + [2] * 10)
+    both = per_user_split(user, torch.cat([torch.arange(10), torch.arange(10) + 100]))
+    assert both.test.tolist() == [9, 19] and both.validation.tolist() == [8, 18]
+
+
+def test_splits_of_movielens():
+    """The counts that the chapter states."""
+    data = movielens()
+    per_user, by_time = per_user_split(data.user, data.timestamp), global_time_split(data.timestamp)
+    assert [len(rows) for rows in per_user] == [80_537, 10_117, 9_350]
+    assert [len(rows) for rows in by_time] == [80_004, 10_000, 10_000]
+    latest = data.timestamp[per_user.train].max()
+    assert (data.timestamp[per_user.test] < latest).double().mean() > 0.998
+    warm_user, warm_movie = (seen(v, by_time.train)[by_time.test] for v in (data.user, data.movie))
+    assert (~warm_user).sum() == 8_982 and (~warm_movie).sum() == 2_300
+    assert (warm_user & warm_movie).sum() == 424
+    users = data.user[by_time.test]
+    assert (len(users.unique()), len(users[warm_user].unique())) == (82, 10)
+
+
+@pytest.mark.bad_input
+def test_bad_input_splits():
+    ten, float_ten = torch.arange(10), torch.arange(10.0)
+    for value in (0.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match=r"^validation: expected a finite number > 0"):
+            global_time_split(ten, value)
+        with pytest.raises(ValueError, match=r"^test: expected a finite number > 0"):
+            per_user_split(ten, ten, 0.1, value)
+    with pytest.raises(ValueError, match=r"^validation, test: .* got 0\.5 and 0\.5"):
+        global_time_split(ten, 0.5, 0.5)
+    with pytest.raises(TypeError, match=r"^timestamp: expected an int64 tensor, got a float32"):
+        global_time_split(float_ten)
+    with pytest.raises(TypeError, match=r"^user: expected an int64 tensor, got a list"):
+        per_user_split([1], ten)
+    with pytest.raises(ValueError, match=r"^user: expected numbers >= 0, got -1"):
+        per_user_split(ten - 1, ten)
+    with pytest.raises(ValueError, match=r"^timestamp: expected shape \(10,\) .*\(9,\)"):
+        per_user_split(ten, ten[1:])
+    with pytest.raises(ValueError, match=r"^timestamp: expected shape \(rows,\) .*\(0,\)"):
+        global_time_split(ten[:0])
+    assert len(global_time_split(ten - 99).test) == 1  # a time before 1970 is a time
+
+
+# --- features ------------------------------------------------------------------------------------
+
+
+def test_encode_knows_training_only():
+    value, train = torch.tensor([30, 10, 99, 10, -5, 20]), torch.tensor([0, 1, 3, 5])
+    codes, size = encode(value, train)
+    assert codes.tolist() == [3, 1, 0, 1, 0, 2] and size == 4
+    assert seen(value, train).tolist() == [True, True, False, True, False, True]
+
+
+@given(rows=st.integers(2, 40), seed=st.integers(0, 99))
+def test_encode_is_scikit_learns(rows, seed):
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.randint(-9, 9, (rows,), generator=generator)
+    train = torch.randperm(rows, generator=generator)[: rows // 2]
+    codes, size = encode(value, train)
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    encoder.fit(value[train, None].numpy())
+    expected = encoder.transform(value[:, None].numpy())[:, 0] + 1
+    assert np.array_equal(codes.numpy(), expected)
+    assert size == len(encoder.categories_[0]) + 1
+    assert torch.equal(codes > 0, seen(value, train))
+
+
+def test_fields_of_movielens():
+    data = movielens()
+    train = global_time_split(data.timestamp).train
+    fields = movielens_fields(data, train)
+    assert fields.names == ("user", "movie", "release", "age", "hour")
+    assert fields.codes.shape == (100_004, 5) and fields.codes.min() == 0
+    top = fields.codes.max(0).values
+    assert (top == torch.tensor(fields.sizes) - 1).all()
+    assert (fields.codes[train] > 0).all()
+    for column, value in ((0, data.user), (1, data.movie)):
+        assert torch.equal(fields.codes[:, column] > 0, seen(value, train))
+    sums = fields.genres.sum(1)
+    assert ((sums - 1).abs() < 1e-6).logical_or(sums == 0).all()
+    row = int((data.movie == data.titles.index("Toy Story")).nonzero()[0])
+    assert torch.equal(fields.genres[row] > 0, data.genres[data.movie[row]])
+    # Row 0: rated on 2009-12-14 at 02:52 UTC, a film of 1995.
+    by = dict(zip(fields.names, fields.codes.T, strict=True))
+    assert data.timestamp[0] == 1_260_759_144 and data.year[data.movie[0]] == 1995
+    assert (data.timestamp[by["hour"] == by["hour"][0]] // 3600 % 24 == 2).all()
+    assert (data.year[data.movie][by["release"] == by["release"][0]] // 5 == 399).all()
+    year = 1970 + data.timestamp // 31_556_952
+    same_age = by["age"] == by["age"][0]
+    assert ((year - data.year[data.movie])[same_age] == 14).all() and same_age.sum() > 1000
+    unknown = data.year[data.movie] == 0
+    assert len(by["release"][unknown].unique()) == len(by["age"][unknown].unique()) == 1
+
+
+def test_the_future_does_not_change_the_fields_of_training():
+    """Rows after the cut may be anything: what training is told stays the same."""
+    data = movielens()
+    split = global_time_split(data.timestamp)
+    held_out = torch.cat([split.validation, split.test])
+    movie, user = data.movie.clone(), data.user.clone()
+    movie[held_out], user[held_out] = 17, 5
+    changed = movielens_fields(data._replace(movie=movie, user=user), split.train)
+    fields = movielens_fields(data, split.train)
+    assert torch.equal(changed.codes[split.train], fields.codes[split.train])
+    assert torch.equal(changed.genres[split.train], fields.genres[split.train])
+    assert changed.sizes == fields.sizes
+    label = data.liked.clone()
+    label[held_out] = ~label[held_out]
+    one, other = (smoothed_rate(data.movie, y, split.train) for y in (data.liked, label))
+    assert torch.equal(one, other)
+
+
+def test_genres_that_training_lacks_are_left_out():
+    data = movielens()
+    documentary = data.genre_names.index("Documentary")
+    train = (~data.genres[data.movie, documentary]).nonzero()[:, 0]
+    fields = movielens_fields(data, train)
+    assert fields.genres.shape == (100_004, 18)
+
+
+# --- baselines and scores ------------------------------------------------------------------------
+
+
+def test_smoothed_rate_by_hand():
+    value = torch.tensor([0, 0, 1, 3, 0])
+    label = torch.tensor([True, False, True, False, True])
+    rate = smoothed_rate(value, label, torch.tensor([0, 1, 2]), strength=2)
+    p = 2 / 3
+    a, b = (1 + 2 * p) / 4, (1 + 2 * p) / 3
+    same(rate, torch.tensor([a, a, b, p, a], dtype=F64))
+    default = smoothed_rate(value, label, torch.tensor([0, 1, 2]))
+    same(default[0], torch.tensor((1 + 5 * p) / 7, dtype=F64))
+
+
+@given(rows=st.integers(4, 50), seed=st.integers(0, 99), strength=st.sampled_from([0.5, 5, 20]))
+def test_smoothed_rate_is_scikit_learns_target_encoder(rows, seed, strength):
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.randint(0, 6, (rows,), generator=generator)
+    label = torch.rand(rows, generator=generator) < 0.4
+    train = torch.randperm(rows, generator=generator)[: rows // 2]
+    label[train[0]], label[train[1]] = True, False  # the encoder wants both kinds
+    encoder = TargetEncoder(smooth=strength, target_type="binary")
+    encoder.fit(value[train, None].numpy(), label[train].numpy())
+    expected = encoder.transform(value[:, None].numpy())[:, 0]
+    same(smoothed_rate(value, label, train, strength), torch.from_numpy(expected))
+
+
+@given(rows=st.integers(2, 50), seed=st.integers(0, 99))
+def test_scores_are_scikit_learns(rows, seed):
+    logit = draw(rows, seed=seed).mul(3).round()  # with ties
+    label = draw(rows, seed=seed + 1) > 0
+    label[0], label[1] = True, False
+    made = scores(logit, label)
+    p = torch.sigmoid(logit).numpy()
+    assert made.rows == rows
+    assert made.auc == pytest.approx(sklearn.metrics.roc_auc_score(label.numpy(), p))
+    loss = sklearn.metrics.log_loss(label.numpy(), p)
+    assert made.log_loss == pytest.approx(loss, rel=1e-9)
+    base = label.double().mean().item()
+    entropy = -(base * math.log(base) + (1 - base) * math.log(1 - base))
+    assert made.normalised_entropy == pytest.approx(loss / entropy, rel=1e-9)
+
+
+@given(rows=st.integers(2, 30), seed=st.integers(0, 99))
+def test_what_scores_do_not_see(rows, seed):
+    """AUC sees the order alone; no score sees a copy of all rows, or their order."""
+    logit, label = draw(rows, seed=seed), draw(rows, seed=seed + 1) > 0
+    label[0], label[1] = True, False
+    made = scores(logit, label)
+    assert scores(logit.exp(), label).auc == made.auc
+    assert scores(-logit, label).auc == pytest.approx(1 - made.auc)
+    twice = scores(logit.repeat(2), label.repeat(2))
+    assert twice[1:] == pytest.approx(made[1:])
+    assert scores(logit.flip(0), label.flip(0))[1:] == pytest.approx(made[1:])
+    constant = torch.logit(label.double().mean()).expand(rows).clone()
+    assert scores(constant, label)[1:] == pytest.approx((0.5, made.log_loss / made[3], 1.0))
+
+
+def test_scores_at_their_ends():
+    label = torch.tensor([True, True, False, False])
+    perfect = scores(torch.where(label, 30.0, -30.0), label)
+    assert perfect.auc == 1 and perfect.normalised_entropy < 1e-9
+    coin = scores(torch.zeros(4), label)
+    assert coin[1:] == pytest.approx((0.5, math.log(2), 1.0))
+    sure = scores(torch.where(label, -900.0, 900.0), label)  # no overflow
+    assert sure.auc == 0 and sure.log_loss == pytest.approx(900)
+
+
+@pytest.mark.bad_input
+def test_bad_input_scores_and_rates():
+    label, one = torch.tensor([True, False]), torch.tensor([0])
+    with pytest.raises(ValueError, match=r"^label: expected rows of both kinds, got 2 of one"):
+        scores(torch.zeros(2), torch.tensor([True, True]))
+    with pytest.raises(ValueError, match=r"^label: expected shape \(3,\), got shape \(2,\)"):
+        scores(torch.zeros(3), label)
+    with pytest.raises(TypeError, match=r"^label: expected a bool tensor, got a int64"):
+        scores(torch.zeros(2), label.long())
+    with pytest.raises(ValueError, match=r"^logit: expected finite values"):
+        scores(torch.tensor([0.0, math.nan]), label)
+    with pytest.raises(ValueError, match=r"^train: expected rows below 2, got 2"):
+        smoothed_rate(torch.tensor([0, 0]), label, torch.tensor([2]))
+    with pytest.raises(ValueError, match=r"^strength: expected a finite number > 0, got 0"):
+        smoothed_rate(torch.tensor([0, 0]), label, one, 0)
+    with pytest.raises(ValueError, match=r"^value: expected numbers >= 0, got -1"):
+        smoothed_rate(torch.tensor([0, -1]), label, one)
+    with pytest.raises(ValueError, match=r"^label: expected shape \(3,\)"):
+        smoothed_rate(torch.tensor([0, 0, 0]), label, one)
+    with pytest.raises(TypeError, match=r"^train: expected an int64 tensor"):
+        encode(torch.tensor([0, 0]), label)
+    with pytest.raises(ValueError, match=r"^train: expected rows below 100004"):
+        movielens_fields(movielens(), torch.tensor([100_004]))
