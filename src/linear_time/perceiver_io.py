@@ -1,0 +1,420 @@
+"""Chapter 09: any number of inputs, any number of outputs.
+
+Encode: latents read the input. Process: they work on themselves. Decode:
+output queries, one for each wanted value, read the latents. Every output
+depends on its own query and on the latents, never on the other queries.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from linear_time import _validate, checkpoints
+from linear_time.perceiver import CrossAttention, fourier_features, grid
+
+
+class PerceiverIO(nn.Module):
+    """Encode, process, decode: O(n m + layers · m² + outputs · m), m latents.
+
+        z = cross(latents, x),  z ← latent layers, repeated,
+        y = W decoder(queries, z) + b.
+
+    Args:
+        d_in: width of the tokens that go in.
+        n_latents: number of latents.
+        d_latent: their width.
+        d_query: width of the output queries.
+        d_out: width of the outputs; None: d_query, and no last map W.
+        n_self: latent layers.
+        n_blocks: how often they are run, with the same weights.
+        n_heads, n_cross_heads, n_query_heads: heads of the latent layers, of
+            the encoder and of the decoder.
+        d_qk, d_v: widths inside encoder and latent layers; None: d_in, or
+            where that is None, too, as for ``CrossAttention``.
+        d_query_qk, d_query_v: widths inside the decoder; None: d_latent.
+        widening: as for ``CrossAttention``, in the encoder and the layers.
+        query_residual: whether the decoder adds the query to what it read.
+
+    Raises:
+        TypeError, ValueError: a size is not a whole number ≥ 1, or does not
+            fit.
+
+    Source: Jaegle et al. (2021), "Perceiver IO", section 3 and appendix E.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        n_latents: int,
+        d_latent: int,
+        d_query: int,
+        d_out: int | None = None,
+        n_self: int = 1,
+        n_blocks: int = 1,
+        n_heads: int = 1,
+        n_cross_heads: int = 1,
+        n_query_heads: int = 1,
+        d_qk: int | None = None,
+        d_v: int | None = None,
+        d_query_qk: int | None = None,
+        d_query_v: int | None = None,
+        widening: int = 1,
+        query_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = {"d_in": d_in, "n_latents": n_latents, "d_latent": d_latent}
+        sizes |= {"d_query": d_query, "n_self": n_self, "n_blocks": n_blocks}
+        for name, size in sizes.items():
+            _validate.count(name, size)
+        self.n_blocks = n_blocks
+        self.latents = nn.Parameter(torch.empty(n_latents, d_latent))
+        nn.init.trunc_normal_(self.latents, std=0.02, a=-2, b=2)
+        self.encoder = CrossAttention(
+            d_latent,
+            n_cross_heads,
+            d_in,
+            d_in if d_qk is None else d_qk,
+            d_v if d_v is not None else d_in if d_qk is None else d_qk,
+            widening,
+        )
+        self.layers = nn.ModuleList(
+            CrossAttention(
+                d_latent,
+                n_heads,
+                d_qk=d_qk,
+                d_v=d_v if d_v is not None else d_qk,
+                widening=widening,
+            )
+            for _ in range(n_self)
+        )
+        self.decoder = CrossAttention(
+            d_query,
+            n_query_heads,
+            d_latent,
+            d_latent if d_query_qk is None else d_query_qk,
+            d_latent if d_query_v is None else d_query_v,
+            query_residual=query_residual,
+        )
+        self.head: nn.Module = nn.Identity()
+        if d_out is not None:
+            _validate.count("d_out", d_out)
+            self.head = nn.Linear(d_query, d_out)
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch n d_in"],
+        key_mask: Bool[Tensor, "batch n"] | None = None,
+    ) -> Float[Tensor, "batch n_latents d_latent"]:
+        """The latents after they have read the input.
+
+        Args:
+            x: tokens, (batch, n, d_in), for any n.
+            key_mask: True where a token is real; padding has no influence.
+        """
+        latents = self.latents.expand(len(x), -1, -1)
+        z: Tensor = self.encoder(latents, x, key_mask)
+        return z
+
+    def process(
+        self, z: Float[Tensor, "batch n_latents d_latent"]
+    ) -> Float[Tensor, "batch n_latents d_latent"]:
+        """The latent layers, n_blocks times."""
+        for _ in range(self.n_blocks):
+            for layer in self.layers:
+                z = layer(z)
+        return z
+
+    def decode(
+        self,
+        z: Float[Tensor, "batch n_latents d_latent"],
+        queries: Float[Tensor, "batch outputs d_query"],
+    ) -> Float[Tensor, "batch outputs d_out"]:
+        """One output a query, each on its own.
+
+        Raises:
+            ValueError: queries are not (batch, outputs, d_query).
+        """
+        y: Tensor = self.head(self.decoder(queries, z))
+        return y
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch n d_in"],
+        queries: Float[Tensor, "batch outputs d_query"],
+        key_mask: Bool[Tensor, "batch n"] | None = None,
+    ) -> Float[Tensor, "batch outputs d_out"]:
+        """``decode(process(encode(x, key_mask)), queries)``."""
+        return self.decode(self.process(self.encode(x, key_mask)), queries)
+
+
+class PerceiverMaskedLM(nn.Module):
+    """Bytes in, a guess for every position out: Perceiver IO on text.
+
+    Inputs are embeddings plus learned positions, queries learned positions
+    of their own, and the embedding is the output map once more.
+
+    Args:
+        vocab_size: number of tokens.
+        d_model: width of embeddings and queries.
+        max_length: number of positions.
+        io: the other arguments of ``PerceiverIO``.
+
+    Source: Jaegle et al. (2021), "Perceiver IO", section 4.1, as Hugging
+        Face's ``PerceiverForMaskedLM`` has it.
+    """
+
+    def __init__(
+        self, vocab_size: int, d_model: int, max_length: int, **io: Any
+    ) -> None:
+        super().__init__()
+        _validate.count("vocab_size", vocab_size)
+        _validate.count("max_length", max_length)
+        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.position = nn.Embedding(max_length, d_model)
+        self.queries = nn.Parameter(torch.empty(max_length, d_model))
+        self.io = PerceiverIO(d_model, d_query=d_model, **io)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        for weight in (self.embedding.weight, self.position.weight):
+            nn.init.normal_(weight, std=0.02)
+        nn.init.normal_(self.queries, std=0.02)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "PerceiverMaskedLM":
+        """The model in a folder that ``PerceiverForMaskedLM`` was saved to.
+
+        Raises:
+            FileNotFoundError, ValueError: as ``checkpoints.read`` and
+                ``checkpoints.load``; or settings that it does not have.
+        """
+        config, tensors = checkpoints.read(folder)
+        d_model = checkpoints.setting(config, "d_model", int)
+        model = cls(
+            vocab_size=checkpoints.setting(config, "vocab_size", int),
+            d_model=d_model,
+            max_length=checkpoints.setting(
+                config, "max_position_embeddings", int
+            ),
+            n_query_heads=8,  # not among the settings
+            d_query_qk=256,
+            d_query_v=d_model,
+            **_arguments(config, d_model),
+        )
+        words = "perceiver.input_preprocessor."
+        own = {
+            "embedding.weight": f"{words}embeddings.weight",
+            "position.weight": f"{words}position_embeddings.weight",
+            "queries": "perceiver.decoder.output_position_encodings."
+            "position_embeddings",
+            "bias": "embedding_decoder.bias",
+        }
+        checkpoints.load(
+            model,
+            tensors,
+            lambda name: own.get(name) or _hugging_face_key(name, ""),
+        )
+        return model
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        key_mask: Bool[Tensor, "batch length"] | None = None,
+        positions: Int[Tensor, " outputs"] | None = None,
+    ) -> Float[Tensor, "batch outputs vocab_size"]:
+        """Logits of the tokens at some positions, every one if None.
+
+        Args:
+            tokens: (batch, length), length ≤ max_length.
+            key_mask: True where a token is real.
+            positions: which outputs to compute, whole numbers from 0 on;
+                None: those of the tokens.
+
+        Raises:
+            ValueError: tokens or positions are not as above.
+        """
+        longest = self.position.num_embeddings
+        if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= longest:
+            raise ValueError(
+                f"tokens: expected shape (batch, length) with 1 to {longest} "
+                f"positions, got {_validate.describe(tokens)}"
+            )
+        at = torch.arange(tokens.shape[1], device=tokens.device)
+        wanted = at if positions is None else positions
+        if not ((wanted >= 0) & (wanted < longest)).all():
+            raise ValueError(
+                f"positions: expected whole numbers from 0 to {longest - 1}, "
+                f"got {int(wanted.min())} to {int(wanted.max())}"
+            )
+        x = self.embedding(tokens) + self.position(at)
+        queries = self.queries[wanted].expand(len(tokens), -1, -1)
+        y = self.io(x, queries, key_mask)
+        return y @ self.embedding.weight.T + self.bias
+
+
+class PerceiverImageClassifier(nn.Module):
+    """Pixels with Fourier positions in, one query and its class out.
+
+    Args:
+        n_classes: number of classes.
+        channels: of the image.
+        n_bands, max_frequency: as for ``fourier_features``.
+        io: the other arguments of ``PerceiverIO``.
+
+    Source: Jaegle et al. (2021), "Perceiver IO", section 4.4, as Hugging
+        Face's ``PerceiverForImageClassificationFourier`` has it.
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        d_latent: int,
+        channels: int = 3,
+        n_bands: int = 64,
+        max_frequency: float | int = 224,
+        **io: Any,
+    ) -> None:
+        super().__init__()
+        _validate.count("n_classes", n_classes)
+        _validate.count("channels", channels)
+        self.n_bands, self.max_frequency = n_bands, max_frequency
+        self.io = PerceiverIO(
+            channels + 2 * (2 * n_bands + 1),
+            d_latent=d_latent,
+            d_query=d_latent,
+            d_out=n_classes,
+            query_residual=True,
+            **io,
+        )
+        self.query = nn.Parameter(torch.empty(1, d_latent))
+        nn.init.normal_(self.query, std=0.02)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "PerceiverImageClassifier":
+        """From a folder of ``PerceiverForImageClassificationFourier``.
+
+        Raises:
+            FileNotFoundError, ValueError: as ``checkpoints.read`` and
+                ``checkpoints.load``; or settings that it does not have.
+        """
+        config, tensors = checkpoints.read(folder)
+        labels = checkpoints.setting(config, "id2label", dict, {})
+        d_in = 3 + 2 * (2 * 64 + 1)  # 64 bands, 224 a side: not settings
+        model = cls(
+            n_classes=len(labels) or 2,
+            **_arguments(config, d_in),
+        )
+        decoder = "perceiver.decoder.decoder."
+        query = f"{decoder}output_position_encodings.position_embeddings"
+        checkpoints.load(
+            model,
+            tensors,
+            lambda name: (
+                query
+                if name == "query"
+                else _hugging_face_key(name, "decoder.")
+            ),
+        )
+        return model
+
+    def tokens(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch pixels d_in"]:
+        """Each pixel with its position: (batch, height · width, d_in)."""
+        _validate.inexact("images", images, real=True)
+        if images.ndim != 4 or 0 in images.shape:
+            raise ValueError(
+                "images: expected shape (batch, channels, height, width) "
+                f"without empty dimensions, got {_validate.describe(images)}"
+            )
+        pixels = images.flatten(2).mT
+        where = fourier_features(
+            grid(*images.shape[2:]).to(images), self.n_bands, self.max_frequency
+        )
+        return torch.cat([pixels, where.expand(len(images), -1, -1)], dim=-1)
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch n_classes"]:
+        """The logits of each image, of any size."""
+        query = self.query.expand(len(images), -1, -1)
+        y: Tensor = self.io(self.tokens(images), query)[:, 0]
+        return y
+
+
+_ONLY: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "use_query_residual": True,
+    "cross_attention_shape_for_attention": "kv",
+}
+
+
+def _arguments(config: dict[str, Any], d_in: int) -> dict[str, Any]:
+    """PerceiverIO's arguments from the settings of Hugging Face's model."""
+    for name, only in {**_ONLY, "model_type": "perceiver"}.items():
+        value = config.get(name, only)
+        if value != only:
+            raise ValueError(
+                f"config.json: expected {name} = {only!r}, the only one "
+                f"supported, got {value!r}"
+            )
+    widths = (
+        checkpoints.setting(config, "self_attention_widening_factor", int, 1),
+        checkpoints.setting(config, "cross_attention_widening_factor", int, 1),
+    )
+    if widths[0] != widths[1]:
+        raise ValueError(
+            "config.json: expected equal widening factors, "
+            f"got {widths[0]} and {widths[1]}"
+        )
+    return {
+        "n_latents": checkpoints.setting(config, "num_latents", int),
+        "d_latent": checkpoints.setting(config, "d_latents", int),
+        "n_self": checkpoints.setting(
+            config, "num_self_attends_per_block", int
+        ),
+        "n_blocks": checkpoints.setting(config, "num_blocks", int, 1),
+        "n_heads": checkpoints.setting(config, "num_self_attention_heads", int),
+        "n_cross_heads": checkpoints.setting(
+            config, "num_cross_attention_heads", int
+        ),
+        "d_qk": checkpoints.setting(config, "qk_channels", int, None),
+        "d_v": checkpoints.setting(config, "v_channels", int, None),
+        "widening": widths[0],
+    }
+
+
+_PARTS = {
+    "norm": "attention.self.layernorm1",
+    "context_norm": "attention.self.layernorm2",
+    "attention.query": "attention.self.query",
+    "attention.key": "attention.self.key",
+    "attention.value": "attention.self.value",
+    "attention.out": "attention.output.dense",
+    "mlp_norm": "layernorm",
+    "mlp.0": "mlp.dense1",
+    "mlp.2": "mlp.dense2",
+}
+
+
+def _hugging_face_key(name: str, inner: str) -> str:
+    """``io.layers.3.mlp.0.weight`` is
+    ``perceiver.encoder.self_attends.3.mlp.dense1.weight``; ``inner`` is what
+    stands before the decoder's own names.
+    """
+    name = name.removeprefix("io.")
+    if name == "latents":
+        return "perceiver.embeddings.latents"
+    if name.startswith("head."):
+        return f"perceiver.decoder.{inner}final_layer.{name[5:]}"
+    block, part = name.split(".", 1)
+    if block == "layers":
+        index, part = part.split(".", 1)
+        block = f"perceiver.encoder.self_attends.{index}"
+    elif block == "encoder":
+        block = "perceiver.encoder.cross_attention"
+    else:
+        block = f"perceiver.decoder.{inner}decoding_cross_attention"
+    part, kind = part.rsplit(".", 1)
+    return f"{block}.{_PARTS[part]}.{kind}"
