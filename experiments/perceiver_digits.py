@@ -28,8 +28,8 @@ from linear_time.perceiver import (
 from linear_time.training import Config, seed_everything, train
 
 LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-SEEDS = (0, 1, 2, 3, 4)
-STEPS, BATCH, WARMUP = 1500, 64, 50
+SEEDS = (0, 1, 2)
+STEPS, BATCH, WARMUP = 1000, 64, 50
 N_BANDS, D_PIXEL = 4, 12
 MODELS = (
     "perceiver fourier",
