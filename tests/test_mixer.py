@@ -12,6 +12,7 @@ from torch import nn
 
 from linear_time.attention import CausalSelfAttention
 from linear_time.decoder import GroupedQueryAttention, LlamaBlock
+from linear_time.mamba import Mamba
 from linear_time.mixer import (
     LanguageModel,
     Residual,
@@ -78,6 +79,8 @@ MIXERS = {
     "selective": Case(lambda d: louder(Selective(d, N=4)), False),
     "selective_zoh": Case(lambda d: louder(Selective(d, N=4, rule="zero_order_hold")), False),
     "selective_lti": Case(lambda d: louder(Selective(d, 4, None, False, False)), False),
+    "mamba": Case(lambda d: louder(Mamba(d)), False),
+    "mamba_block": Case(lambda d: Residual(louder(Mamba(d, N=3, expand=3, taps=2))), False),
 }
 every_mixer = pytest.mark.parametrize("name", MIXERS)
 both_dtypes = pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-8), (F32, 1e-4)])

@@ -225,12 +225,24 @@ class LanguageModel(nn.Module):
             ValueError: prompt, n or temperature is not as above.
         """
         self._check_tokens("prompt", prompt, ("batch", "length"))
-        _validate.count("n", n)
-        _validate.number("temperature", temperature, above=0, or_equal=True)
-        generator = torch.Generator(prompt.device).manual_seed(seed)
         state = self.initial_state(len(prompt))
         for token in prompt.unbind(1):
             logits, state = self.step(token, state)
+        return self._continue(prompt, logits, state, n, temperature, seed)
+
+    def _continue(
+        self,
+        prompt: Tensor,
+        logits: Tensor,
+        state: list[State],
+        n: int,
+        temperature: float | int,
+        seed: int,
+    ) -> Tensor:
+        """A prompt and n more tokens, from what is known after the prompt."""
+        _validate.count("n", n)
+        _validate.number("temperature", temperature, above=0, or_equal=True)
+        generator = torch.Generator(prompt.device).manual_seed(seed)
         tokens = [prompt]
         for i in range(n):
             if temperature == 0:

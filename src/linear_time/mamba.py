@@ -1,0 +1,503 @@
+"""Chapter 18: the Mamba block, its language model, and its checkpoints.
+
+For an input x of width d_model, and d_inner = expand · d_model channels:
+
+    u, z = in_proj x                          two halves of d_inner channels,
+    u ← SiLU(conv1d u)                        causal, each channel on its own,
+    Δ, B, C = select u                        the only place of selection,
+    h_t = exp(Δ_t A) ⊙ h_{t−1} + Δ_t B_t u_t,
+    y = out_proj((C h + D ⊙ u) ⊙ SiLU(z)).
+
+All that it carries from step to step is h, (d_inner, N), and the last inputs
+of the convolution, (d_inner, taps − 1).
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from linear_time import _validate, checkpoints
+from linear_time.mixer import LanguageModel, Residual, SequenceMixer, State
+from linear_time.selective import _unweighted, selective_scan
+
+
+class MambaState(NamedTuple):
+    """What one Mamba layer remembers: a fixed number of numbers."""
+
+    window: Float[Tensor, "batch d_inner past"]  # past = taps − 1
+    h: Float[Tensor, "batch d_inner N"]
+
+
+class Mamba(SequenceMixer):
+    """The mixer of Mamba: convolution, selection and gate in one layer.
+
+    The parameters have the names and shapes of the released code. They start
+    as there: A_n = −n; D = 1; Δ log-uniform between its limits, through the
+    bias of ``dt_proj``, whose weight is uniform in ±1/√rank; all else as
+    torch starts it. A_log and D carry ``_no_weight_decay = True``.
+
+    Args:
+        d_model: width of input and output.
+        N: state size of each channel.
+        expand: d_inner / d_model.
+        taps: of the convolution.
+        rank: of the map from u to Δ; ⌈d_model/16⌉ if None.
+        delta_min, delta_max: Δ starts log-uniform between them.
+        delta_floor: and no smaller than this.
+        bias: whether ``in_proj`` and ``out_proj`` have one.
+        conv_bias: whether the convolution has one.
+
+    Raises:
+        TypeError, ValueError: an argument is out of its range.
+
+    Source: Gu & Dao (2023), "Mamba", section 3.4; the start of the
+        parameters as in the released code.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        N: int = 16,
+        expand: int = 2,
+        taps: int = 4,
+        rank: int | None = None,
+        delta_min: float | int = 1e-3,
+        delta_max: float | int = 1e-1,
+        delta_floor: float | int = 1e-4,
+        bias: bool = False,
+        conv_bias: bool = True,
+    ) -> None:
+        super().__init__(d_model)
+        _validate.count("N", N)
+        _validate.count("expand", expand)
+        _validate.count("taps", taps)
+        rank = math.ceil(d_model / 16) if rank is None else rank
+        _validate.count("rank", rank)
+        d_inner = expand * d_model
+        self.N, self.d_inner, self.taps, self.rank = N, d_inner, taps, rank
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=bias)
+        self.conv1d = nn.Conv1d(
+            d_inner, d_inner, taps, groups=d_inner, bias=conv_bias
+        )
+        self.x_proj = nn.Linear(d_inner, rank + 2 * N, bias=False)
+        self.dt_proj = nn.Linear(rank, d_inner)
+        nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
+        self.dt_proj.bias.data = delta_bias(
+            d_inner, delta_min, delta_max, delta_floor
+        )
+        n = torch.arange(1, N + 1).to(torch.get_default_dtype())
+        self.A_log = _unweighted(n.log().repeat(d_inner, 1))
+        self.D = _unweighted(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=bias)
+
+    @property
+    def A(self) -> Float[Tensor, "d_inner N"]:
+        """−exp(A_log) < 0: stable whatever is learned."""
+        return -self.A_log.exp()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length d_model"]:
+        """All positions at once; the mask as for ``prefill``."""
+        return self.prefill(x, mask=mask)[0]
+
+    def prefill(
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        state: MambaState | None = None,
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length d_model"], MambaState]:
+        """All positions at once, and the state after the last.
+
+        Args:
+            x: (batch, length, d_model).
+            state: what came before; nothing if None.
+            mask: False where a shorter row of the batch is padded, which
+                must be at its left; (batch, length). No padding if None.
+                Padding at the right needs no mask: nothing reads it, except
+                the state that is returned.
+
+        Returns:
+            (y, state): (batch, length, d_model), and for ``step``.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above.
+        """
+        self.check_input(x)
+        keep = None if mask is None else _left_padding(mask, x)[:, None]
+        if state is None:
+            state = self.initial_state(len(x), x.device, x.dtype)
+        self._check_state(state, len(x))
+        u, z = self.in_proj(x).mT.chunk(2, dim=1)  # (batch, d_inner, length)
+        if keep is not None:
+            u = u * keep  # as if the convolution began after the padding
+        window = torch.cat([state.window, u], dim=2)
+        u = functional.silu(self.convolve(window))
+        if keep is not None:
+            u = u * keep  # its bias has filled the padding again
+        delta, B, C = self.select(u.mT)
+        y, h = selective_scan(
+            *(u, delta.mT, self.A, B.mT, C.mT, self.D, z),
+            delta_bias=self.dt_proj.bias,
+            delta_softplus=True,
+            return_last_state=True,
+            initial_state=state.h,
+        )
+        past = window[..., window.shape[2] - self.taps + 1 :]
+        return self.out_proj(y.mT), MambaState(past, h)
+
+    def initial_state(
+        self,
+        batch_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> MambaState:
+        """Zeros: nothing convolved yet, and h = 0."""
+        _validate.count("batch_size", batch_size)
+        device = self.D.device if device is None else device
+        dtype = self.D.dtype if dtype is None else dtype
+        return MambaState(
+            *(
+                torch.zeros(
+                    batch_size, self.d_inner, n, device=device, dtype=dtype
+                )
+                for n in (self.taps - 1, self.N)
+            )
+        )
+
+    def step(
+        self, x_t: Float[Tensor, "batch d_model"], state: MambaState
+    ) -> tuple[Float[Tensor, "batch d_model"], MambaState]:
+        self.check_input(x_t, "x_t")
+        self._check_state(state, len(x_t))
+        u, z = self.in_proj(x_t).chunk(2, dim=-1)  # (batch, d_inner)
+        window = torch.cat([state.window, u[..., None]], dim=2)
+        u = functional.silu(self.convolve(window)[..., 0])
+        delta, B, C = self.select(u)
+        delta = functional.softplus(delta + self.dt_proj.bias)[..., None]
+        b_bar_u = delta * B[:, None] * u[..., None]  # (batch, d_inner, N)
+        h = torch.exp(delta * self.A) * state.h + b_bar_u
+        y = torch.einsum("bdn,bn->bd", h, C) + self.D * u
+        mixed: Tensor = self.out_proj(y * functional.silu(z))
+        return mixed, MambaState(window[..., 1:], h)
+
+    def convolve(
+        self, window: Float[Tensor, "batch d_inner long"]
+    ) -> Float[Tensor, "batch d_inner length"]:
+        """Each channel with its own taps: long = taps − 1 + length."""
+        convolved: Tensor = self.conv1d(window)
+        return convolved
+
+    def select(
+        self, u: Float[Tensor, "*batch d_inner"]
+    ) -> tuple[
+        Float[Tensor, "*batch d_inner"],
+        Float[Tensor, "*batch N"],
+        Float[Tensor, "*batch N"],
+    ]:
+        """(Δ before bias and softplus, B, C) for inputs u, (…, d_inner)."""
+        down, B, C = self.x_proj(u).split([self.rank, self.N, self.N], dim=-1)
+        return functional.linear(down, self.dt_proj.weight), B, C
+
+    def _check_state(self, state: MambaState, batch: int) -> None:
+        for name, n in (("window", self.taps - 1), ("h", self.N)):
+            value = getattr(state, name, state)
+            wanted = (batch, self.d_inner, n)
+            if not isinstance(value, Tensor) or tuple(value.shape) != wanted:
+                raise ValueError(
+                    f"state.{name}: expected shape "
+                    f"{_validate.shape_text(wanted)}, "
+                    f"got {_validate.describe(value)}"
+                )
+
+
+def delta_bias(
+    d_inner: int,
+    delta_min: float | int = 1e-3,
+    delta_max: float | int = 1e-1,
+    delta_floor: float | int = 1e-4,
+) -> Float[Tensor, " d_inner"]:
+    """β with softplus(β) = Δ, for Δ log-uniform between two limits.
+
+    β = log(exp(Δ) − 1) = Δ + log(1 − exp(−Δ)): the first form loses the
+    digits of a small Δ, the second does not.
+
+    Args:
+        d_inner: how many.
+        delta_min, delta_max: the limits, 0 < delta_min ≤ delta_max.
+        delta_floor: the smallest Δ taken, wherever the limits are.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+
+    Source: Gu & Dao (2023), "Mamba", section 3.6; the released code.
+    """
+    _validate.count("d_inner", d_inner)
+    _validate.number("delta_min", delta_min)
+    _validate.number("delta_max", delta_max)
+    _validate.number("delta_floor", delta_floor)
+    if delta_min > delta_max:
+        raise ValueError(
+            f"delta_min: expected at most delta_max = {delta_max}, "
+            f"got {delta_min}"
+        )
+    low, high = math.log(delta_min), math.log(delta_max)
+    delta = torch.exp(low + (high - low) * torch.rand(d_inner))
+    delta = delta.clamp(min=delta_floor)
+    return delta + torch.log(-torch.expm1(-delta))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MambaConfig:
+    """The settings of a language model; those of a layer as for ``Mamba``."""
+
+    vocab_size: int  # number of tokens, and of rows of the embedding
+    d_model: int  # width of the blocks
+    n_layer: int  # number of blocks
+    N: int = 16
+    expand: int = 2
+    taps: int = 4
+    rank: int | None = None
+    delta_min: float | int = 1e-3
+    delta_max: float | int = 1e-1
+    delta_floor: float | int = 1e-4
+    bias: bool = False
+    conv_bias: bool = True
+    eps: float | int = 1e-5  # of the norms
+
+    def mixer(self) -> Mamba:
+        """One layer with these settings."""
+        return Mamba(
+            *(self.d_model, self.N, self.expand, self.taps, self.rank),
+            *(self.delta_min, self.delta_max, self.delta_floor),
+            *(self.bias, self.conv_bias),
+        )
+
+
+class MambaLM(LanguageModel):
+    """Mamba as a language model: embedding, blocks x + mixer(norm(x)), head.
+
+    The head is the embedding. Each block adds to the residual, so the last
+    map of every block, ``out_proj``, starts 1/√n_layer as large: then the sum
+    of all blocks is as large as one would be.
+
+    Args:
+        config: the settings.
+
+    Raises:
+        TypeError, ValueError: a setting is out of its range.
+
+    Source: Gu & Dao (2023), "Mamba"; the released code's model and start.
+    """
+
+    def __init__(self, config: MambaConfig) -> None:
+        def block() -> Residual:
+            norm = nn.RMSNorm(config.d_model, eps=float(config.eps))
+            return Residual(config.mixer(), norm)
+
+        _validate.number("eps", config.eps)
+        super().__init__(
+            block, config.vocab_size, config.d_model, config.n_layer
+        )
+        self.norm.eps = float(config.eps)
+        self.config = config
+        for one in self.blocks:
+            one.mixer.out_proj.weight.data /= math.sqrt(config.n_layer)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "MambaLM":
+        """The model in a folder, of the released code or of Hugging Face.
+
+        The two name one tensor differently, and all settings.
+
+        Args:
+            folder: with ``config.json`` and ``model.safetensors``, as
+                ``checkpoints.read`` takes it.
+
+        Returns:
+            The model, in float32 on the CPU.
+
+        Raises:
+            FileNotFoundError, ValueError: as ``checkpoints.read`` and
+                ``checkpoints.load``; also settings that this model does not
+                have.
+        """
+        settings, tensors = checkpoints.read(folder)
+        model = cls(MambaConfig(**_arguments(settings)))
+        released = "backbone.embedding.weight"
+        hugging_face = "backbone.embeddings.weight"
+        embedding = released if released in tensors else hugging_face
+        head = tensors.pop("lm_head.weight", None)
+        # A tied matrix may be stored under both names, or under one.
+        matrix = tensors.get(embedding)
+        both = head is not None and matrix is not None
+        if both and not torch.equal(head, matrix):  # type: ignore[arg-type]
+            raise ValueError(
+                f"lm_head.weight: expected the values of {embedding}, since "
+                "the head is tied to it, got others"
+            )
+        names = {"embedding.weight": embedding, "norm.weight": _FINAL_NORM}
+
+        def rename(name: str) -> str:
+            """``blocks.3.mixer.D`` is ``backbone.layers.3.mixer.D``."""
+            layer = name.replace("blocks.", "backbone.layers.", 1)
+            return names.get(name, layer)
+
+        checkpoints.load(model, tensors, rename)
+        return model
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length vocab_size"]:
+        """The logits at every position; the mask as for ``Mamba.prefill``."""
+        self._check_tokens("tokens", tokens, ("batch", "length"))
+        x = self.embedding(tokens)  # (batch, length, d_model)
+        for block in self.blocks:
+            x = x + block.mixer(block.norm(x), mask)
+        return self.norm(x) @ self.embedding.weight.T
+
+    def prefill(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch vocab_size"], list[State]]:
+        """The logits after a prompt, and the states, by the parallel form.
+
+        Equal to one ``step`` after the other, and faster.
+
+        Raises:
+            ValueError: tokens or mask do not fit, see ``Mamba.prefill``.
+        """
+        self._check_tokens("tokens", tokens, ("batch", "length"))
+        x = self.embedding(tokens)  # (batch, length, d_model)
+        states = []
+        for block in self.blocks:
+            y, state = block.mixer.prefill(block.norm(x), mask=mask)
+            x = x + y
+            states.append(state)
+        return self.norm(x[:, -1]) @ self.embedding.weight.T, states
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Int[Tensor, "batch prompt"],
+        n: int,
+        temperature: float | int = 1.0,
+        seed: int = 0,
+        mask: Bool[Tensor, "batch prompt"] | None = None,
+    ) -> Int[Tensor, "batch total"]:
+        """As ``LanguageModel.generate``, for prompts padded at the left too.
+
+        Args:
+            mask: False where a prompt is padded, see ``Mamba.prefill``.
+        """
+        self._check_tokens("prompt", prompt, ("batch", "length"))
+        logits, state = self.prefill(prompt, mask)
+        return self._continue(prompt, logits, state, n, temperature, seed)
+
+
+_FINAL_NORM = "backbone.norm_f.weight"
+
+
+def _left_padding(mask: Tensor, x: Tensor) -> Tensor:
+    """Check a mask; as numbers, (batch, length)."""
+    if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
+        raise ValueError(
+            f"mask: expected bool of shape {tuple(x.shape[:2])}, "
+            f"got {_validate.describe(mask)}"
+        )
+    if not (mask[:, 1:] >= mask[:, :-1]).all() or not mask[:, -1].all():
+        raise ValueError(
+            "mask: expected padding at the left only, rows False … False "
+            "True … True, got a False after a True or a row without a True"
+        )
+    return mask.to(x.dtype)
+
+
+# Hugging Face's settings, or the released code's: ours, type, default.
+_REQUIRED = checkpoints._REQUIRED
+_NUMBER = (int, float)
+_HUGGING_FACE: dict[str, tuple[str, Any, Any]] = {
+    "vocab_size": ("vocab_size", int, _REQUIRED),
+    "hidden_size": ("d_model", int, _REQUIRED),
+    "num_hidden_layers": ("n_layer", int, _REQUIRED),
+    "state_size": ("N", int, 16),
+    "expand": ("expand", int, 2),
+    "conv_kernel": ("taps", int, 4),
+    "time_step_rank": ("rank", (int, str), "auto"),
+    "use_bias": ("bias", bool, False),
+    "use_conv_bias": ("conv_bias", bool, True),
+    "layer_norm_epsilon": ("eps", _NUMBER, 1e-5),
+}
+_RELEASED: dict[str, tuple[str, Any, Any]] = {
+    "vocab_size": ("vocab_size", int, _REQUIRED),
+    "d_model": ("d_model", int, _REQUIRED),
+    "n_layer": ("n_layer", int, _REQUIRED),
+    "norm_epsilon": ("eps", _NUMBER, 1e-5),
+}
+_RELEASED_LAYER: dict[str, tuple[str, Any, Any]] = {
+    "d_state": ("N", int, 16),
+    "expand": ("expand", int, 2),
+    "d_conv": ("taps", int, 4),
+    "dt_rank": ("rank", (int, str), "auto"),
+    "bias": ("bias", bool, False),
+    "conv_bias": ("conv_bias", bool, True),
+}
+# What a setting must be if it is there; another value is another model.
+_ONLY: dict[str, Any] = {
+    "model_type": "mamba",
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+    "quantization_config": None,
+    "rms_norm": True,
+    "tie_embeddings": True,
+    "d_intermediate": 0,
+    "attn_layer_idx": [],
+    "layer": "Mamba1",
+}
+
+
+def _arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """MambaConfig's arguments from the settings of either kind of folder."""
+    layer = checkpoints.setting(settings, "ssm_cfg", dict, {})
+    for where in (settings, layer):
+        for name, only in _ONLY.items():
+            value = where.get(name)
+            if value is not None and value != only:
+                raise ValueError(
+                    f"config.json: expected {name} = {only!r}, the only one "
+                    f"supported, got {value!r}"
+                )
+    if "model_type" in settings or "d_model" not in settings:
+        checkpoints.setting(settings, "model_type", str)
+        places = [(settings, _HUGGING_FACE)]
+    else:
+        places = [(settings, _RELEASED), (layer, _RELEASED_LAYER)]
+    arguments = {}
+    for where, names in places:
+        for name, (ours, kind, default) in names.items():
+            value = checkpoints.setting(where, name, kind, default)
+            arguments[ours] = value
+    if isinstance(arguments["rank"], str):
+        if arguments["rank"] != "auto":
+            name = next(k for k, v in names.items() if v[0] == "rank")
+            raise ValueError(
+                f"config.json: expected {name} to be a number or 'auto', "
+                f"got {arguments['rank']!r}"
+            )
+        arguments["rank"] = None
+    # The released code fills the vocabulary up to a multiple of this.
+    fill = checkpoints.setting(settings, "pad_vocab_size_multiple", int, 1)
+    _validate.count("config.json: pad_vocab_size_multiple", fill)
+    arguments["vocab_size"] += -arguments["vocab_size"] % fill
+    return arguments
