@@ -1,0 +1,282 @@
+"""Perceiver: torch's attention, Hugging Face's features, the paper's parameter counts."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.models.perceiver.modeling_perceiver import (
+    build_linear_positions,
+    generate_fourier_features,
+)
+
+from linear_time.compression import MeanPooling
+from linear_time.perceiver import (
+    CrossAttention,
+    Perceiver,
+    PerceiverClassifier,
+    fourier_features,
+    grid,
+)
+
+F64 = torch.float64
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def lively(module):
+    """Weights large enough to tell every part: at its start a Perceiver is nearly constant."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return module.to(F64)
+
+
+# --- positions -----------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    sizes=st.lists(st.integers(2, 9), min_size=1, max_size=3),
+    n_bands=st.integers(1, 7),
+    seed=st.integers(0, 99),
+)
+def test_features_are_hugging_faces(sizes, n_bands, seed):
+    theirs_at = build_linear_positions(sizes).reshape(1, -1, len(sizes))
+    assert torch.allclose(grid(*sizes), theirs_at[0])
+    generator = torch.Generator().manual_seed(seed)
+    highest = torch.randint(3, 300, (len(sizes),), generator=generator).tolist()
+    theirs = generate_fourier_features(theirs_at, n_bands, highest)[0]
+    ours = fourier_features(grid(*sizes), n_bands, highest)
+    assert ours.shape[1] == len(sizes) * (2 * n_bands + 1)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_imagenet_has_258_position_channels_and_3_of_colour():
+    features = fourier_features(torch.zeros(1, 2), 64, 224)
+    assert features.shape[1] == 258 and features.shape[1] + 3 == 261
+
+
+def test_the_last_band_is_the_finest_of_the_grid():
+    # At half its frequency's worth of points a side, sin π f p alternates; cos does at f = n − 1.
+    p = grid(9)
+    features = fourier_features(p, 2, 16)  # frequencies 1 and 8
+    wave = features[:, -1]  # cos(8 π p) at p = −1, −3/4, …
+    assert torch.allclose(wave, torch.ones(9), atol=1e-5)
+    wave = fourier_features(p, 2, 8)[:, -1]  # cos(4 π p): + − + −
+    assert torch.allclose(wave, (-1.0) ** torch.arange(9), atol=1e-5)
+
+
+def test_one_frequency_range_a_dimension():
+    p = draw(5, 2)
+    both = fourier_features(p, 3, [10, 20])
+    first, second = fourier_features(p[:, :1], 3, 10), fourier_features(p[:, 1:], 3, 20)
+    sines = torch.cat([first[:, 1:4], second[:, 1:4]], 1)
+    assert torch.equal(both[:, 2:8], sines)
+
+
+# --- the block -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_heads", [1, 3])
+def test_block_is_torchs_attention_and_an_mlp(n_heads):
+    block = lively(CrossAttention(6, n_heads, d_kv=5, widening=2))
+    theirs = nn.MultiheadAttention(6, n_heads, kdim=5, vdim=5, batch_first=True, dtype=F64)
+    ours = block.attention
+    with torch.no_grad():
+        theirs.q_proj_weight.copy_(ours.query.weight)
+        theirs.k_proj_weight.copy_(ours.key.weight)
+        theirs.v_proj_weight.copy_(ours.value.weight)
+        theirs.in_proj_bias.copy_(torch.cat([m.bias for m in (ours.query, ours.key, ours.value)]))
+        theirs.out_proj.weight.copy_(ours.out.weight)
+        theirs.out_proj.bias.copy_(ours.out.bias)
+    x, context = draw(2, 4, 6), draw(2, 7, 5, seed=1)
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[1, 4:] = False
+    normed = nn.functional.layer_norm(x, (6,), block.norm.weight, block.norm.bias)
+    read = nn.functional.layer_norm(
+        context, (5,), block.context_norm.weight, block.context_norm.bias
+    )
+    y, weights = theirs(
+        normed, read, read, key_padding_mask=~mask, need_weights=True, average_attn_weights=False
+    )
+    z = x + y
+    first, _, second = block.mlp
+    inner = nn.functional.layer_norm(z, (6,), block.mlp_norm.weight, block.mlp_norm.bias)
+    wanted = z + second(nn.functional.gelu(first(inner)))
+    assert torch.allclose(block(x, context, mask), wanted, atol=1e-12)
+    assert torch.allclose(block.weights(x, context, mask), weights, atol=1e-12)
+    block.query_residual = False
+    z = y
+    inner = nn.functional.layer_norm(z, (6,), block.mlp_norm.weight, block.mlp_norm.bias)
+    wanted = z + second(nn.functional.gelu(first(inner)))
+    assert torch.allclose(block(x, context, mask), wanted, atol=1e-12)
+
+
+def test_without_a_context_it_reads_itself():
+    block = lively(CrossAttention(6, 2))
+    x = draw(2, 4, 6)
+    z = x + block.attention(block.norm(x))
+    assert torch.allclose(block(x), z + block.mlp(block.mlp_norm(z)), atol=1e-14)
+    assert torch.allclose(block.weights(x).sum(-1), torch.ones(2, 2, 4, dtype=F64))
+
+
+def test_equal_keys_are_mean_pooling():
+    """With zero keys the matrix that the data choose is the constant mean."""
+    block = CrossAttention(4, 1, d_kv=4).to(F64)
+    heads = block.attention
+    with torch.no_grad():
+        for parameter in (heads.key.weight, heads.key.bias, heads.value.bias, heads.out.bias):
+            parameter.zero_()
+        heads.value.weight.copy_(torch.eye(4))
+        heads.out.weight.copy_(torch.eye(4))
+    x, latents = draw(2, 9, 4), draw(2, 3, 4, seed=1)
+    read = heads(block.norm(latents), x)
+    assert torch.allclose(read, MeanPooling(9, 1)(x).expand(2, 3, 4), atol=1e-14)
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("share", "millions"), [(True, 44.9), (False, 326.2)])
+def test_parameters_are_the_papers(share, millions):
+    """Table and text of section 4.1: 44.9 M shared, 326.2 M not; 8 reads, 6 layers after each."""
+    with torch.device("meta"):
+        perceiver = Perceiver(261, 512, 1024, 8, 6, 8, 1, share=share)
+        assert round(count(PerceiverClassifier(perceiver, 1000)) / 1e6, 1) == millions
+
+
+def test_the_order_of_tokens_does_not_matter():
+    model = lively(Perceiver(5, 3, 8, n_cross=2, n_self=2, n_heads=2))
+    x = draw(2, 11, 5)
+    order = torch.randperm(11, generator=torch.Generator().manual_seed(0))
+    gap = (model(x) - model(x[:, order])).abs().max()
+    assert gap < 1e-12
+    assert (model(x) - model(x.flip(2))).abs().max() > 1e-2  # while channels do
+
+
+def test_padding_is_ignored_exactly():
+    model = lively(Perceiver(5, 3, 8, n_cross=2, n_self=1))
+    x, mask = draw(2, 9, 5), torch.ones(2, 9, dtype=torch.bool)
+    mask[0, 6:] = False
+    padded = model(x, mask)
+    assert torch.allclose(padded[:1], model(x[:1, :6]), atol=1e-13)
+    other = x.clone()
+    other[0, 6:] = 1e6
+    assert torch.equal(model(other, mask), padded)
+
+
+def test_nothing_to_read_is_zeros_not_nan():
+    model = lively(Perceiver(5, 3, 8))
+    mask = torch.zeros(2, 4, dtype=torch.bool)
+    block = model.cross[0]
+    z = model.latents.expand(2, -1, -1)
+    read = block.attention(block.norm(z), block.context_norm(draw(2, 4, 5)), key_mask=mask)
+    assert torch.equal(read, block.attention.out.bias.expand(2, 3, -1))
+    assert torch.isfinite(model(draw(2, 4, 5), mask)).all()
+
+
+def test_what_is_shared():
+    shared = Perceiver(5, 3, 8, n_cross=4, n_self=2)
+    assert (len(shared.cross), len(shared.stacks)) == (2, 1)
+    own = Perceiver(5, 3, 8, n_cross=4, n_self=2, share=False)
+    assert (len(own.cross), len(own.stacks)) == (4, 4)
+    x = torch.randn(1, 6, 5)
+    with torch.no_grad():  # four reads of two kinds, by hand
+        z = shared.latents.expand(1, -1, -1)
+        for i in (0, 1, 1, 1):
+            z = shared.cross[i](z, x)
+            for layer in shared.stacks[0]:
+                z = layer(z)
+        assert torch.equal(shared(x), z)
+
+
+def test_latents_start_as_a_truncated_normal():
+    torch.manual_seed(0)
+    latents = Perceiver(4, 512, 64).latents
+    assert abs(latents.std().item() - 0.02) < 5e-4 and latents.abs().max() <= 2
+
+
+def flops(model, n):
+    model.requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, n, model.d_in))
+    return counter.get_total_flops()
+
+
+def test_cost_is_linear_in_the_input_and_apart_from_it():
+    model = Perceiver(8, 16, 32, n_cross=2, n_self=3)
+    small, large, twice = (flops(model, n) for n in (256, 1024, 2048))
+    assert (twice - large) * 768 == (large - small) * 1024  # exactly linear
+    m, d, e = 16, 32, 8  # latents, their width, the input's
+    cross = 2 * (m * d * e + 2 * 256 * e * e + 2 * m * 256 * e + m * e * d + 2 * m * d * d)
+    layer = 2 * (4 * m * d * d + 2 * m * m * d + 2 * m * d * d)
+    assert small == 2 * (cross + 3 * layer)
+
+
+def test_classifier_is_the_mean_latent():
+    model = lively(PerceiverClassifier(Perceiver(5, 3, 8), 4))
+    x = draw(2, 7, 5)
+    assert torch.allclose(model(x), model.head(model.perceiver(x).mean(1)), atol=1e-14)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: fourier_features(torch.zeros(3, 2), 0, 8), ValueError, "n_bands: expected"),
+        (lambda: fourier_features(torch.zeros(3, 2), 2, [8]), ValueError, "max_frequency: .* or 2"),
+        (lambda: fourier_features(torch.zeros(3, 2), 2, 0), ValueError, "max_frequency: expected"),
+        (lambda: fourier_features([0.0], 2, 8), TypeError, "positions: expected"),
+        (lambda: fourier_features(torch.zeros(0, 2), 2, 8), ValueError, "positions: expected"),
+        (lambda: grid(3, 0), ValueError, "sizes: expected"),
+        (lambda: Perceiver(3, 0, 4), ValueError, "n_out: expected"),
+        (lambda: Perceiver(3, 2, 4, n_cross=0), ValueError, "n_cross: expected"),
+        (lambda: Perceiver(3, 2, 5, n_heads=2), ValueError, "n_heads: expected a divisor"),
+        (lambda: Perceiver(3, 2, 4)(torch.zeros(1, 5, 4)), ValueError, r"x: .*\(batch, n_in, 3\)"),
+        (lambda: Perceiver(3, 2, 4)(torch.zeros(5, 3)), ValueError, "x: expected shape"),
+        (
+            lambda: Perceiver(3, 2, 4)(torch.zeros(1, 5, 3), torch.ones(1, 4, dtype=torch.bool)),
+            ValueError,
+            r"key_mask: expected shape \(1, 5\)",
+        ),
+        (
+            lambda: Perceiver(3, 2, 4)(torch.full((1, 5, 3), math.nan)),
+            ValueError,
+            "x: expected finite",
+        ),
+        (
+            lambda: CrossAttention(4, d_kv=3)(torch.zeros(1, 2, 4)),
+            ValueError,
+            "context: expected one to read, got none",
+        ),
+        (
+            lambda: CrossAttention(4)(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)),
+            ValueError,
+            "context: expected none",
+        ),
+        (
+            lambda: CrossAttention(4, d_kv=3)(torch.zeros(1, 2, 5), torch.zeros(1, 2, 3)),
+            ValueError,
+            r"x: expected shape \(batch, tokens, 4\)",
+        ),
+        (lambda: CrossAttention(4, widening=0), ValueError, "widening: expected"),
+        (lambda: PerceiverClassifier(Perceiver(3, 2, 4), 0), ValueError, "n_classes: expected"),
+    ],
+)
+def test_bad_input(call, kind, message):
+    with pytest.raises(kind, match=f"^{message}"):
+        call()
