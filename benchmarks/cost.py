@@ -1,0 +1,141 @@
+"""A training step and a generated token against the length, for four layers side by side.
+
+Run ``python benchmarks/cost.py`` on a quiet machine. At every length the layers are called in turn,
+so that whatever else the machine does meets all of them; a time is the median of the repeats.
+
+A training step is forward, a squared loss and the gradients of all parameters, on one sequence. A
+token is one ``step`` from a state of the size that it has after ``length`` tokens: ``length`` random
+keys and values for attention, and for the others, whose size is fixed, the state after 256 steps.
+What is in a state does not matter to the time.
+Memory is what torch's CPU allocator holds beyond the layer and its input, at most, by its profiler.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+import time
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from linear_time.attention import CausalSelfAttention, KVCache
+from linear_time.cost import cost, measure, training_step
+from linear_time.mamba import Mamba
+from linear_time.recurrent import GRU
+from linear_time.s4 import S4D
+
+RESULT = Path(__file__).parent / "results" / "cost.json"
+D_MODEL = 64
+TRAINING = [128, 256, 512, 1024, 2048, 4096, 8192]
+GENERATION = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
+STEPS = 16  # tokens a timing
+
+
+def models():
+    torch.manual_seed(0)
+    return {
+        "GRU": GRU(D_MODEL),
+        "attention": CausalSelfAttention(D_MODEL, n_heads=1),
+        "attention, tiled": CausalSelfAttention(D_MODEL, n_heads=1, block=128),
+        "S4D": S4D(D_MODEL, N=64),
+        "Mamba": Mamba(D_MODEL),
+    }
+
+
+def processor():
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def row(kind, name, length, mixer, seen):
+    counted = cost(mixer, length)
+    out = {"kind": kind, "model": name, "length": length}
+    for key in ("seconds", "fastest", "slowest"):
+        ms = round(1e3 * getattr(seen, key), 5)
+        out["median_ms" if key == "seconds" else f"{key}_ms"] = ms
+    if kind == "training":
+        return out | {"peak_bytes": seen.peak_bytes, "forward_flops": counted.forward_flops}
+    return out | {"state": counted.state, "step_flops": counted.step_flops}
+
+
+def show(rows):
+    *_, last = rows
+    print(f"{last['kind']}, length {last['length']}:", end="")
+    for entry in rows:
+        print(f"  {entry['model']} {entry['median_ms']:.3g} ms", end="")
+    print(flush=True)
+
+
+def training(lengths, repeats):
+    rows, mixers = [], models()
+    for length in lengths:
+        x = torch.randn(1, length, D_MODEL, generator=torch.Generator().manual_seed(0))
+        calls = {name: partial(training_step, mixer, x) for name, mixer in mixers.items()}
+        seen = measure(calls, repeats, memory=True)
+        rows += [row("training", name, length, mixers[name], seen[name]) for name in mixers]
+        show(rows[-len(mixers) :])
+    return rows
+
+
+@torch.no_grad()
+def generation(lengths, repeats):
+    mixers = {name: mixer for name, mixer in models().items() if name != "attention, tiled"}
+    tokens = torch.randn(256, 1, D_MODEL, generator=torch.Generator().manual_seed(0))
+    states = {name: mixer.initial_state(1) for name, mixer in mixers.items()}
+    for name, mixer in mixers.items():
+        for x_t in tokens:
+            _, states[name] = mixer.step(x_t, states[name])
+    rows = []
+    for length in lengths:
+        states["attention"] = KVCache(*torch.randn(2, 1, 1, length, D_MODEL))
+        calls = {
+            name: partial(mixer.step, tokens[0], states[name]) for name, mixer in mixers.items()
+        }
+        seen = measure(calls, repeats, number=STEPS)
+        rows += [row("generation", name, length, mixers[name], seen[name]) for name in mixers]
+        show(rows[-len(mixers) :])
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--longest", type=int, default=65536, help="leave longer sequences out")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    begin = time.perf_counter()
+    runs = training([n for n in TRAINING if n <= options.longest], options.repeats)
+    runs += generation([n for n in GENERATION if n <= options.longest], options.repeats)
+    record = {
+        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{processor()}, {os.cpu_count()} cores, {options.threads} threads",
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "seconds": round(time.perf_counter() - begin),
+        "dtype": "float32",
+        "batch": 1,
+        "d_model": D_MODEL,
+        "repeats": options.repeats,
+        "steps_a_timing": STEPS,
+        "parameters": {name: cost(mixer, 1).parameters for name, mixer in models().items()},
+        "time": "median of the repeats, the layers called in turn",
+        "memory": "peak of what torch's CPU allocator holds beyond layer and input, its profiler",
+    }
+    head = json.dumps(record, indent=2, ensure_ascii=False)[:-2]
+    lines = ",\n".join("    " + json.dumps(entry) for entry in runs)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(f'{head},\n  "runs": [\n{lines}\n  ]\n}}\n')
+
+
+if __name__ == "__main__":
+    main()
