@@ -27,9 +27,9 @@ from linear_time.training import Config, seed_everything, train
 
 D_MODEL, N, N_LAYER, VOCAB = 64, 16, 2, 16
 N_TOKENS = 8
-LEARNING_RATES = (2e-3, 6e-3, 2e-2, 6e-2)
+LEARNING_RATES = (6e-3, 2e-2, 6e-2)
 SEEDS = (0, 1, 2)
-STEPS, BATCH, WARMUP, EVALUATED = 2000, 128, 100, 1024
+STEPS, BATCH, WARMUP, EVALUATED = 2500, 64, 100, 1024
 FIXED: dict[str, Any] = {"select_delta": False, "select_B_C": False}
 MIXERS: dict[str, Any] = {
     "S6": lambda d: Selective(d, N),
