@@ -4,9 +4,8 @@ Run ``python benchmarks/cost.py`` on a quiet machine. At every length the layers
 so that whatever else the machine does meets all of them; a time is the median of the repeats.
 
 A training step is forward, a squared loss and the gradients of all parameters, on one sequence. A
-token is one ``step`` from a state of the size that it has after ``length`` tokens: ``length`` random
-keys and values for attention, and for the others, whose size is fixed, the state after 256 steps.
-What is in a state does not matter to the time.
+token is one ``step`` from a state as large as after ``length`` tokens: so many random keys and
+values for attention, and for the others, whose state has a fixed size, that after 256 steps.
 Memory is what torch's CPU allocator holds beyond the layer and its input, at most, by its profiler.
 """
 

@@ -1,6 +1,7 @@
 """The notebooks: normalised, executed, and showing the library's code instead of retyping it."""
 
 import ast
+import copy
 import importlib
 import inspect
 import pkgutil
@@ -139,7 +140,7 @@ class _Anonymous(ast.NodeTransformer):
 
 
 def normal_form(node):
-    return ast.dump(_Anonymous().visit(node))
+    return ast.dump(_Anonymous().visit(copy.deepcopy(node)))  # functions inside keep their names
 
 
 def python(source):

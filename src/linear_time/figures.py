@@ -351,4 +351,149 @@ def memory_explorer(N: int = 32, moments: int = 32) -> Interactive:
     return Interactive("memory-explorer", html)
 
 
+_COSTS = """\
+<div data-interactive="cost-explorer" class="lt-explorer">
+<style>
+.lt-explorer { max-width: 44rem; }
+.lt-explorer label { display: block; margin: .2rem 0; }
+.lt-explorer input { width: 100%; }
+.lt-explorer table { font-size: .85em; border-collapse: collapse; }
+.lt-explorer td, .lt-explorer th { padding: .1rem .5rem .1rem 0;
+  text-align: left; }
+.lt-explorer svg { width: 100%; height: auto; display: block; }
+</style>
+<label>length L = <output data-value="length">@length@</output> tokens
+<input data-input="length" type="range" min="0" max="@last@" step="1"
+ value="@at@" aria-label="length, a power of two"></label>
+<svg viewBox="0 0 600 250" role="img" aria-label="Two panels on logarithmic
+ axes against the length: FLOPs of the whole sequence, and bytes of the state,
+ for four layers.">
+<g fill="none" stroke="currentColor" stroke-width="1">
+<path d="M40 20V220H290M340 20V220H590"/></g>
+<g fill="currentColor" font-size="13">
+<text x="40" y="14">FLOPs of the sequence</text>
+<text x="340" y="14">bytes of the state</text>
+@ticks@<text x="165" y="246" text-anchor="middle">length</text>
+<text x="465" y="246" text-anchor="middle">length</text></g>
+@paths@<path data-curve="now" fill="none" stroke="currentColor"
+ stroke-dasharray="3 3"/></svg>
+<table><thead><tr><th>layer</th><th>sequence, FLOPs</th><th>token, FLOPs</th>
+<th>state, bytes</th></tr></thead><tbody>@rows@</tbody></table>
+<script type="application/json">@data@</script>
+<script>
+(function () {
+  const box = document.currentScript.closest(".lt-explorer");
+  const data = JSON.parse(
+    box.querySelector("script[type='application/json']").textContent);
+  const slider = box.querySelector("[data-input=length]");
+  function draw() {
+    const i = Number(slider.value), x = 40 + 250 * i / (data.length - 1);
+    for (const [name, value] of Object.entries(data[i])) {
+      box.querySelector(`[data-value="${name}"]`).textContent = value; }
+    box.querySelector("[data-curve=now]").setAttribute("d",
+      `M${x.toFixed(1)} 20V220M${(x + 300).toFixed(1)} 20V220`); }
+  slider.addEventListener("input", draw); draw();
+})();
+</script>
+</div>"""
+
+
+def cost_explorer(d_model: int = 1024, at: int = 8) -> Interactive:
+    """Chapter 04's figure: drag the length, see what four layers cost.
+
+    Lengths are the powers of two from 2⁴ to 2²⁰; a number has 4 bytes.
+
+    Args:
+        d_model: width of the layers.
+        at: where the slider stands at first, 0 for the length 16.
+
+    Returns:
+        The figure, for the end of a cell.
+    """
+    import json
+    import math
+
+    from linear_time import cost
+
+    formulas = {
+        "GRU": (cost.gru_cost, "vermillion", "8 4"),
+        "attention": (cost.attention_cost, "blue", ""),
+        "S4D": (cost.s4d_cost, "green", "2 3"),
+        "Mamba": (cost.mamba_cost, "purple", "10 3 2 3"),
+    }
+    lengths = [2**k for k in range(4, 21)]
+    data = [{"length": f"{length:,}"} for length in lengths]
+    curves: dict[str, tuple[list[int], list[int]]] = {}
+    for name, (formula, _, _) in formulas.items():
+        rows = [formula(length, d_model) for length in lengths]
+        state = [4 * row.state for row in rows]
+        curves[name] = [row.forward_flops for row in rows], state
+        for place, row, held in zip(data, rows, state, strict=True):
+            place[f"{name}.forward"] = _short(row.forward_flops)
+            place[f"{name}.step"] = _short(row.step_flops)
+            place[f"{name}.state"] = _short(held)
+    paths = ticks = table = ""
+    for panel in (0, 1):
+        values = [v for pair in curves.values() for v in pair[panel]]
+        low = math.floor(math.log10(min(values)))
+        rise = 190 / (math.log10(max(values)) - low)
+        for decade in range(low + 2 - low % 2, low + int(190 / rise) + 1, 4):
+            y = 220 - rise * (decade - low)
+            ticks += (
+                f'<text x="{36 + 300 * panel}" y="{y + 4:.0f}" font-size="11" '
+                f'text-anchor="end">10<tspan dy="-4" font-size="8">{decade}'
+                "</tspan></text>\n"
+            )
+        for name, (_, color, dash) in formulas.items():
+            points = "L".join(
+                f"{40 + 300 * panel + 250 * i / (len(lengths) - 1):.1f} "
+                f"{220 - rise * (math.log10(v) - low):.1f}"
+                for i, v in enumerate(curves[name][panel])
+            )
+            paths += (
+                f'<path data-curve="{name}" fill="none" stroke="'
+                f'{COLORS[color]}" stroke-width="2.5" stroke-dasharray="{dash}"'
+                f' d="M{points}"/>\n'
+            )
+    for name, (_, color, _) in formulas.items():
+        cells = "".join(
+            f'<td data-value="{name}.{key}">{data[at][f"{name}.{key}"]}</td>'
+            for key in ("forward", "step", "state")
+        )
+        table += (
+            f'<tr><td><span style="color:{COLORS[color]}">■</span> {name}</td>'
+            f"{cells}</tr>\n"
+        )
+    for k, i in ((4, 0), (12, 8), (20, 16)):
+        for x in (40, 340):
+            ticks += (
+                f'<text x="{x + 250 * i / 16:.0f}" y="234" font-size="11" '
+                f'text-anchor="middle">2<tspan dy="-4" font-size="8">{k}'
+                "</tspan></text>\n"
+            )
+    marks = {
+        "length": data[at]["length"],
+        "last": str(len(lengths) - 1),
+        "at": str(at),
+        "ticks": ticks,
+        "paths": paths,
+        "rows": table,
+        "data": json.dumps(data, separators=(",", ":")),
+    }
+    html = _COSTS
+    for name, value in marks.items():
+        html = html.replace(f"@{name}@", value)
+    return Interactive("cost-explorer", html)
+
+
+def _short(value: int) -> str:
+    """A number in three digits with a prefix: 12,345 is 12.3 k."""
+    # three digits, rounded first: 999,999 is 1.00 M
+    power = min((len(str(round(value, 3 - len(str(value))))) - 1) // 3, 6)
+    scaled = value / 1000**power
+    digits = max(2 - int(scaled >= 10) - int(scaled >= 100), 0)
+    text = f"{scaled:.{digits}f}" if power else str(value)
+    return f"{text} {('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}".rstrip()
+
+
 use_style()

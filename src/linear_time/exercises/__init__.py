@@ -15,6 +15,7 @@ from torch import Tensor
 #: chapter number -> topic; the checks of chapter 12 stand in linear_time/exercises/discretization.py
 CHAPTERS = {
     "00": "toolbox",
+    "03": "decoder",
     "11": "state_space",
     "12": "discretization",
     "13": "convolution",
