@@ -15,8 +15,14 @@ help:  ## say what can be made
 venv: .venv/.installed  ## make .venv and install into it
 
 # .venv/.installing stands while pip works: found at the start, it tells of a kill, and the environment is made anew.
+# Of two makes that find nothing installed one installs, and the other waits for it (where there is flock).
 .venv/.installed: requirements.txt pyproject.toml
-	@python=""; for name in $${PYTHON:-} python3.11 python3 python; do \
+	@mkdir -p _build; exec 9> _build/.installing.lock; \
+	if command -v flock > /dev/null && ! flock -n 9; then \
+	  echo "Another make is installing: waiting for it"; flock 9; \
+	  if [ $@ -nt requirements.txt ] && [ $@ -nt pyproject.toml ]; then exit 0; fi; \
+	fi; \
+	python=""; for name in $${PYTHON:-} python3.11 python3 python; do \
 	  if "$$name" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then python=$$name; break; fi; \
 	done; \
 	[ -n "$$python" ] || { echo "The book needs Python 3.11: install it, or name it with PYTHON=/path/to/python3.11"; exit 1; }; \
