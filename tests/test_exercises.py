@@ -150,6 +150,12 @@ def test_check_never_raises_on_a_students_error(double, answer):
     assert not result and result.attempted and "\n" not in result.message
 
 
+def test_an_error_of_torch_is_no_stub(double):
+    """Torch raises NotImplementedError too, with a message, where an operation lacks a dtype."""
+    result = check("99-double", lambda x: torch.tensor([1j, 2j]).max())
+    assert not result and result.attempted and "Your answer raised" in result.message
+
+
 def test_check_refuses_an_unknown_name():
     with pytest.raises(ValueError, match="name: expected the name of an exercise"):
         check("12-no-such-exercise", 1)

@@ -34,7 +34,7 @@ class Result:
 
     Attributes:
         right: the answer passed.
-        attempted: False while the stub still raises ``NotImplementedError``.
+        attempted: False while the stub still raises its bare ``NotImplementedError``.
         message: what was printed.
     """
 
@@ -66,8 +66,8 @@ def exercise(
 def check(name: str, answer: Any) -> Result:
     """Check the answer to an exercise, print the verdict and return it.
 
-    Nothing that the answer does raises: an error inside it is a wrong answer, and ``NotImplementedError`` is an answer
-    not yet attempted.
+    Nothing that the answer does raises: an error inside it is a wrong answer, and a bare ``NotImplementedError`` is an
+    answer not yet attempted.
 
     Args:
         name: the exercise, such as ``"12-bilinear"``.
@@ -90,15 +90,16 @@ def check(name: str, answer: Any) -> Result:
     try:
         CHECKS[name](answer)
         result = Result(True, True, f"{name}: right.")
-    except NotImplementedError:
-        result = Result(False, False, f"{name}: not attempted yet.")
     except Wrong as wrong:
         result = Result(False, True, f"{name}: not yet right. {wrong}")
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        result = Result(
-            False, True, f"{name}: not yet right. Your answer raised {text}"
-        )
+        if type(error) is NotImplementedError and not error.args:
+            result = Result(False, False, f"{name}: not attempted yet.")
+        else:  # torch's NotImplementedError, for a dtype, has a message
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            result = Result(
+                False, True, f"{name}: not yet right. Your answer raised {text}"
+            )
     print(result.message)
     return result
 
