@@ -176,6 +176,9 @@ def main() -> int:
         print("\n".join(faults) or f"{len(paths)} notebooks: nothing to mend")
         return bool(faults)
     cores = os.cpu_count() or 1
+    # The notebooks see the source of this checkout, whatever else is installed.
+    source = filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")])
+    os.environ["PYTHONPATH"] = os.pathsep.join(source)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // max(1, len(paths)))))
     failed = False
     with ProcessPoolExecutor(max_workers=cores) as pool:
