@@ -98,6 +98,7 @@ def test_defaults():
     # the default chirp ends at a quarter of the sampling rate: 4 samples a cycle
     x = chirp(4000).x
     assert x[-1].item() == pytest.approx(-x[-3].item(), abs=0.01)
+    assert torch.equal(x, chirp(4000, 1.0, 0.0, 0.25).x)
     # the default oscillation: 20 samples a cycle, and it falls by e in 100
     y = damped_oscillation(101).x
     assert y[20].item() == pytest.approx(math.exp(-0.2))

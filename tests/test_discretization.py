@@ -22,6 +22,7 @@ from linear_time.discretization import (
     zero_order_hold_diagonal,
     zoh_euler_diagonal,
 )
+from linear_time.state_space import StateSpace
 
 SCIPY_NAME = {
     "forward_euler": "euler",
@@ -245,6 +246,14 @@ def test_derivative_of_zero_order_hold_to_the_last_digits(z):
     assert a.grad.item() == pytest.approx(float(exact), rel=2e-15)
 
 
+def test_no_unused_branch_turns_the_gradient_into_nan():
+    """In float32 the series of a large argument would overflow, and 0 · ∞ is NaN."""
+    a = torch.tensor([0.0, -1e-3, -1e2, -1e5], requires_grad=True)
+    zero_order_hold_diagonal(a, torch.ones(4), 10.0)[1].sum().backward()
+    assert torch.isfinite(a.grad).all()
+    assert a.grad[3].item() == pytest.approx(1e-10, rel=1e-5)  # of −1/a
+
+
 # --- stability -----------------------------------------------------------------------------------
 
 
@@ -350,6 +359,8 @@ def errors(rule, column):
             drive = samples[1:]
             if column == "smooth, trapezoid":
                 drive = (samples[1:] + samples[:-1]) / 2
+            elif column == "smooth, middle":
+                drive = torch.sin(3 * (t[1:] - delta / 2))
             exact = exact_smooth_end()
         A_bar, B_bar = rule(OSCILLATOR, PUSH, delta)
         result.append((march(A_bar, B_bar, drive) - exact).norm().item())
@@ -369,7 +380,12 @@ ORDERS = {
     ("backward_euler", "smooth"): 1,
     ("bilinear", "smooth"): 1,
     ("zero_order_hold", "smooth"): 1,
+    ("forward_euler", "smooth, trapezoid"): 1,
+    ("backward_euler", "smooth, trapezoid"): 1,
     ("bilinear", "smooth, trapezoid"): 2,
+    ("zero_order_hold", "smooth, trapezoid"): 2,
+    ("zero_order_hold", "smooth, middle"): 2,
+    ("forward_euler", "smooth, middle"): 1,
 }
 
 
@@ -381,6 +397,27 @@ def test_order_of_convergence(method, column):
     if order is None:
         assert max(measured) < 1e-12
     else:
+        slope = np.polyfit(np.log(STEPS), np.log(measured), 1)[0]
+        assert -slope == pytest.approx(order, abs=0.1)
+
+
+def test_orders_of_the_exercise():
+    """12-order: θ = 0.4 is of order one, first-order hold of two, and exact on a line."""
+    system = StateSpace(OSCILLATOR, PUSH, torch.tensor([1.0, 0.0], dtype=F64))
+    eye, theta, curve = torch.eye(2, dtype=F64), [], []
+    for steps in STEPS:
+        delta = END / steps
+        step = torch.linalg.solve(eye - 0.4 * delta * OSCILLATOR, eye + 0.6 * delta * OSCILLATOR)
+        h = torch.linalg.matrix_power(step, steps) @ START
+        theta.append((h - exact_states([0.0, END], [0.0])).norm().item())
+        t = torch.arange(steps + 1, dtype=F64) * delta
+        given = {"initial_state": START, "hold": "linear", "return_states": True}
+        states = system.simulate(torch.sin(3 * t), delta, **given)[1]
+        curve.append((states[-1] - exact_smooth_end()).norm().item())
+        line = system.simulate(t, delta, **given)[1][-1]
+        once = system.simulate(t[[0, -1]], END, **given)[1][-1]
+        assert (line - once).norm() < 1e-12
+    for measured, order in ((theta, 1), (curve, 2)):
         slope = np.polyfit(np.log(STEPS), np.log(measured), 1)[0]
         assert -slope == pytest.approx(order, abs=0.1)
 

@@ -86,6 +86,13 @@ WRONG = {
         lambda length, taps: length,
         lambda length, taps: length + taps - 2,
     ],
+    "13-envelope": [
+        lambda: (32, 1024),  # without the product of the transforms, or of length L
+        lambda: (64, 512),  # without the ½ of the triangle, or N² alone
+        lambda: (64, 576),  # the crossover itself, no power of two
+        lambda: (128, 1024),
+        lambda: 64,
+    ],
     "13-leak": [nothing, shape_only, impulse_only, constant_kernel],
     "13-varying": [
         lambda matrix: matrix[:, 0],

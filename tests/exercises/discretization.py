@@ -19,6 +19,13 @@ def _theta(A, B, delta, theta, swap=False, half_input=False, transpose=False):
     return A_bar, torch.linalg.solve(implicit, scale * delta * B)
 
 
+def orders(**wrong):
+    right = {"theta 0.4": 1, "middle": 2, "euler middle": 1, "line": math.inf, "curve": 2}
+    return right | {
+        name.replace("_", " ").replace("04", "0.4"): value for name, value in wrong.items()
+    }
+
+
 def slowest_mode(A):
     rates = torch.linalg.eigvals(A)
     return float((-2 * rates.real / rates.abs() ** 2).max())
@@ -94,6 +101,14 @@ WRONG = {
         lambda A, B, delta, theta: _theta(A, B, delta, theta, half_input=True),
         lambda A, B, delta, theta: _theta(A, B, delta, theta, transpose=True),
         lambda A, B, delta, theta: None,
+    ],
+    "12-order": [
+        lambda: orders(theta_04=2),
+        lambda: orders(middle=1),
+        lambda: orders(euler_middle=2),
+        lambda: orders(line=2),
+        lambda: orders(curve=1),
+        lambda: (1, 2, 1, math.inf, 2),
     ],
     "12-bound": [slowest_mode, fastest_mode_only, real_part_only, no_two],
     "12-gate": [

@@ -4,6 +4,12 @@ import math
 
 import torch
 
+from linear_time.state_space import StateSpace, low_pass, notch
+
+
+def kalman(A, B):
+    return StateSpace(A, B, torch.ones_like(B)).controllability_matrix()
+
 
 def system(last_row=(-4.0, -3.0, -2.0), b=5.0, c=(0.0, 1.0, 0.0)):
     A = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], list(last_row)])
@@ -64,6 +70,21 @@ WRONG = {
         lambda A: bool((torch.linalg.eigvals(A).real <= 1e-9).all()),
         lambda A: bool((torch.linalg.eigvals(A).abs() < 1).all()),
         lambda A: bool(torch.linalg.det(A) > 0),
+    ],
+    "11-reach": [
+        lambda A, B: len(B),
+        lambda A, B: int((B != 0).sum()),
+        lambda A, B: int(torch.linalg.matrix_rank(A)),
+        lambda A, B: len(torch.linalg.eigvals(A).real.round(decimals=6).unique()),
+        lambda A, B: torch.linalg.matrix_rank(kalman(A, B)) == len(B),
+    ],
+    "11-hum": [
+        lambda: notch(60.0, 8.0),
+        lambda: notch(60.0, 8.0).series(notch(60.0, 8.0)),
+        lambda: notch(60.0, 60.0).series(notch(120.0, 60.0)),
+        lambda: low_pass(20.0),
+        lambda: notch(60.0, 8.0).series(low_pass(40.0)),
+        lambda: (notch(60.0, 8.0), notch(120.0, 8.0)),
     ],
     "11-bug": [test_nothing, test_symmetric, test_at_one, test_small_time],
 }

@@ -48,6 +48,15 @@ def padding(answer):
         expect_equal(answer(length, taps), length + taps - 1, given)
 
 
+@exercise("13-envelope")
+def envelope(answer):
+    transform, steps = answer()
+    given = "the first L, a power of two, where the FFT takes fewer"
+    expect_equal(transform, 64, given)
+    given = "the first L, a power of two, where the recurrence takes fewer"
+    expect_equal(steps, 1024, given)
+
+
 @exercise("13-leak")
 def leak(answer):
     def shifted(x, taps):

@@ -43,6 +43,24 @@ def theta(answer):
     expect_close(have[1], want[1], "B_bar at theta = 0.25, delta = 0.5")
 
 
+@exercise("12-order")
+def order(answer):
+    got = answer()
+    right = {
+        "theta 0.4": 1,
+        "middle": 2,
+        "euler middle": 1,
+        "line": math.inf,
+        "curve": 2,
+    }
+    expect(
+        isinstance(got, dict) and set(got) == set(right),
+        f"Expected a dictionary with the keys {', '.join(right)}, got {got!r}.",
+    )
+    for name, want in right.items():
+        expect_equal(got[name], want, f'the order of "{name}"')
+
+
 @exercise("12-bound")
 def bound(answer):
     diagonal = torch.diag(torch.tensor([-1.0, -100.0], dtype=F64))

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from linear_time.datasets import ecg
 from linear_time.exercises import (
     exercise,
     expect,
@@ -11,6 +12,7 @@ from linear_time.exercises import (
     expect_equal,
     expect_finds_bug,
 )
+from linear_time.state_space import StateSpace
 
 F64 = torch.float64
 
@@ -80,6 +82,61 @@ def stable(answer):
     }
     for given, (A, want) in cases.items():
         expect_equal(answer(A), want, given)
+
+
+@exercise("11-reach")
+def reach(answer):
+    spring = matrix([0.0, 1.0], [-1.0, -2.0])
+    rates = torch.diag(torch.tensor([-1.0, -2.0, -3.0], dtype=F64))
+    cases = {
+        "A = diag(-1, -2, -3), B = (1, 1, 1)": (rates, (1.0, 1.0, 1.0), 3),
+        "A = diag(-1, -2, -3), B = (1, 0, 1)": (rates, (1.0, 0.0, 1.0), 2),
+        "A = -I, B = (1, 2)": (-torch.eye(2, dtype=F64), (1.0, 2.0), 1),
+        "the critically damped spring": (spring, (0.0, 1.0), 2),
+        "that spring, pushed along its eigenvector": (spring, (1.0, -1.0), 1),
+        "A = 0, B = (0, 1)": (torch.zeros(2, 2, dtype=F64), (0.0, 1.0), 1),
+        "B = 0": (rates, (0.0, 0.0, 0.0), 0),
+    }
+    for given, (A, B, want) in cases.items():
+        expect_equal(answer(A.clone(), torch.tensor(B, dtype=F64)), want, given)
+
+
+@exercise("11-hum")
+def hum(answer):
+    system = answer()
+    expect(
+        isinstance(system, StateSpace),
+        f"Expected a StateSpace, got {type(system).__name__}.",
+    )
+    expect(system.is_stable(), "Expected a stable system, got one that is not.")
+    hertz = torch.linspace(0.5, 20, 40).to(system.A)
+    gain = system.frequency_response(2 * math.pi * hertz).abs()
+    worst = int((gain - 1).abs().argmax())
+    expect(
+        0.95 <= gain[worst] <= 1.05,
+        f"For {hertz[worst]:.1f} Hz: expected a gain from 0.95 to 1.05, "
+        f"got {gain[worst]:.2f}.",
+    )
+    for line in (60.0, 120.0):
+        omega = torch.tensor([2 * math.pi * line]).to(system.A)
+        left = float(system.frequency_response(omega).abs())
+        expect(
+            left < 0.01,
+            f"For {line:g} Hz: expected a gain below 0.01, got {left:.2f}.",
+        )
+    signal = ecg()
+    x = signal.x.to(system.A)
+    y = system.simulate(x, signal.delta, hold="linear")
+    turn = 2 * math.pi * 60 * signal.times.to(system.A)
+    before, after = (
+        2 * torch.hypot((v * turn.sin()).mean(), (v * turn.cos()).mean())
+        for v in (x, y)
+    )
+    expect(
+        after < before / 4,
+        "For the hum at 60 Hz in the recording: expected less than a quarter "
+        f"of {before:.2f}, got {after:.2f}.",
+    )
 
 
 def _right(A, B, C, t):
