@@ -16,6 +16,7 @@ from torch import Tensor
 CHAPTERS = {
     "00": "toolbox",
     "03": "decoder",
+    "05": "compression",
     "11": "state_space",
     "12": "discretization",
     "13": "convolution",
