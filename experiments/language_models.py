@@ -11,22 +11,19 @@ compressors of Python's standard library.
 """
 
 import argparse
-import bz2
 import functools
-import lzma
 import math
 import time
 import warnings
-import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import runs
 import torch
 from torch import Tensor, nn
 
 from linear_time import _validate
+from linear_time.baselines import COMPRESSORS, compressed_bits, n_gram
 from linear_time.datasets import text
 from linear_time.decoder import LlamaBlock
 from linear_time.mamba import Mamba
@@ -35,12 +32,36 @@ from linear_time.recurrent import GRU, ElmanRNN
 from linear_time.s4 import S4D
 from linear_time.training import Config, seed_everything, train
 
-N_LAYER, LENGTH, BATCH, STEPS = 2, 256, 32, 2000
-LEARNING_RATES, MORE_RATES = (1e-3, 3e-3, 1e-2), (3e-4, 3e-2)
+N_LAYER = 2
 SEEDS = (0, 1, 2)
-LONG = 2048  # characters read at once where context is measured, eight times the training length
 ORDERS = tuple(range(1, 11))
 PROMPT = "And the LORD said unto "
+
+
+class Size(NamedTuple):
+    """How large a comparison is."""
+
+    length: int  # characters of a training piece
+    batch: int
+    steps: int
+    long: int  # characters read at once where context is measured: eight times the length
+    scored: int | None  # characters of validation and test that are scored; None: all
+    rates: tuple[float, ...]
+    more_rates: tuple[float, ...]
+    widths: tuple[int, ...]  # of MODELS in order; they make the numbers of parameters equal
+
+
+SIZES = {
+    "full": Size(
+        *(256, 32, 2000, 2048, None, (1e-3, 3e-3, 1e-2), (3e-4, 3e-2)),
+        *((128, 96, 275, 139, 238, 135, 129, 138, 134),),
+    ),
+    # Half an hour on one core of a CPU.
+    "small": Size(
+        *(64, 16, 300, 512, 2**14, (3e-3, 1e-2, 3e-2), ()),
+        *((64, 48, 122, 73, 123, 70, 65, 73, 68),),
+    ),
+}
 
 
 class FusedGRU(GRU):
@@ -125,40 +146,43 @@ def residual(make: Callable[[int], SequenceMixer]) -> Callable[[int], SequenceMi
     return lambda d_model: Residual(make(d_model))
 
 
-# Name: width, and a block of that width; the widths make the numbers of parameters equal.
-MODELS: dict[str, tuple[int, Callable[[int], SequenceMixer]]] = {
-    "mamba": (128, residual(Mamba)),
-    "llama": (96, lambda d: LlamaBlock(d, 4, 4, d_ff=277)),
-    "s4d": (275, residual(S4D)),
-    "gru": (139, residual(FusedGRU)),
-    "elman": (238, residual(FusedElman)),
-    "mamba without selection": (135, residual(WithoutSelection)),
-    "mamba without convolution": (129, residual(WithoutConvolution)),
-    "convolution of 4": (138, residual(lambda d: ConvolutionOnly(d, taps=4))),
-    "convolution of 32": (134, residual(lambda d: ConvolutionOnly(d, taps=32))),
+MODELS: dict[str, Callable[[int], SequenceMixer]] = {
+    "mamba": residual(Mamba),
+    "llama": lambda d: LlamaBlock(d, 4, 4, d_ff={96: 277, 48: 166}[d]),
+    "s4d": residual(S4D),
+    "gru": residual(FusedGRU),
+    "elman": residual(FusedElman),
+    "mamba without selection": residual(WithoutSelection),
+    "mamba without convolution": residual(WithoutConvolution),
+    "convolution of 4": residual(lambda d: ConvolutionOnly(d, taps=4)),
+    "convolution of 32": residual(lambda d: ConvolutionOnly(d, taps=32)),
 }
 MAIN = ("mamba", "llama", "s4d", "gru", "elman")
 
 
-def model(name: str, vocab_size: int) -> LanguageModel:
+def width_of(name: str, size: str) -> int:
+    return dict(zip(MODELS, SIZES[size].widths, strict=True))[name]
+
+
+def model(name: str, size: str, vocab_size: int) -> LanguageModel:
     """A language model by name, with the start of its layers' own code."""
-    width, block = MODELS[name]
-    network = LanguageModel(lambda: block(width), vocab_size, width, N_LAYER)
+    width = width_of(name, size)
+    network = LanguageModel(lambda: MODELS[name](width), vocab_size, width, N_LAYER)
     for parameter_name, parameter in network.named_parameters():
         if parameter_name.endswith("out_proj.weight"):  # as in ``MambaLM``
             parameter.data /= math.sqrt(N_LAYER)
     return network
 
 
-def flops(name: str, vocab_size: int) -> dict[str, int]:
+def flops(name: str, size: str, vocab_size: int) -> dict[str, int]:
     """Multiplications and additions for one character, forward: with weights, and beside them.
 
     A scan's step is counted as 8 a number of the state (Δ A, exp as one, the two products and the
     sum of h, B u, and the product and sum of C h); the FFTs of S4D as 5 n log₂ n for each of three
-    of n = 2 LENGTH; attention over LENGTH characters, of which half are past, as 4 a product.
+    of n = 2 L; attention over L characters, of which half are past, as 4 a product.
     """
-    width, _ = MODELS[name]
-    network = model(name, vocab_size)
+    width, length = width_of(name, size), SIZES[size].length
+    network = model(name, size, vocab_size)
     matrices = sum(p.numel() for p in network.parameters() if p.ndim >= 2)
     beside = 0
     for module in network.modules():
@@ -166,26 +190,28 @@ def flops(name: str, vocab_size: int) -> dict[str, int]:
             beside += 8 * module.d_inner * module.N
             matrices -= module.A_log.numel()
         elif isinstance(module, S4D):
-            n = 2 * LENGTH
-            beside += round(3 * 5 * n * math.log2(n) * width / LENGTH)
+            n = 2 * length
+            beside += round(3 * 5 * n * math.log2(n) * width / length)
             matrices -= sum(
                 p.numel() for key, p in module.named_parameters(recurse=False) if p.ndim >= 2
             )
         elif isinstance(module, LlamaBlock):
-            beside += 4 * width * LENGTH // 2
+            beside += 4 * width * length // 2
     return {"weights": 2 * matrices, "beside": beside}
 
 
 @functools.lru_cache
-def data(device: torch.device) -> tuple[Any, tuple[Tensor, ...]]:
+def data(device: torch.device, size: str) -> tuple[Any, tuple[Tensor, ...]]:
     book = text()
-    return book, tuple(part.to(device) for part in book.parts())
+    training, *others = book.parts()
+    parts = [training, *(part[: SIZES[size].scored] for part in others)]
+    return book, tuple(part.to(device) for part in parts)
 
 
-def bits(network: nn.Module, part: Tensor) -> float:
-    """Bits a character of a whole part: each is predicted from at least LENGTH/2 before it."""
-    half = LENGTH // 2
-    windows = part[: (len(part) - 1) // half * half + 1].unfold(0, LENGTH + 1, half)
+def bits(network: nn.Module, part: Tensor, length: int) -> float:
+    """Bits a character of a part: each is predicted from at least half a length before it."""
+    half = length // 2
+    windows = part[: (len(part) - 1) // half * half + 1].unfold(0, length + 1, half)
     total = count = 0.0
     for some in windows.split(128):
         logits = network(some[:, :-1])[:, half:]
@@ -195,15 +221,15 @@ def bits(network: nn.Module, part: Tensor) -> float:
     return total / (count * math.log(2))
 
 
-def bits_by_position(network: nn.Module, part: Tensor) -> list[float]:
+def bits_by_position(network: nn.Module, part: Tensor, long: int) -> list[float]:
     """Bits a character at positions 1, 2–3, 4–7, … of windows far longer than those of training."""
-    windows = part[: (len(part) - 1) // LONG * LONG + 1].unfold(0, LONG + 1, LONG)
-    total = torch.zeros(LONG, dtype=torch.float64, device=part.device)
+    windows = part[: (len(part) - 1) // long * long + 1].unfold(0, long + 1, long)
+    total = torch.zeros(long, dtype=torch.float64, device=part.device)
     for some in windows.split(16):
         logits = network(some[:, :-1])
         total += nn.functional.cross_entropy(logits.mT, some[:, 1:], reduction="none").sum(0)
     mean = total / (len(windows) * math.log(2))
-    starts = [2**i - 1 for i in range(round(math.log2(LONG)) + 1)]
+    starts = [2**i - 1 for i in range(round(math.log2(long)) + 1)]
     return [round(float(mean[a : 2 * a + 1].mean()), 4) for a in starts]
 
 
@@ -214,10 +240,11 @@ def without_checks() -> None:
     torch.set_float32_matmul_precision("high")
 
 
-def batches(training: Tensor, generator: torch.Generator):
-    offsets = torch.arange(LENGTH + 1, device=training.device)
+def batches(training: Tensor, size: Size, generator: torch.Generator):
+    offsets = torch.arange(size.length + 1, device=training.device)
+    last = len(training) - size.length - 1
     while True:
-        start = torch.randint(len(training) - LENGTH - 1, (BATCH, 1), generator=generator)
+        start = torch.randint(last, (size.batch, 1), generator=generator)
         yield training[start.to(training.device) + offsets]
 
 
@@ -229,9 +256,10 @@ def loss(network: nn.Module, batch: Tensor) -> Tensor:
 def train_one(job: dict) -> dict:
     without_checks()
     device = runs.device()
-    book, (training, validation, test) = data(device)
+    size = SIZES[job["size"]]
+    book, (training, validation, test) = data(device, job["size"])
     seed_everything(job["seed"])
-    network = model(job["model"], len(book.alphabet)).to(device)
+    network = model(job["model"], job["size"], len(book.alphabet)).to(device)
     steps = job["steps"]
     config = Config(
         steps=steps,
@@ -243,24 +271,24 @@ def train_one(job: dict) -> dict:
         lower_is_better=True,
         progress=False,
     )
-    some = validation[: 64 * LENGTH + 1]
+    some = validation[: 64 * size.length + 1]
     found = {"parameters": sum(p.numel() for p in network.parameters())}
     try:
         history = train(
             network,
-            functools.partial(batches, training),
+            functools.partial(batches, training, size),
             loss,
             config,
-            lambda n: bits(n, some),
+            lambda n: bits(n, some, size.length),
         )
     except FloatingPointError as error:  # it diverged: a result, too
         return {**found, "diverged": str(error), "validation": None, "test": None}
     network.eval()
     with torch.no_grad():
         found |= {
-            "validation": round(bits(network, validation), 4),
-            "test": round(bits(network, test), 4),
-            "by_position": bits_by_position(network, test),
+            "validation": round(bits(network, validation, size.length), 4),
+            "test": round(bits(network, test, size.length), 4),
+            "by_position": bits_by_position(network, test, size.long),
             "curve": [[int(s), round(float(m), 4)] for s, m in zip(
                 history.eval_step, history.metric, strict=True)],
             "last_loss": round(float(history.loss[-100:].mean()) / math.log(2), 4),
@@ -275,10 +303,11 @@ def speed_of(job: dict) -> dict:
     """Characters a second, in training and in generation for one reader, on a quiet device."""
     without_checks()
     device = runs.device()
-    book, (training, _, _) = data(device)
+    size = SIZES[job["size"]]
+    book, (training, _, _) = data(device, job["size"])
     seed_everything(0)
-    network = model(job["speed"], len(book.alphabet)).to(device)
-    stream = batches(training, torch.Generator().manual_seed(0))
+    network = model(job["speed"], job["size"], len(book.alphabet)).to(device)
+    stream = batches(training, size, torch.Generator().manual_seed(0))
     wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     parts = job["repeats"]
 
@@ -302,107 +331,29 @@ def speed_of(job: dict) -> dict:
 
     return {
         "update_s": round(update, 5),
-        "training_characters_s": round(BATCH * LENGTH / update),
+        "training_characters_s": round(size.batch * size.length / update),
         "generation_characters_s": round(10 / timed(ten)),
-        **{f"flops_{k}": v for k, v in flops(job["speed"], len(book.alphabet)).items()},
+        **{
+            f"flops_{k}": v for k, v in flops(job["speed"], job["size"], len(book.alphabet)).items()
+        },
     }
 
 
 # --- what needs no gradient ----------------------------------------------------------------------
 
 
-def _table(codes: np.ndarray, vocab_size: int) -> tuple[np.ndarray, ...]:
-    """Distinct grams, how often, their contexts, and of each context the total and the kinds."""
-    grams, counts = np.unique(codes, return_counts=True)
-    return _totals(grams, counts, vocab_size)
-
-
-def _totals(grams: np.ndarray, counts: np.ndarray, vocab_size: int) -> tuple[np.ndarray, ...]:
-    contexts, first = np.unique(grams // vocab_size, return_index=True)
-    totals = np.add.reduceat(counts, first)
-    kinds = np.diff(np.append(first, len(grams)))
-    return grams, counts, contexts, totals, kinds
-
-
-def _find(sorted_keys: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return place, sorted_keys[place] == keys
-
-
-def kneser_ney(
-    training: np.ndarray, test: np.ndarray, vocab_size: int, orders: tuple[int, ...] = ORDERS
-) -> dict[int, np.ndarray]:
-    """Probability of every character of ``test`` after the first, for n-grams of each order.
-
-    Interpolated Kneser–Ney: P(c | w) = max(n(w c) − δ, 0)/n(w) + δ k(w)/n(w) P(c | w′), with k(w)
-    the kinds of characters after w, w′ without its oldest character, and δ = n₁/(n₁ + 2 n₂) from
-    how many grams occurred once and twice. At the highest order n counts occurrences; below, how
-    many characters stood before the gram. An unseen w gives all weight to w′. The last P is even.
-    """
-    highest = max(orders)
-    # The code of the gram of length k that ends at each place; too near the beginning: not used.
-    code = {0: np.zeros(len(training), dtype=np.int64)}
-    asked = {0: np.zeros(len(test), dtype=np.int64)}
-    for k in range(1, highest + 1):
-        for codes, source in ((code, training), (asked, test)):
-            shifted = np.zeros_like(codes[0])
-            shifted[k - 1 :] = source[: len(source) - k + 1]
-            codes[k] = codes[k - 1] + shifted * vocab_size ** (k - 1)
-    tables = {k: _table(code[k][k - 1 :], vocab_size) for k in range(1, highest + 1)}
-    lower = {}  # counts of what stood before, from the distinct grams one longer
-    for k in range(1, highest):
-        suffixes = tables[k + 1][0] % vocab_size**k
-        lower[k] = _table(np.sort(suffixes), vocab_size)
-
-    def refined(k: int, table: tuple[np.ndarray, ...], below: np.ndarray) -> np.ndarray:
-        grams, counts, contexts, totals, kinds = table
-        once, twice = (counts == 1).sum(), (counts == 2).sum()
-        discount = once / (once + 2 * twice) if once + twice else 0.0
-        discount = min(max(discount, 0.1), 0.9)  # few kinds of characters: the estimate may fail
-        place, seen = _find(grams, asked[k])
-        count = np.where(seen, np.maximum(counts[place] - discount, 0), 0.0)
-        place, known = _find(contexts, asked[k] // vocab_size)
-        total = np.where(known, totals[place], 1)
-        weight = np.where(known, discount * kinds[place] / total, 1.0)
-        p = np.where(known, count / total, 0.0) + weight * below
-        return np.where(np.arange(len(test)) >= k - 1, p, below)  # too near the beginning
-
-    result, below = {}, np.full(len(test), 1 / vocab_size)
-    for k in range(1, highest + 1):
-        if k in orders:
-            result[k] = refined(k, tables[k], below)[1:]
-        if k < highest:
-            below = refined(k, lower[k], below)
-    return result
-
-
 def n_grams(job: dict) -> dict:
-    book, (training, validation, test) = data(torch.device("cpu"))
+    book, (training, validation, test) = data(torch.device("cpu"), job["size"])
     found = {}
     for part, tokens in (("validation", validation), ("test", test)):
-        p = kneser_ney(training.numpy(), tokens.numpy(), len(book.alphabet))
-        found[part] = {k: round(float(-np.log2(v).mean()), 4) for k, v in p.items()}
+        p = n_gram(training, tokens, len(book.alphabet), ORDERS)
+        found[part] = {k: round(float(-v.log2().mean()), 4) for k, v in p.items()}
     return found
 
 
-COMPRESSORS = {
-    "gzip": lambda b: zlib.compress(b, 9),
-    "bzip2": lambda b: bz2.compress(b, 9),
-    "xz": lambda b: lzma.compress(b, preset=9 | lzma.PRESET_EXTREME),
-}
-
-
 def compression(job: dict) -> dict:
-    """Bits a character, one byte each: of the test part alone, and as what it adds to the rest."""
-    _, (training, _, test) = data(torch.device("cpu"))
-    known, new = (bytes(part.tolist()) for part in (training, test))
-    compress = COMPRESSORS[job["compressor"]]
-    alone = len(compress(new))
-    added = len(compress(known + new)) - len(compress(known))
-    return {
-        "test_alone": round(8 * alone / len(new), 4),
-        "test_added": round(8 * added / len(new), 4),
-    }
+    _, (training, _, test) = data(torch.device("cpu"), job["size"])
+    return {"test": round(compressed_bits(training, test, job["compressor"]), 4)}
 
 
 def run(job: dict) -> dict:
@@ -416,16 +367,20 @@ def run(job: dict) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--repeats", type=int, default=10, help="of a timing")
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--steps", type=int, help="updates of a run")
+    parser.add_argument("--repeats", type=int, default=10, help="of a timing; 0: no timings")
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--out", help="folder of the result file")
     options = parser.parse_args()
+    size = SIZES[options.size]
+    steps = options.steps or size.steps
+    same = {"size": options.size}
 
-    def training_jobs(names: tuple[str, ...], rates: tuple[float, ...], seeds: tuple[int, ...]):
+    def training_jobs(names: tuple[str, ...], rates: tuple[float, ...]) -> list[dict]:
         return [
-            {"model": name, "lr": lr, "seed": seed, "steps": options.steps}
-            for seed in seeds
+            {"model": name, **same, "lr": lr, "seed": seed, "steps": steps}
+            for seed in SEEDS
             for name in names  # the slowest first
             for lr in rates
             if name in options.only
@@ -433,29 +388,28 @@ def main() -> None:
 
     parts = tuple(name for name in MODELS if name not in MAIN)
     # In this order, so that a run that is stopped leaves the main comparison whole.
-    jobs = [{"baseline": "n-gram"}, *({"compressor": name} for name in COMPRESSORS)]
-    jobs += training_jobs(MAIN, LEARNING_RATES, SEEDS)
-    jobs += training_jobs(parts, LEARNING_RATES, SEEDS)
-    jobs += training_jobs(tuple(MODELS), MORE_RATES, SEEDS)
+    jobs = [{"baseline": "n-gram", **same}]
+    jobs += [{"compressor": name, **same} for name in COMPRESSORS]
+    jobs += training_jobs(MAIN, size.rates)
+    jobs += training_jobs(parts, size.rates)
+    jobs += training_jobs(tuple(MODELS), size.more_rates)
+    name = "language_models" + ("" if options.size == "full" else f"_{options.size}")
     fixed = {
         "n_layer": N_LAYER,
-        "length": LENGTH,
-        "batch": BATCH,
-        "learning_rates": [*LEARNING_RATES, *MORE_RATES],
+        **size._asdict(),
+        "widths": dict(zip(MODELS, size.widths, strict=True)),
         "seeds": SEEDS,
-        "long": LONG,
-        "widths": {name: width for name, (width, _) in MODELS.items()},
         "warmup": 100,
         "weight_decay": 0.1,
     }
-    save = functools.partial(runs.write, "language_models", fixed, out=options.out)
+    save = functools.partial(runs.write, name, fixed, out=options.out)
 
     def recorded() -> list[dict]:
-        return runs.recorded("language_models", options.out)["runs"]
+        return runs.recorded(name, options.out)["runs"]
 
-    # One after the other, with nothing beside them; then all the rest.
-    speeds = [{"speed": name, "repeats": options.repeats} for name in options.only]
-    runs.run_all(run, speeds, 1, save, recorded())
+    if options.repeats:  # one after the other, with nothing beside them; then all the rest
+        speeds = [{"speed": n, **same, "repeats": options.repeats} for n in options.only]
+        runs.run_all(run, speeds, 1, save, recorded())
     runs.run_all(run, jobs, options.workers, save, recorded())
 
 
