@@ -94,7 +94,9 @@ def run(job: dict) -> dict:
     found: dict[str, Any] = {"parameters": count(model), "width": width(job["model"])}
     try:
         history = train(model, batches, answer_loss, config, evaluate)
-    except FloatingPointError:  # it diverged: a result, too
+    except (FloatingPointError, ValueError) as error:  # it diverged: a result, too
+        if "finite" not in str(error):
+            raise
         return {**found, "validation_loss": None, "tokens": 0.0, "sequences": 0.0, "curve": []}
     model.eval()
     with torch.no_grad():

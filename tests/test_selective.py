@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
 from linear_time import selective
-from linear_time.convolution import recurrence
+from linear_time.convolution import recurrence, time_varying_matrix
 from linear_time.discretization import zero_order_hold
 from linear_time.scan import linear_scan
 from linear_time.selective import (
@@ -226,6 +226,79 @@ def test_a_gradient_of_the_gradient_is_refused_not_wrong():
     )
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+# --- what the chapter says of the two rules ------------------------------------------------------
+
+
+def one_state(u, z, rule):
+    """N = 1, A = −1, B = C = 1, Δ = softplus(z)."""
+    one = torch.ones(1, 1, len(u), dtype=F64)
+    A = -torch.ones(1, 1, dtype=F64)
+    y = selective_scan(
+        u.view(1, 1, -1), z.view(1, 1, -1), A, one, one, delta_softplus=True, rule=rule
+    )
+    return y[0, 0]
+
+
+def test_theorem_one_is_of_zero_order_hold():
+    """It is a gate; the released rule is another recurrence."""
+    generator = torch.Generator().manual_seed(0)
+    u, z = torch.randn(2, 200, generator=generator, dtype=F64)
+    keep, take = 1 - torch.sigmoid(z), {"zero_order_hold": torch.sigmoid(z)}
+    take["released"] = nn.functional.softplus(z)
+    for rule in RULES:
+        wanted = linear_scan(keep[None, :, None], (take[rule] * u)[None, :, None])
+        torch.testing.assert_close(one_state(u, z, rule), wanted[0, :, 0])
+    shut = torch.full((200,), -12.0, dtype=F64)
+    first, second = (one_state(u, shut, rule) for rule in RULES)
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-8)
+
+
+def test_a_long_step_resets_or_overshoots():
+    u = torch.tensor([5.0, 1.0], dtype=F64)
+    z = torch.tensor([0.0, 1e3], dtype=F64)  # Δ = 1000 at the second token
+    assert math.isclose(one_state(u, z, "zero_order_hold")[1], 1.0)
+    assert math.isclose(one_state(u, z, "released")[1], 1e3)
+    z[1] = -1e3 / 3  # Δ ≈ 0: the token is ignored
+    for rule in RULES:
+        y = one_state(u, z, rule)
+        assert math.isclose(y[0], y[1])
+
+
+def test_a_state_in_zero_order_hold_stays_in_the_range_of_its_inputs():
+    generator = torch.Generator().manual_seed(0)
+    u = torch.rand(1000, generator=generator, dtype=F64)
+    z = 3 * torch.randn(1000, generator=generator, dtype=F64)
+    assert one_state(u, z, "zero_order_hold").max() <= u.max()
+    assert one_state(u, z, "released").max() > u.max()
+
+
+@every_rule
+def test_the_matrix_of_a_layer_is_semiseparable(rule):
+    N, length = 3, 24
+    t = draw(batch=1, d_inner=1, N=N, length=length)
+    delta = t["delta"].exp()
+    A_bar, B_bar = RULES[rule](t["A"], t["B"][0].T, delta[0, 0, :, None])
+    K = time_varying_matrix(torch.diag_embed(A_bar), B_bar, t["C"][0].T)
+    y = selective_scan(t["u"], delta, t["A"], t["B"], t["C"], rule=rule)
+    torch.testing.assert_close(K @ t["u"][0, 0], y[0, 0])
+    for cut in (5, 12, 20):
+        rank = torch.linalg.matrix_rank(K[cut:, :cut], rtol=1e-9)
+        assert rank <= N
+    assert torch.linalg.matrix_rank(K) > N
+
+
+def test_noise_that_takes_no_time_leaves_the_state_alone():
+    t = draw(batch=1, length=12)
+    kept = torch.tensor([0, 3, 4, 9])
+    delta = torch.full_like(t["u"], 1e-14)
+    delta[..., kept] = t["delta"].exp()[..., kept]
+    u, B, C = (t[k] for k in "uBC")
+    whole = selective_scan(u, delta, t["A"], B, C, return_last_state=True)[1]
+    parts = (x[..., kept] for x in (u, delta))
+    few = selective_scan(*parts, t["A"], B[..., kept], C[..., kept], return_last_state=True)[1]
+    torch.testing.assert_close(whole, few, rtol=1e-10, atol=1e-10)
 
 
 # --- memory --------------------------------------------------------------------------------------
@@ -444,6 +517,22 @@ def test_with_both_switches_off_it_is_time_invariant():
         with mock.patch.object(nn.functional, "gelu", lambda y: y):
             linear = torch.allclose(mixed(2 * x), 2 * mixed(x), atol=1e-12)
         assert linear is invariant
+
+
+@switches
+def test_a_step_that_underflows_to_0_ignores_its_token(options):
+    """In float32 softplus(−200) is 0: training got there, and the layer must survive it."""
+    torch.manual_seed(0)
+    model = Selective(6, N=4, **options)
+    with torch.no_grad():
+        model.delta_bias.fill_(-200.0)
+    x = torch.randn(2, 9, 6)
+    assert (model.select(x)[0] == 0).all()
+    y = model(x)
+    y.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    wanted = model.out(nn.functional.gelu(model.D * x))
+    torch.testing.assert_close(y, wanted)
 
 
 @pytest.mark.parametrize(("d_model", "rank"), [(6, 1), (16, 1), (17, 2), (64, 4)])

@@ -234,9 +234,13 @@ class Selective(SequenceMixer):
         self, x: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         self.check_input(x)
-        delta, B, C = self.select(x)
+        # Softplus is the scan's, for which a step that underflows to 0 is
+        # one that ignores its token.
+        delta, B, C = self._choose(x)
         y: Any = selective_scan(
-            x.mT, delta.mT, self.A, B.mT, C.mT, self.D, rule=self.rule
+            *(x.mT, delta.mT, self.A, B.mT, C.mT, self.D),
+            delta_softplus=True,
+            rule=self.rule,
         )
         mixed: Tensor = self.out(functional.gelu(y.mT))
         return mixed
@@ -280,6 +284,11 @@ class Selective(SequenceMixer):
         Float[Tensor, "*batch N"],
     ]:
         """(Δ, B, C) that the layer takes for its inputs x, (…, d_model)."""
+        delta, B, C = self._choose(x)
+        return functional.softplus(delta), B, C
+
+    def _choose(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``select``, before the softplus."""
         if self.to_delta is None:
             delta = self.delta_bias.expand(x.shape)
         else:
@@ -289,7 +298,7 @@ class Selective(SequenceMixer):
             B, C = self.B.expand(sizes), self.C.expand(sizes)
         else:
             B, C = self.to_B_C(x).chunk(2, dim=-1)
-        return functional.softplus(delta), B, C
+        return delta, B, C
 
 
 # On a CPU a step's states and a chunk's should fit the caches: 2**13 numbers

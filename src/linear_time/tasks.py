@@ -50,8 +50,8 @@ def selective_copying(
         TypeError, ValueError: a size is not as above, or the generator is
             none.
 
-    Source: Gu & Dao (2023), "Mamba", section 4.1.1; its released data set
-        calls length − n_tokens "L".
+    Source: Gu & Dao (2023), "Mamba", sections 3.1 and 4.1.1. The S4
+        repository's variable copying task has length − n_tokens for its L.
     """
     _sizes(batch_size, generator)
     _validate.count("n_tokens", n_tokens)
