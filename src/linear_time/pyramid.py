@@ -24,11 +24,11 @@ INCEPTION_3A = (192, 64, 96, 128, 16, 32, 32)
 class PyramidCompression(Compressor):
     """Several LCE steps, each level kept: n → n/2 → n/4.
 
-    Bottom-up, C_0 = x and C_{l+1} = φ(W_l C_l). ``forward`` gives the
+    Bottom-up, X_0 = x and X_{l+1} = φ(W_l X_l). ``forward`` gives the
     coarsest level and ``levels`` all of them. With d the levels go through a
     top-down path first,
 
-        P_top = C_top V_top,   P_l = C_l V_l + up(P_{l+1}),
+        P_top = X_top V_top,   P_l = X_l V_l + up(P_{l+1}),
 
     with V_l on the channels (the lateral 1×1 convolution, with its bias) and
     up the nearest neighbour: fine tokens learn what the coarse ones saw.
@@ -47,9 +47,10 @@ class PyramidCompression(Compressor):
             is not a whole number ≥ 1.
 
     Source: Lin et al. (2017), "Feature Pyramid Networks for Object
-        Detection", section 3, for the top-down path. There the bottom-up
-        path is a convolutional network and a 3×3 convolution follows each
-        sum; here the levels are LCEs, and nothing follows.
+        Detection", section 3, for the top-down path (its C_l is our X_l).
+        There the bottom-up path is a convolutional network and a 3×3
+        convolution follows each sum; here the levels are LCEs, and nothing
+        follows.
     """
 
     def __init__(

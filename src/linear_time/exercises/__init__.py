@@ -17,6 +17,7 @@ CHAPTERS = {
     "00": "toolbox",
     "03": "decoder",
     "05": "compression",
+    "06": "pyramid",
     "11": "state_space",
     "12": "discretization",
     "13": "convolution",
