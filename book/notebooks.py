@@ -59,6 +59,7 @@ def normalise(notebook) -> None:
         for key in ("execution", "collapsed", "scrolled", "trusted", "lines_to_next_cell"):
             cell.metadata.pop(key, None)
         if cell.cell_type != "code":
+            cell.source = plain_exercise(cell.source)
             continue
         if "setup" in tags(cell):
             cell.source = setup_source()
@@ -79,6 +80,15 @@ def normalise(notebook) -> None:
                 output.get("data", {}).pop(image, None)
             if "metadata" in output:
                 output.metadata = nbformat.from_dict({})
+
+
+def plain_exercise(source: str) -> str:
+    """Fence an exercise with colons: where MyST is not known, its text still shows as Markdown."""
+    lines = source.strip().split("\n")
+    if lines[0].startswith("```{exercise}") and lines[-1] == "```":
+        lines[0], lines[-1] = lines[0].replace("```", ":::"), ":::"
+        return "\n".join(lines)
+    return source
 
 
 def merge_streams(outputs):

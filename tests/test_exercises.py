@@ -26,7 +26,7 @@ def exercise_labels(path):
     text = "\n".join(
         c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
     )
-    return re.findall(r"```\{exercise\}[^\n]*\n:label:\s*(\S+)", text)
+    return re.findall(r"(?:```|:::)\{exercise\}[^\n]*\n:label:\s*(\S+)", text)
 
 
 NAMES = [(path, label) for path in CHAPTERS for label in exercise_labels(path)]

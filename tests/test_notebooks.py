@@ -108,6 +108,18 @@ def test_normalise_twice_is_once():
     assert "execution" not in notebook.cells[1].metadata
 
 
+def test_normalise_fences_an_exercise_with_colons():
+    """In plain Jupyter a fence of backticks would show its text as code, and no title."""
+    notebook = clean_notebook()
+    text = "```{exercise} A title\n:label: 12-x\n\nIts text, $x$.\n```"
+    notebook.cells.append(nbformat.v4.new_markdown_cell(text))
+    notebooks.normalise(notebook)
+    colons = ":::{exercise} A title\n:label: 12-x\n\nIts text, $x$.\n:::"
+    assert notebook.cells[-1].source == colons
+    notebooks.normalise(notebook)
+    assert notebook.cells[-1].source == colons
+
+
 class _Anonymous(ast.NodeTransformer):
     """Rename what a function binds to v0, v1, ... and drop its docstring and annotations."""
 

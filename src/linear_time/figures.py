@@ -128,7 +128,7 @@ _EXPLORER = """\
 .lt-explorer input { width: 100%; }
 .lt-explorer table { font-size: .85em; border-collapse: collapse; }
 .lt-explorer td, .lt-explorer th { padding: .1rem .5rem .1rem 0;
-  text-align: left; }
+  text-align: left !important; }
 .lt-explorer svg { width: 100%; height: auto; display: block; }
 </style>
 <label>step Δ = <output data-value="delta">@delta@</output> s
