@@ -1,8 +1,11 @@
 """Every scan is the recurrence; its gradients, its cost, and what it does over a million steps."""
 
+import inspect
 import math
+import weakref
 
 import pytest
+import sympy as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +15,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from linear_time import scan
+from linear_time.attention import SoftmaxSummary, online_softmax, softmax_summary
 from linear_time.scan import (
     blelloch_cost,
     blelloch_scan,
@@ -19,12 +23,15 @@ from linear_time.scan import (
     chunked_scan,
     combine,
     cumulative_sum_scan,
+    doubling_scan,
     hillis_steele_cost,
     hillis_steele_scan,
     linear_scan,
     sequential_cost,
     sequential_scan,
+    tree_scan,
 )
+from linear_time.selective import selective_scan, selective_scan_reference
 
 F32, F64, C128 = torch.float32, torch.float64, torch.complex128
 SCANS = {
@@ -149,11 +156,76 @@ def test_combine_is_associative_with_an_identity_and_does_not_commute(dtype):
     assert not torch.allclose(combine(f, g)[1], combine(g, f)[1])
 
 
+def test_combine_is_associative_in_sympy():
+    product = inspect.unwrap(combine)  # of symbols, not of tensors
+    f, g, h = (sp.symbols(f"a{i} b{i}") for i in range(3))
+    left, right = product(product(f, g), h), product(f, product(g, h))
+    assert [sp.expand(x - y) for x, y in zip(left, right, strict=True)] == [0, 0]
+    assert product((1, 0), f) == f == product(f, (1, 0))
+    assert sp.expand(product(f, g)[1] - product(g, f)[1]) != 0
+
+
 def test_combine_is_composition():
     f, g = draw(4, 5)[:2], draw(4, 5, seed=1)[:2]
     x = torch.randn(4, 5, dtype=F64)
     a, b = combine(f, g)
     torch.testing.assert_close(a * x + b, g[0] * (f[0] * x + f[1]) + g[1])
+
+
+# --- any associative operator --------------------------------------------------------------------
+
+both_scans = pytest.mark.parametrize("run", [doubling_scan, tree_scan])
+
+
+def matrices(first, second):
+    return (second[0] @ first[0],)
+
+
+def after_each_other(first, second):
+    """Intervals: refuses any two that are not neighbours in this order."""
+    assert torch.equal(first[1] + 1, second[0])
+    return first[0], second[1]
+
+
+@both_scans
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 13, 100])
+def test_products_of_matrices_in_their_order(run, length):
+    m = draw(2, length, 3, 3)[0]
+    (prefixes,) = run(matrices, (m,))
+    wanted = torch.eye(3, dtype=F64)
+    for t in range(length):
+        wanted = m[:, t] @ wanted
+        torch.testing.assert_close(prefixes[:, t], wanted, rtol=1e-10, atol=1e-10)
+
+
+@both_scans
+@given(st.integers(1, 200))
+def test_only_neighbours_are_composed_and_every_prefix_is_whole(run, length):
+    t = torch.arange(length)[None]
+    start, end = run(after_each_other, (t, t))
+    assert torch.equal(start, torch.zeros_like(t)) and torch.equal(end, t)
+
+
+@both_scans
+def test_a_running_maximum(run):
+    x = draw(2, 50)[1]
+    (top,) = run(lambda f, g: (torch.maximum(f[0], g[0]),), (x,))
+    assert torch.equal(top, x.cummax(1).values)
+
+
+@both_scans
+def test_online_softmax_is_one_of_them(run):
+    scores, v = draw(2, 40)[1] * 9, draw(2, 40, 3, seed=1)[1]
+    each = softmax_summary(scores[..., None, None], v[..., None, :])  # one query, one key
+
+    def operator(first, second):
+        return online_softmax(SoftmaxSummary(*first), SoftmaxSummary(*second))
+
+    _, total, weighted = run(operator, tuple(each))
+    for t in range(40):
+        wanted = (scores[:, : t + 1].softmax(1)[..., None] * v[:, : t + 1]).sum(1)
+        found = weighted[:, t, 0] / total[:, t]
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
 # --- gradients -----------------------------------------------------------------------------------
@@ -212,6 +284,91 @@ def test_a_long_narrow_scan_takes_about_the_square_root_of_its_steps():
         assert operations.count <= 12 * math.sqrt(length)
 
 
+# --- memory, counted -----------------------------------------------------------------------------
+
+
+class Meter(TorchDispatchMode):
+    """Numbers that operations wrote, and the most that were held at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.written = self.held = self.peak = 0
+        self.known = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, (tuple, list)) else [result]:
+            storage = x.untyped_storage() if isinstance(x, torch.Tensor) else None
+            new = storage is not None and storage not in self.known and self._fresh(x, args)
+            if new:
+                numbers = storage.nbytes() // x.itemsize
+                self.known.add(storage)
+                weakref.finalize(storage, self._free, numbers)
+                self.written += numbers
+                self.held += numbers
+                self.peak = max(self.peak, self.held)
+        return result
+
+    def _free(self, numbers):
+        self.held -= numbers
+
+    @staticmethod
+    def _fresh(x, args):
+        """Not memory that an argument brought along."""
+        given = [a for a in torch.utils._pytree.tree_leaves(args) if isinstance(a, torch.Tensor)]
+        return all(x.untyped_storage().data_ptr() != a.untyped_storage().data_ptr() for a in given)
+
+
+def metered(run, length, width=16):
+    leaves = [x.requires_grad_() for x in draw(1, length, width)[:2]]
+    weight = torch.ones(1, length, width, dtype=F64)
+    with Meter() as meter:
+        torch.autograd.grad(run(*leaves), leaves, weight)
+    return meter
+
+
+def indexed_scan(a, b):
+    h, states = torch.zeros_like(b[:, 0]), []
+    for t in range(a.shape[1]):
+        h = a[:, t] * h + b[:, t]
+        states.append(h)
+    return torch.stack(states, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("run", "slope"),
+    [(indexed_scan, 2), (sequential_scan, 1), (linear_scan, 1), (blelloch_scan, 1)],
+)
+def test_a_loop_that_indexes_writes_a_square(run, slope):
+    short, long = (metered(run, length).written for length in (512, 2048))
+    assert abs(math.log(long / short, 4) - slope) < 0.08
+
+
+def test_peak_memory_of_forward_and_backward():
+    """In copies of b; nothing but Hillis and Steele's grows with the length."""
+    peaks = {
+        run.__name__: [metered(run, n).peak / (16 * n) for n in (256, 4096)]
+        for run in (linear_scan, sequential_scan, chunked_scan, blelloch_scan, hillis_steele_scan)
+    }
+    for name, (short, long) in peaks.items():
+        grows = name == "hillis_steele_scan"
+        assert (long - short > 4) is grows, (name, short, long)
+        assert grows or long < 9, (name, long)
+
+
+def test_paper_against_itself_what_the_fused_kernel_reads():
+    """Appendix D counts O(BLN + DN) inputs of backward; u and Δ make it O(BLD + BLN + DN)."""
+    batch, length, d_inner, N = 2, 64, 48, 4
+    u = delta = torch.rand(batch, d_inner, length)
+    A, B = -torch.rand(d_inner, N), torch.rand(batch, N, length)
+    inputs = u, delta, A, B, B
+    read = sum(x.numel() for x in inputs)
+    assert read == 2 * batch * length * d_inner + 2 * batch * length * N + d_inner * N
+    assert read > 3 * (2 * batch * length * N + d_inner * N)
+    for run in (selective_scan, selective_scan_reference):
+        assert run(*inputs).numel() == batch * length * d_inner
+
+
 # --- a million steps -----------------------------------------------------------------------------
 
 
@@ -232,6 +389,23 @@ def test_stable_in_float32(decay, kind, width):
     if width == 1:  # the yardstick itself, against the oracle
         scipys = lfilter([1.0], [1.0, -a[0, 0, 0].item()], b[0, :, 0].double().numpy())
         torch.testing.assert_close(exact[0, :, 0], torch.from_numpy(scipys), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("decay", [1e-1, 1e-2, 1e-3, 1e-4])  # Δ|A|
+def test_rounding_the_factor_costs_3e_8_over_decay(decay):
+    """a near 1 is a multiple of 2⁻²⁴, so it is off by ≤ 2⁻²⁵; h = b/(1 − a) divides by Δ|A|."""
+    worst = 0.0
+    for k in range(20):
+        exact = math.exp(-decay * (1 + k / 40))
+        rounded = torch.tensor(exact, dtype=F32).double().item()
+        assert abs(rounded - exact) <= 2**-25
+        a = torch.tensor([exact, rounded], dtype=F64)[:, None].expand(2, int(25 / decay))
+        h = linear_scan(a, torch.ones_like(a))[:, -1]
+        bound = 2**-25 / (1 - exact)
+        error = (h[1] / h[0] - 1).abs().item()
+        assert error <= bound * 1.01
+        worst = max(worst, error / bound)
+    assert worst > 0.5 and math.isclose(2**-25, 3e-8, rel_tol=0.01)
 
 
 def test_gradient_over_a_million_steps_is_finite_and_right():
@@ -338,6 +512,23 @@ A, B, H = draw(2, 5, 3)
 def test_bad_input(name, arguments, kind, message):
     with pytest.raises(kind, match=message):
         SCANS[name](*arguments)
+
+
+@pytest.mark.bad_input
+@both_scans
+@pytest.mark.parametrize(
+    ("elements", "kind", "message"),
+    [
+        ((), ValueError, "^elements: expected a tuple of one tensor or more"),
+        ([A], ValueError, "^elements: expected a tuple .* got a list"),
+        ((A, 1.0), TypeError, "^elements: expected tensors, got 1.0"),
+        ((A, B[:, :4]), ValueError, r"^elements: .*got shapes \(2, 5, 3\), \(2, 4, 3\)"),
+        ((A[:, :0],), ValueError, r"^elements: .*length >= 1.*\(2, 0, 3\)"),
+    ],
+)
+def test_bad_input_any_operator(run, elements, kind, message):
+    with pytest.raises(kind, match=message):
+        run(combine, elements)
 
 
 @pytest.mark.bad_input

@@ -13,6 +13,7 @@ the loss with respect to h_t, everything later included,
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,8 @@ from linear_time import _validate
 Steps = Inexact[Tensor, "batch length *rest"]
 Start = Inexact[Tensor, "batch *rest"]
 Pair = tuple[Tensor, Tensor]
+Elements = tuple[Tensor, ...]  # each (batch, length, …)
+Operator = Callable[[Any, Any], Any]  # two Elements to one
 
 
 def combine(first: Pair, second: Pair) -> Pair:
@@ -45,6 +48,70 @@ def combine(first: Pair, second: Pair) -> Pair:
     """
     (a_1, b_1), (a_2, b_2) = first, second
     return a_2 * a_1, a_2 * b_1 + b_2
+
+
+def doubling_scan(operator: Operator, elements: Elements) -> Elements:
+    """Hillis and Steele's scan, for any associative operator.
+
+    x_0, x_0 • x_1, x_0 • x_1 • x_2, … along dim 1. After the round with
+    reach r, position t holds the product of the last 2r elements up to t.
+
+    Args:
+        operator: takes an earlier and a later tuple of tensors, positions
+            along dim 1, and returns a tuple of the same kind; associative.
+        elements: the x_t: tensors (batch, length, …), one or several.
+
+    Returns:
+        The prefixes, a tuple as elements.
+
+    Raises:
+        TypeError: elements are not tensors.
+        ValueError: there are none, or they differ in batch or length.
+
+    Source: Hillis & Steele (1986), "Data Parallel Algorithms".
+    """
+    length = _length(elements)
+    reach = 1
+    while reach < length:
+        earlier = _part(elements, slice(None, -reach))
+        later = _part(elements, slice(reach, None))
+        done = _part(elements, slice(None, reach))
+        elements = _join(done, operator(earlier, later))
+        reach *= 2
+    return elements
+
+
+def tree_scan(operator: Operator, elements: Elements) -> Elements:
+    """Blelloch's two sweeps, for any associative operator.
+
+    Up: neighbours are composed, halving the length until one is left. Down:
+    level by level, the prefixes of the pairs are those of every odd position;
+    an even position adds its own element to the prefix before it. Any length
+    will do: an odd one leaves its last element without a partner.
+
+    Args, Returns, Raises: as ``doubling_scan``.
+
+    Source: Blelloch (1990), section 1.2, whose result excludes each
+        position's own element; the inclusive form is Brent & Kung's (1982).
+    """
+    _length(elements)
+    levels = [elements]
+    while levels[-1][0].shape[1] > 1:
+        paired = levels[-1][0].shape[1] // 2 * 2
+        left = _part(levels[-1], slice(0, paired, 2))
+        right = _part(levels[-1], slice(1, paired, 2))
+        levels.append(tuple(operator(left, right)))
+    prefix = levels.pop()
+    while levels:
+        level = levels.pop()
+        length = level[0].shape[1]
+        even = _part(level, slice(0, 1))
+        if length > 2:
+            before = _part(prefix, slice(0, (length - 1) // 2))
+            own = _part(level, slice(2, None, 2))
+            even = _join(even, operator(before, own))
+        prefix = _interleave(even, prefix)
+    return prefix
 
 
 def linear_scan(a: Steps, b: Steps, initial: Start | None = None) -> Steps:
@@ -99,56 +166,25 @@ def sequential_scan(a: Steps, b: Steps, initial: Start | None = None) -> Steps:
 def hillis_steele_scan(
     a: Steps, b: Steps, initial: Start | None = None
 ) -> Steps:
-    """Reach back 1, 2, 4, … steps: few rounds, much work.
-
-    After the round with reach r, position t holds the composition of the
-    last 2r maps up to t; those with fewer before them are done.
+    """``doubling_scan`` of the maps: few rounds, much work.
 
     Args, Returns, Raises: as ``linear_scan``.
 
     Source: Hillis & Steele (1986), "Data Parallel Algorithms".
     """
     maps = _absorb(*_arguments(a, b, initial))
-    reach = 1
-    while reach < maps[0].shape[1]:
-        earlier = _part(maps, slice(None, -reach))
-        later = _part(maps, slice(reach, None))
-        done = _part(maps, slice(None, reach))
-        maps = _join(done, combine(earlier, later))
-        reach *= 2
-    return maps[1]
+    return doubling_scan(combine, maps)[1]
 
 
 def blelloch_scan(a: Steps, b: Steps, initial: Start | None = None) -> Steps:
-    """Up a tree of pairs and down again: little work, twice the rounds.
-
-    Up: neighbours are composed, halving the length until one map is left.
-    Down: level by level, the prefixes of the pairs are those of every odd
-    position; an even position adds its own map to the prefix before it.
-
-    Any length will do: an odd one leaves its last map without a partner. The
-    result includes each position's own map; the paper's excludes it.
+    """``tree_scan`` of the maps: little work, twice the rounds.
 
     Args, Returns, Raises: as ``linear_scan``.
 
-    Source: Blelloch (1990), section 1.2, the two sweeps; an inclusive scan by
-        the same tree is Brent & Kung's (1982).
+    Source: as ``tree_scan``.
     """
-    levels = [_absorb(*_arguments(a, b, initial))]
-    while levels[-1][0].shape[1] > 1:
-        paired = levels[-1][0].shape[1] // 2 * 2
-        left = _part(levels[-1], slice(0, paired, 2))
-        right = _part(levels[-1], slice(1, paired, 2))
-        levels.append(combine(left, right))
-    prefix = levels.pop()
-    while levels:
-        level = levels.pop()
-        length = level[0].shape[1]
-        before = _part(prefix, slice(0, (length - 1) // 2))
-        even = combine(before, _part(level, slice(2, None, 2)))
-        even = _join(_part(level, slice(0, 1)), even)
-        prefix = _interleave(even, prefix)
-    return prefix[1]
+    maps = _absorb(*_arguments(a, b, initial))
+    return tree_scan(combine, maps)[1]
 
 
 def chunked_scan(
@@ -322,23 +358,47 @@ def _absorb(a: Tensor, b: Tensor, initial: Tensor) -> Pair:
     return a, torch.cat([first, b[:, 1:]], dim=1)
 
 
-def _part(maps: Pair, steps: slice) -> Pair:
-    return maps[0][:, steps], maps[1][:, steps]
+def _length(elements: Elements) -> int:
+    """Check them; return how many positions they have."""
+    if not isinstance(elements, tuple) or not elements:
+        raise ValueError(
+            "elements: expected a tuple of one tensor or more, "
+            f"got {_validate.describe(elements)}"
+        )
+    for x in elements:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"elements: expected tensors, got {_validate.describe(x)}"
+            )
+        if x.ndim < 2 or x.shape[:2] != elements[0].shape[:2] or 0 in x.shape:
+            raise ValueError(
+                "elements: expected one batch and one length >= 1 in all, "
+                f"got shapes {', '.join(map(_shape, elements))}"
+            )
+    return elements[0].shape[1]
 
 
-def _join(left: Pair, right: Pair) -> Pair:
-    a, b = (torch.cat(both, dim=1) for both in zip(left, right, strict=True))
-    return a, b
+def _shape(x: Tensor) -> str:
+    return _validate.shape_text(x.shape)
 
 
-def _interleave(even: Pair, odd: Pair) -> Pair:
+def _part(elements: Elements, steps: slice) -> Elements:
+    return tuple(x[:, steps] for x in elements)
+
+
+def _join(left: Elements, right: Elements) -> Elements:
+    both = zip(left, right, strict=True)
+    return tuple(torch.cat(pair, dim=1) for pair in both)
+
+
+def _interleave(even: Elements, odd: Elements) -> Elements:
     """Positions 0, 2, 4, … from one and 1, 3, 5, … from the other."""
     whole = []
     for e, o in zip(even, odd, strict=True):
         both = e.new_empty(e.shape[0], e.shape[1] + o.shape[1], *e.shape[2:])
         both[:, 0::2], both[:, 1::2] = e, o
         whole.append(both)
-    return whole[0], whole[1]
+    return tuple(whole)
 
 
 def _chunks(x: Tensor, chunk: int, fill: int) -> Tensor:
