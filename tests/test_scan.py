@@ -472,9 +472,11 @@ def test_closed_forms():
         assert hillis_steele_cost(n) == (n * k - n + 1, k)
         assert blelloch_cost(n) == (2 * n - 2 - k, 2 * k - 1)
     assert sequential_cost(1000) == (999, 999)
-    assert chunked_cost(1024, 32) == (1024 - 32 + 31 + 1024 - 32, 31 + 31 + 1)
-    assert chunked_cost(100, 32) == (96 + 3 + 68, 31 + 3 + 1)
-    assert chunked_cost(7, 32) == sequential_cost(7)
+    # within the chunks, their ends, and the rest of all chunks but the first
+    assert chunked_cost(1024, 32) == (32 * 31 + 31 + 31 * 31, 31 + 31 + 1)
+    assert chunked_cost(100, 32) == ((3 * 31 + 3) + 3 + (31 + 31 + 3), 31 + 3 + 1)
+    for length, chunk in ((7, 32), (7, 7), (7, 1)):
+        assert chunked_cost(length, chunk) == sequential_cost(length)
     every = (sequential_cost, hillis_steele_cost, blelloch_cost, chunked_cost)
     assert all(cost(1) == (0, 0) for cost in every)
 

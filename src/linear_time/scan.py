@@ -241,10 +241,10 @@ def cumulative_sum_scan(
 
 
 class Cost(NamedTuple):
-    """What a scan does: calls of the operator, one a position, and rounds."""
+    """What a scan does: compositions, and rounds that wait for one another."""
 
     work: int  # compositions of two maps
-    depth: int  # rounds, when each does all it can at once
+    depth: int  # rounds in lockstep, each for all its positions at once
 
 
 def sequential_cost(length: int) -> Cost:
@@ -279,16 +279,17 @@ def blelloch_cost(length: int) -> Cost:
 def chunked_cost(length: int, chunk: int = 32) -> Cost:
     """Three passes with c steps a chunk and n = ⌈L/c⌉ chunks.
 
-    L − n compositions within the chunks, n − 1 for the carries and L − c
-    to add them; c − 1, n − 1 and 1 rounds. (The code also runs the last
-    chunk's padding and the first one's carry of zero.)
+    L − n compositions within the chunks in c − 1 rounds, n − 1 for the ends
+    of the chunks in as many, and one round for the other positions of all
+    chunks but the first: 2 L − c − n in all. (``chunked_scan`` also runs the
+    last chunk's padding, and the ends once more.)
     """
     _validate.count("length", length)
     _validate.count("chunk", chunk)
     chunk = min(chunk, length)
     n = -(-length // chunk)
-    work = (length - n) + (n - 1) + (length - chunk)
-    return Cost(work, (chunk - 1) + (n - 1) + (n > 1))
+    last = chunk > 1 and n > 1  # the round of the third pass
+    return Cost(2 * length - chunk - n, (chunk - 1) + (n - 1) + last)
 
 
 _WIDE = 4096  # numbers a step from which a step is worth an operation

@@ -22,6 +22,7 @@ CHAPTERS = {
     "12": "discretization",
     "13": "convolution",
     "14": "hippo",
+    "17": "scan",
 }
 
 CHECKS: dict[str, Callable[[Any], None]] = {}

@@ -1,0 +1,153 @@
+"""Wrong answers to the exercises of chapter 17: each is a plausible slip."""
+
+import math
+
+import torch
+
+from linear_time.scan import linear_scan, sequential_cost, tree_scan
+
+
+def after_the_beginning(a, b, begins):
+    return linear_scan(torch.where(begins.roll(1, 1), 0.0, a), b)
+
+
+def keeps_only_beginnings(a, b, begins):
+    return linear_scan(torch.where(begins, a, 0.0), b)
+
+
+def forgets_the_input_too(a, b, begins):
+    return linear_scan(torch.where(begins, 0.0, a), torch.where(begins, 0.0, b))
+
+
+def one_mask_for_all_rows(a, b, begins):
+    return linear_scan(torch.where(begins[:1].expand_as(begins), 0.0, a), b)
+
+
+def max_swapped(first, second):
+    return first[0] + second[0], torch.maximum(second[1] + first[0], first[1])
+
+
+def max_times(first, second):
+    return first[0] * second[0], torch.maximum(first[1] * second[0], second[1])
+
+
+def max_of_both(first, second):
+    return torch.maximum(first[0], second[0]), torch.maximum(first[1] + second[0], second[1])
+
+
+def max_without_the_price(first, second):
+    return first[0] + second[0], torch.maximum(first[1], second[1])
+
+
+def work_over_processors(length, processors):
+    log = math.ceil(math.log2(length)) if length > 1 else 0
+    work = sum(length - 2**k for k in range(log))
+    return math.ceil(work / processors)
+
+
+def full_rounds(length, processors):
+    return math.ceil(math.log2(length)) * math.ceil(length / processors)
+
+
+def depth_only(length, processors):
+    return math.ceil(math.log2(length)) if length > 1 else 0
+
+
+def of_the_state_itself(a, b, a_dot, b_dot):
+    h = linear_scan(a, b)
+    return linear_scan(a, a_dot * h + b_dot)
+
+
+def factor_moves_nothing(a, b, a_dot, b_dot):
+    return linear_scan(a, b_dot)
+
+
+def factor_moves_too(a, b, a_dot, b_dot):
+    return linear_scan(a + a_dot, b_dot)
+
+
+def scan_of_the_tangents(a, b, a_dot, b_dot):
+    return linear_scan(a_dot, b_dot)
+
+
+def _second_order(turn, row, order):
+    def answer(p, q, b):
+        def operator(first, second):
+            (M_1, v_1), (M_2, v_2) = first, second
+            product = M_2 @ M_1 if order else M_1 @ M_2
+            return product, (M_2 @ v_1[..., None])[..., 0] + v_2
+
+        one, zero = torch.ones_like(p), torch.zeros_like(p)
+        M = torch.stack([torch.stack([p, q], -1), torch.stack([one, zero], -1)], -2)
+        M = M.mT.contiguous() if turn else M
+        return tree_scan(operator, (M, torch.stack([b, zero], -1)))[1][..., row]
+
+    return answer
+
+
+def nothing(scan):
+    pass
+
+
+def shape_only(scan):
+    a = torch.full((1, 8), 0.5)
+    assert scan(a, a, torch.zeros(1)).shape == (1, 8)
+
+
+def constant_factor(scan):
+    """A constant factor hides the order of the operands."""
+    a, b = torch.full((1, 8), 0.5), torch.randn(1, 8)
+    h = scan(a, b, torch.ones(1))
+    assert torch.allclose(h[:, 1:], a[:, 1:] * h[:, :-1] + b[:, 1:])
+
+
+def short(scan):
+    """No chunk has an end within 8 steps."""
+    a, b, start = torch.rand(1, 8), torch.randn(1, 8), torch.ones(1)
+    h = scan(a, b, start)
+    before = torch.cat([start[:, None], h[:, :-1]], dim=1)
+    assert torch.allclose(h, a * before + b)
+
+
+def from_zero(scan):
+    a, b, start = torch.rand(1, 99), torch.randn(1, 99), torch.zeros(1)
+    h = scan(a, b, start)
+    before = torch.cat([start[:, None], h[:, :-1]], dim=1)
+    assert torch.allclose(h, a * before + b)
+
+
+WRONG = {
+    "17-documents": [
+        after_the_beginning,
+        keeps_only_beginnings,
+        forgets_the_input_too,
+        one_mask_for_all_rows,
+        lambda a, b, begins: linear_scan(a, b),
+    ],
+    "17-max": [max_swapped, max_times, max_of_both, max_without_the_price],
+    "17-turns": [
+        work_over_processors,
+        full_rounds,
+        depth_only,
+        lambda length, processors: sequential_cost(length).work,
+    ],
+    "17-tangent": [
+        of_the_state_itself,
+        factor_moves_nothing,
+        factor_moves_too,
+        scan_of_the_tangents,
+    ],
+    "17-bits": [
+        lambda memory, tolerance: math.ceil(math.log2(memory / tolerance)),
+        lambda memory, tolerance: math.ceil(math.log2(memory)),
+        lambda memory, tolerance: math.floor(math.log2(memory / tolerance)) - 1,
+        lambda memory, tolerance: 24,
+    ],
+    "17-order": [
+        _second_order(turn=True, row=0, order=True),
+        _second_order(turn=False, row=1, order=True),
+        _second_order(turn=False, row=0, order=False),
+        lambda p, q, b: linear_scan(p, b),
+    ],
+    "17-bug": [nothing, shape_only, constant_factor, short, from_zero],
+}
