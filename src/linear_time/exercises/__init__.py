@@ -23,6 +23,7 @@ CHAPTERS = {
     "13": "convolution",
     "14": "hippo",
     "17": "scan",
+    "15": "s4",
 }
 
 CHECKS: dict[str, Callable[[Any], None]] = {}

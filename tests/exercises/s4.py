@@ -1,0 +1,120 @@
+"""Wrong answers to the exercises of chapter 15: each is a plausible slip."""
+
+import torch
+
+from linear_time.convolution import causal_convolution
+from linear_time.exercises.s4 import by_powers, system
+from linear_time.s4 import S4D
+
+
+def _parameters(d_model, N):
+    return sum(p.numel() for p in S4D(d_model, N=N).parameters())
+
+
+def half_the_real_system(eigenvalues, B, C):
+    return torch.diag(eigenvalues.real), B.real, C.real
+
+
+def blocks(eigenvalues, B, C, sign=1, factor=2, turn=-1):
+    n = len(eigenvalues)
+    A = torch.zeros(2 * n, 2 * n, dtype=torch.float64)
+    A[:n, :n] = A[n:, n:] = torch.diag(eigenvalues.real)
+    A[:n, n:] = -sign * torch.diag(eigenvalues.imag)
+    A[n:, :n] = sign * torch.diag(eigenvalues.imag)
+    return A, torch.cat([B.real, B.imag]), factor * torch.cat([C.real, turn * C.imag])
+
+
+def _solve(eigenvalues, P, Q, alpha, beta, v, inside=None, outside=None, conjugate=True):
+    R = 1 / (alpha - beta * eigenvalues)
+    star = Q.conj() if conjugate else Q
+    inside = beta if inside is None else inside
+    outside = beta if outside is None else outside
+    return R * v - outside * R * P * (star @ (R * v)) / (1 + inside * (star @ (R * P)))
+
+
+def _power(A_bar, n):
+    return torch.eye(len(A_bar), dtype=A_bar.dtype) - torch.linalg.matrix_power(A_bar, n)
+
+
+def one_kernel_twice(x, forward, backward):
+    flipped = causal_convolution(x.flip(-1), backward).flip(-1)
+    return causal_convolution(x, forward) + flipped  # counts s = t twice
+
+
+def kernel_flipped(x, forward, backward):
+    return causal_convolution(x, forward) + causal_convolution(x, backward.flip(-1))
+
+
+def delayed_the_wrong_way(x, forward, backward):
+    back = causal_convolution(x.flip(-1), backward).flip(-1)
+    return causal_convolution(x, forward) + back.roll(1, -1)
+
+
+def wraps_around(x, forward, backward):
+    back = causal_convolution(x.flip(-1), backward).flip(-1)
+    return causal_convolution(x, forward) + back.roll(-1, -1)
+
+
+def nothing(make):
+    pass
+
+
+def shape_only(make):
+    assert make(*system(2), torch.tensor(0.1, dtype=torch.float64), 8).shape == (8,)
+
+
+def odd_length_only(make):
+    arguments = (*system(2), torch.tensor(0.1, dtype=torch.float64), 9)
+    assert torch.allclose(make(*arguments), by_powers(*arguments), atol=1e-9)
+
+
+def without_a_low_rank_part(make):
+    eigenvalues, P, B, C = system(2)
+    arguments = (eigenvalues, 0 * P, B, C, torch.tensor(0.1, dtype=torch.float64), 8)
+    assert torch.allclose(make(*arguments), by_powers(*arguments), atol=1e-9)
+
+
+WRONG = {
+    "15-cost": [
+        lambda d, N, L: (L * N**2, d * N, _parameters(d, N)),
+        lambda d, N, L: (d * L * N, d * N, _parameters(d, N)),
+        lambda d, N, L: (d * L * N**2, d * N // 2, _parameters(d, N)),
+        lambda d, N, L: (d * L * N**2, d * N, d * (3 * N + 2)),
+        lambda d, N, L: (d * L * N**2, d * N, d * (2 * N + 2)),
+        lambda d, N, L: d * L * N**2,
+    ],
+    "15-pairs": [
+        half_the_real_system,
+        lambda lam, B, C: blocks(lam, B, C, sign=-1),
+        lambda lam, B, C: blocks(lam, B, C, factor=1),
+        lambda lam, B, C: blocks(lam, B, C, turn=1),
+        lambda lam, B, C: (torch.diag(lam), B, C),
+    ],
+    "15-woodbury": [
+        lambda *a: _solve(*a, inside=1),
+        lambda *a: _solve(*a, outside=1),
+        lambda *a: _solve(*a, conjugate=False),
+        lambda lam, P, Q, alpha, beta, v: v / (alpha - beta * lam),
+        lambda lam, P, Q, alpha, beta, v: _solve(lam, -P, Q, alpha, beta, v),
+    ],
+    "15-length": [
+        lambda C, A, old, new: C,
+        lambda C, A, old, new: C @ _power(A, new),
+        lambda C, A, old, new: torch.linalg.solve(_power(A, new).T, C @ _power(A, old)),
+        lambda C, A, old, new: _power(A, new) @ torch.linalg.solve(_power(A, old), C),
+    ],
+    "15-window": [
+        lambda N, samples: (1 / samples, (N / 2 - 1) / samples),
+        lambda N, samples: (2 / samples, (N - 1) / samples),
+        lambda N, samples: (2 / samples, N / 2 / samples),
+        lambda N, samples: (2 / samples, 3.141592653589793 * (N / 2 - 1)),
+    ],
+    "15-bidirectional": [
+        one_kernel_twice,
+        kernel_flipped,
+        delayed_the_wrong_way,
+        wraps_around,
+        lambda x, forward, backward: causal_convolution(x, forward + backward),
+    ],
+    "15-bug": [nothing, shape_only, odd_length_only, without_a_low_rank_part],
+}
