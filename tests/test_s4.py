@@ -1,6 +1,7 @@
 """Chapter 15: the naive, the Cauchy and the Vandermonde kernel are one; the layers around them."""
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from book import ROOT, code_cells
 from linear_time.convolution import causal_convolution, kernel, recurrence
 from linear_time.discretization import bilinear, bilinear_diagonal, zero_order_hold
 from linear_time.hippo import legs, normal_plus_low_rank
@@ -25,6 +27,7 @@ from linear_time.s4 import (
     vandermonde_kernel,
 )
 
+RECORD = ROOT / "experiments" / "results" / "sequential_digits.json"
 F32, F64, C128 = torch.float32, torch.float64, torch.complex128
 INITS = ("lin", "inv", "real", "legs", "random")
 seeds = st.integers(0, 2**31 - 1)
@@ -172,6 +175,50 @@ def test_every_length_has_the_same_kernel():
     longest = cauchy_kernel(*system, delta, 300)
     for length in (1, 2, 129, 255, 256):
         near(cauchy_kernel(*system, delta, length), longest[:length], 1e-11)
+
+
+def test_a_truncated_output_of_another_length_aliases():
+    """C̃ of 2L steps used at L steps: the kernel's second half falls on its first."""
+    eigenvalues, P, B, C = random_dplr(9, 3)
+    delta, length = number(0.01), 40
+    A, full_B, _ = dense(eigenvalues, P, B, C)
+    A_bar, B_bar = bilinear(A, full_B, delta)
+    C_tilde = both(truncated_output(eigenvalues, P, C, delta, 2 * length))
+    z = torch.exp(-2j * math.pi * torch.arange(length, dtype=F64) / length)
+    resolvent = torch.eye(6, dtype=C128) - z[:, None, None] * A_bar
+    K_hat = torch.linalg.solve(resolvent, B_bar.expand(length, 6)) @ C_tilde
+    K = cauchy_kernel(eigenvalues, P, B, C, delta, 2 * length)
+    folded = K[:length] + K[length:]
+    near(torch.fft.ifft(K_hat).real, folded)
+    assert (folded - K[:length]).abs().max() > 0.1 * K.abs().max()
+
+
+def test_the_normal_part_follows_inputs_and_not_the_kernel():
+    """LegS's normal part with B/2: its kernel stays off, its step response converges."""
+    t = torch.linspace(0.0005, 5, 5000, dtype=F64)
+    off, off_step = [], []
+    for N in (16, 64, 256):
+        split, (A, B) = normal_plus_low_rank(N), legs(N)
+        if N == 16:  # the right sides below are LegS's own first state
+            for time in (0.3, 2.0):
+                exact = torch.linalg.matrix_exp(time * A) @ B
+                assert abs(float(exact[0]) - math.exp(-time)) < 1e-9
+        weight = split.V[0] * (split.V.mH @ (B / 2).to(C128))
+        exponential = torch.exp(t[:, None] * split.eigenvalues)
+        impulse = (exponential @ weight).real
+        step = (((exponential - 1) / split.eigenvalues) @ weight).real
+        off.append(float((impulse - torch.exp(-t)).norm() / torch.exp(-t).norm()))
+        off_step.append(float((step - 1 + torch.exp(-t)).abs().max()))
+    assert all(0.6 < value < 0.8 for value in off)
+    assert off_step[2] < off_step[1] / 2 < off_step[0] / 4 < 0.01
+
+
+def test_released_code_divides_by_almost_nothing():
+    """S4's factor 2/(1 + z) at the middle root: infinite in exact arithmetic, saved by rounding."""
+    middle = np.exp(-1j * math.pi)
+    assert 0 < abs(1 + middle) < 1e-15
+    with np.errstate(all="ignore"):
+        assert not np.isfinite(2 / (1 + np.complex128(-1)))
 
 
 def test_kernels_take_batches():
@@ -362,6 +409,57 @@ def test_marks_for_the_optimizer(make):
         else:
             assert parameter._no_weight_decay is True
             assert getattr(parameter, "_lr_scale", None) == (0.1 if name in slow else None)
+
+
+# --- the chapter's recorded runs ------------------------------------------------------------------
+
+
+def recorded_runs():
+    runs = json.loads(RECORD.read_text())["runs"]
+    by_setting = {}
+    for run in runs:
+        key = (run["size"], run["read"], run["model"])
+        by_setting.setdefault(key, {}).setdefault(run["lr"], {})[run["seed"]] = run
+    return runs, by_setting
+
+
+def test_recorded_runs_are_what_the_chapter_says_of_them():
+    runs, by_setting = recorded_runs()
+    sizes = [run["parameters"] for run in runs]
+    assert min(sizes) > 25_500 and max(sizes) < 26_000
+    assert {run["steps"] for run in runs} == {1000}
+    assert all(set(rates) <= {1e-3, 4e-3, 1.6e-2} for rates in by_setting.values())
+    assert all(set(seeds) <= {0, 1, 2} for rates in by_setting.values() for seeds in rates.values())
+    assert len(runs) == sum(len(seeds) for r in by_setting.values() for seeds in r.values())
+    settings = json.loads(RECORD.read_text())["settings"]
+    assert settings["rows"] == {"train": 1200, "validation": 240, "test": 357}
+
+
+def test_the_chapter_shows_the_recorded_runs():
+    """Every line of the chapter's table, computed anew; a stale page fails."""
+    runs, by_setting = recorded_runs()
+    lines, before = [], None
+    for size, read, name in sorted(by_setting):
+        rates = by_setting[size, read, name]
+        if len(rates) != 3 or any(len(seeds) != 3 for seeds in rates.values()):
+            continue
+        if before != (size, read):
+            lines.append(f"{size**2} steps, read: {read}")
+        before = size, read
+        score = {lr: sum(r["validation"] for r in seeds.values()) for lr, seeds in rates.items()}
+        best = max(score, key=score.get)
+        values = sorted(r["test"] for r in rates[best].values())
+        mean = f"{sum(values) / 3:.3f} ({values[0]:.3f} to {values[-1]:.3f})"
+        lines.append(f"  {name:11s} lr {best:<6g} {mean}")
+    lines.append(f"{len(runs)} runs")
+    chapter = ROOT / "chapters" / "15-s4.ipynb"
+    printed = [
+        output.text for cell in code_cells(chapter) for output in cell.outputs if "text" in output
+    ]
+    assert "\n".join(lines) + "\n" in printed
+    for lr, seeds in sorted(by_setting[32, "mean", "gru"].items()):
+        mean = sum(r["test"] for r in seeds.values()) / 3
+        assert any(f"gru, lr {lr:<6g} {mean:.3f}" in text for text in printed)
 
 
 # --- the layers ----------------------------------------------------------------------------------

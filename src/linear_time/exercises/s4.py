@@ -60,9 +60,8 @@ def pairs(answer):
         eigenvalues, _, B, C = system(n, seed)
         got = answer(eigenvalues.clone(), B.clone(), C.clone())
         given = f"{n} conjugate pairs"
-        for name, value, shape in zip(
-            ("A", "B", "C"), got, ((2 * n, 2 * n), (2 * n,), (2 * n,))
-        ):
+        shapes = ((2 * n, 2 * n), (2 * n,), (2 * n,))
+        for name, value, shape in zip("ABC", got, shapes, strict=True):
             expect(
                 isinstance(value, torch.Tensor)
                 and not value.is_complex()
