@@ -22,8 +22,8 @@ CHAPTERS = {
     "12": "discretization",
     "13": "convolution",
     "14": "hippo",
-    "17": "scan",
     "15": "s4",
+    "17": "scan",
 }
 
 CHECKS: dict[str, Callable[[Any], None]] = {}
