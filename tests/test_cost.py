@@ -1,5 +1,6 @@
 """Chapter 04: the counts against the layers, torch's counter and loops that count themselves."""
 
+import json
 import math
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from book import ROOT
 from linear_time import cost as costs
 from linear_time.attention import CausalSelfAttention, attend, causal_mask
 from linear_time.convolution import causal_convolution
@@ -647,6 +649,81 @@ def test_crossover():
         100 * 10 ** (math.log(2) / math.log(3))
     )
     assert crossover(lengths, [2.0, 1, 2], [1.0, 2, 1]) == pytest.approx(10**3.5)  # the last one
+
+
+# --- the recorded run ----------------------------------------------------------------------------
+
+RECORD = json.loads((ROOT / "benchmarks" / "results" / "cost.json").read_text())
+
+
+def recorded(kind, model, key="median_ms"):
+    rows = [r for r in RECORD["runs"] if (r["kind"], r["model"]) == (kind, model)]
+    return [r["length"] for r in rows], [r[key] for r in rows]
+
+
+def test_the_recorded_run_is_of_these_layers():
+    for row in RECORD["runs"]:
+        formula = {"GRU": gru_cost, "S4D": s4d_cost, "Mamba": mamba_cost}.get(row["model"])
+        counted = (formula or attention_cost)(row["length"], RECORD["d_model"])
+        assert counted.parameters == RECORD["parameters"][row["model"]]
+        for key in {"forward_flops", "step_flops", "state"} & row.keys():
+            assert row[key] == getattr(counted, key)
+    assert RECORD["repeats"] >= 5 and RECORD["machine"] and RECORD["torch"] and RECORD["date"]
+
+
+def test_the_chapter_quotes_the_recorded_run():
+    """Chapter 04's slopes and crossings, and its factors, from the numbers themselves."""
+    chapter = (ROOT / "chapters" / "04-cost.ipynb").read_text()
+    slopes = {
+        (kind, model): log_log_slope(*recorded(kind, model), start)
+        for kind, start in (("training", 1024), ("generation", 8192))
+        for model in ("GRU", "attention", "S4D", "Mamba")
+    }
+    assert round(slopes["training", "attention"], 2) == 2.05
+    others = [slopes["training", model] for model in ("GRU", "S4D", "Mamba")]
+    assert [round(min(others), 2), round(max(others), 2)] == [0.89, 1.10]
+    assert "attention's slope is 2.05, and those of the other three lie between 0.89 and 1.10" in (
+        chapter
+    )
+    assert round(slopes["generation", "attention"], 2) == 0.89
+    assert all(abs(slopes["generation", model]) < 0.05 for model in ("GRU", "S4D", "Mamba"))
+
+    def crossing(kind, model):
+        lengths, ours = recorded(kind, "attention")
+        return crossover(lengths, ours, recorded(kind, model)[1])
+
+    for kind, model, quoted in (
+        ("training", "S4D", 1700),
+        ("training", "Mamba", 3400),
+        ("generation", "Mamba", 3600),
+    ):
+        assert round(crossing(kind, model), -2) == quoted
+        assert f"{quoted:,} tokens" in chapter or f"about {quoted:,}" in chapter
+    assert crossing("training", "GRU") is None and crossing("generation", "GRU") is None
+    assert all(
+        g < other
+        for model in ("attention", "S4D", "Mamba")
+        for g, other in zip(
+            recorded("generation", "GRU")[1], recorded("generation", model)[1], strict=True
+        )
+    )
+    for length in (128, 256, 512, 1024):
+        at = recorded("training", "GRU")[0].index(length)
+        ms = {m: recorded("training", m)[1][at] for m in ("GRU", "attention", "S4D", "Mamba")}
+        assert min(ms, key=ms.get) == "attention"
+
+    def rate(model):
+        lengths, ms = recorded("training", model)
+        at = lengths.index(2048)
+        return recorded("training", model, "forward_flops")[1][at] / ms[at]
+
+    assert 80 < rate("attention") / rate("GRU") < 120  # "a hundredth"
+    of_flops = next(
+        L
+        for L in range(1, 1000)
+        if attention_cost(L, 64).forward_flops > mamba_cost(L, 64).forward_flops
+    )
+    assert of_flops == 165 and 15 < crossing("training", "Mamba") / of_flops < 25
 
 
 # --- bad input -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from linear_time import figures
+from linear_time import cost, figures
 from linear_time.discretization import METHODS
 
 
@@ -53,3 +53,29 @@ def test_explorer_says_its_name():
     shown = figures.discretization_explorer()
     assert repr(shown) == "<interactive figure: discretization-explorer>"
     assert 'data-interactive="discretization-explorer"' in shown._repr_html_()
+
+
+@pytest.mark.parametrize("at", [0, 8, 16])
+def test_cost_explorer_without_its_script_shows_the_formulas(at):
+    html = figures.cost_explorer(at=at)._repr_html_()
+    values = dict(re.findall(r'data-value="([\w.]+)">([^<]*)<', html))
+    length = 2 ** (at + 4)
+    assert values["length"] == f"{length:,}"
+    prefixes = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+    for name in ("gru", "attention", "s4d", "mamba"):
+        row = getattr(cost, f"{name}_cost")(length, 1024)
+        shown = {"gru": "GRU", "s4d": "S4D", "mamba": "Mamba"}.get(name, name)
+        wanted = {"forward": row.forward_flops, "step": row.step_flops, "state": 4 * row.state}
+        for key, value in wanted.items():
+            number, _, prefix = values[f"{shown}.{key}"].partition(" ")
+            assert float(number) * prefixes[prefix] == pytest.approx(value, rel=6e-3)
+    script = html[html.rindex("<script>") : html.rindex("</script>")]
+    assert len(script) < 2048
+
+
+def test_short_numbers_have_three_digits():
+    cases = {
+        1: "1", 999: "999", 1000: "1.00 k", 12_345: "12.3 k", 999_499: "999 k",
+        999_999: "1.00 M", 123_456_789: "123 M", 10**12: "1.00 T",
+    }  # fmt: skip
+    assert {value: figures._short(value) for value in cases} == cases

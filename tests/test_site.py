@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 import browser
 from book import CHAPTERS, ROOT
+from linear_time import cost
 from linear_time.datasets import ecg
 from linear_time.discretization import METHODS
 from linear_time.hippo import project, reconstruct, sample_ages
@@ -429,7 +430,40 @@ def memory_explorer(page: Page, figure: str) -> None:
         assert drawn == pytest.approx((160 - 44 * curve).tolist(), abs=0.05)
 
 
+def cost_explorer(page: Page, figure: str) -> None:
+    """At several lengths the numbers are those of the formulas, and the cursor moves."""
+    formulas = {
+        "GRU": cost.gru_cost,
+        "attention": cost.attention_cost,
+        "S4D": cost.s4d_cost,
+        "Mamba": cost.mamba_cost,
+    }
+    prefixes = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+
+    def shown(name: str) -> str:
+        return page.locator(f'{figure} [data-value="{name}"]').inner_text()
+
+    cursors = set()
+    for at in (0, 8, 13, 16):
+        page.locator(f"{figure} [data-input=length]").evaluate(
+            "(input, value) => { input.value = value;"
+            " input.dispatchEvent(new Event('input', {bubbles: true})); }",
+            at,
+        )
+        length = 2 ** (at + 4)
+        assert shown("length") == f"{length:,}"
+        for name, formula in formulas.items():
+            row = formula(length, 1024)
+            wanted = {"forward": row.forward_flops, "step": row.step_flops, "state": 4 * row.state}
+            for key, value in wanted.items():
+                number, _, prefix = shown(f"{name}.{key}").partition(" ")
+                assert float(number) * prefixes[prefix] == pytest.approx(value, rel=6e-3)
+        cursors.add(page.locator(f"{figure} [data-curve=now]").get_attribute("d"))
+    assert len(cursors) == 4
+
+
 INTERACTIVE: dict[str, Callable[[Page, str], None]] = {
+    "cost-explorer": cost_explorer,
     "memory-explorer": memory_explorer,
     "discretization-explorer": discretization_explorer,
 }

@@ -16,6 +16,7 @@ from torch import Tensor
 CHAPTERS = {
     "00": "toolbox",
     "03": "decoder",
+    "04": "cost",
     "05": "compression",
     "06": "pyramid",
     "11": "state_space",
