@@ -141,6 +141,22 @@ def test_equal_keys_are_mean_pooling():
     assert torch.allclose(read, MeanPooling(9, 1)(x).expand(2, 3, 4), atol=1e-14)
 
 
+def test_what_is_learned_makes_the_queries():
+    """The source post says a learned V; learned values could not carry the input."""
+    block = lively(CrossAttention(6, 2, d_kv=5))
+    latents, x = draw(1, 3, 6), draw(1, 7, 5, seed=1)
+    heads = block.attention
+    normed = block.norm(latents)
+    # With the keys held still, the output follows the input: values come from it.
+    with torch.no_grad():
+        heads.key.weight.zero_()
+        heads.value.bias.zero_()
+    once, twice = (heads(normed, k * x) - heads.out.bias for k in (1, 2))
+    assert torch.allclose(twice, 2 * once, atol=1e-12)
+    # And the number of queries is that of the latents, whatever the input's length.
+    assert heads(normed, draw(1, 50, 5)).shape == (1, 3, 6)
+
+
 # --- the model -----------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ CHAPTERS = {
     "04": "cost",
     "05": "compression",
     "06": "pyramid",
+    "08": "perceiver",
     "11": "state_space",
     "12": "discretization",
     "13": "convolution",
