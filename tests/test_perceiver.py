@@ -1,6 +1,8 @@
 """Perceiver: torch's attention, Hugging Face's features, the paper's parameter counts."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from linear_time.perceiver import (
 )
 
 F64 = torch.float64
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def draw(*shape, seed=0):
@@ -244,6 +247,30 @@ def test_classifier_is_the_mean_latent():
     model = lively(PerceiverClassifier(Perceiver(5, 3, 8), 4))
     x = draw(2, 7, 5)
     assert torch.allclose(model(x), model.head(model.perceiver(x).mean(1)), atol=1e-14)
+
+
+# --- the record that chapter 08 quotes -----------------------------------------------------------
+
+
+def test_the_recorded_runs_say_what_the_chapter_says():
+    record = json.loads((ROOT / "experiments" / "results" / "perceiver_digits.json").read_text())
+    runs = record["runs"]
+    sizes = {run["parameters"] for run in runs}
+    assert min(sizes) >= 43_000 and max(sizes) <= 54_000
+    none = [run["test"] for run in runs if run["model"] == "perceiver none"]
+    ordered = [run["test"] for run in runs if run["model"] == "sorted"]
+    for blind in (none, ordered):  # "about a quarter", whatever the seed and the rate
+        assert 0.2 < min(blind) and max(blind) < 0.3
+    by = {(r["model"], r["condition"], r["lr"], r["seed"]): r["test"] for r in runs}
+    pairs = [
+        (by[model, "raw", lr, seed], by[model, "permuted", lr, seed])
+        for model, condition, lr, seed in by
+        if condition == "permuted" and model.startswith("perceiver")
+    ]
+    assert len(pairs) >= 8
+    # "differ only by rounding that grew over the training": a few digits of 357, no trend
+    gaps = [raw - permuted for raw, permuted in pairs]
+    assert abs(sum(gaps) / len(gaps)) < 0.02 and max(map(abs, gaps)) < 0.08
 
 
 # --- bad input -----------------------------------------------------------------------------------
