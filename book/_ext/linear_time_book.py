@@ -94,8 +94,9 @@ def mend_page(
 ) -> None:
     """Mend what the theme and MathJax leave on a page.
 
-    Thebe, which the book does not use, is declared twice on every page and names another host. And
-    inline mathematics stays on one line with the punctuation after it.
+    Thebe, which the book does not use, is declared twice on every page and names another host.
+    Inline mathematics stays on one line with the punctuation after it, and a long name in code
+    breaks after its underscores.
     """
     context["script_files"] = [
         script
@@ -112,6 +113,11 @@ def mend_page(
     context["body"] = re.sub(
         r"(\(?<span class=\"math notranslate nohighlight\">[^<]*</span>[,.;:!?)’]+)",
         r'<span class="unbroken">\1</span>',
+        context["body"],
+    )
+    context["body"] = re.sub(
+        r"(?<=<span class=\"pre\">)[^<]+",
+        lambda name: re.sub(r"(?<=::|\w_|\w/)(?=\w)", "<wbr/>", name[0]),
         context["body"],
     )
 
