@@ -70,6 +70,17 @@ def scan_of_the_tangents(a, b, a_dot, b_dot):
     return linear_scan(a_dot, b_dot)
 
 
+def _moves(inputs_read=2, gradients=1, outputs=2, trips=2, round_up=True):
+    def answer(length, d_inner, N, chunk):
+        inputs = 2 * length * d_inner + 2 * length * N + d_inner * N
+        both = (inputs_read + gradients) * inputs + outputs * length * d_inner
+        chunks = math.ceil(length / chunk) if round_up else length // chunk
+        state = trips * d_inner * N
+        return both + length * state, both + chunks * state
+
+    return answer
+
+
 def _second_order(turn, row, order):
     def answer(p, q, b):
         def operator(first, second):
@@ -142,6 +153,13 @@ WRONG = {
         lambda memory, tolerance: math.ceil(math.log2(memory)),
         lambda memory, tolerance: math.floor(math.log2(memory / tolerance)) - 1,
         lambda memory, tolerance: 24,
+    ],
+    "17-moves": [
+        _moves(trips=1),
+        _moves(inputs_read=1),
+        _moves(outputs=1),
+        _moves(gradients=0),
+        _moves(round_up=False),
     ],
     "17-order": [
         _second_order(turn=True, row=0, order=True),

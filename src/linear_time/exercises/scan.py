@@ -124,6 +124,35 @@ def bits(answer):
         )
 
 
+@exercise("17-moves")
+def moves(answer):
+    for length, d_inner, N, chunk in (
+        (2048, 1536, 16, 2048),
+        (100, 7, 3, 32),
+        (5, 2, 1, 1),
+    ):
+        sizes = {
+            "u": length * d_inner,
+            "delta": length * d_inner,
+            "A": d_inner * N,
+            "B": length * N,
+            "C": length * N,
+        }
+        y = length * d_inner
+        forward, backward = sum(sizes.values()) + y, 2 * sum(sizes.values()) + y
+        state, chunks = d_inner * N, -(-length // chunk)
+        given = f"length {length}, d_inner {d_inner}, N {N}, chunks of {chunk}"
+        got = answer(length, d_inner, N, chunk)
+        expect_equal(
+            got[0], forward + backward + 2 * length * state, f"{given}, stored"
+        )
+        expect_equal(
+            got[1],
+            forward + backward + 2 * chunks * state,
+            f"{given}, recomputed",
+        )
+
+
 @exercise("17-order")
 def order(answer):
     for length in (1, 2, 3, 40):
