@@ -54,8 +54,10 @@ def n_gram(
     Raises:
         TypeError, ValueError: an argument is not as above.
 
-    Source: Chen & Goodman (1999), "An Empirical Study of Smoothing
-        Techniques for Language Modeling", section 2.7 and equation 30.
+    Source: Kneser & Ney (1995), "Improved Backing-Off for m-gram Language
+        Modeling", interpolated; for a comparison with other ways, Chen &
+        Goodman (1996), "An Empirical Study of Smoothing Techniques for
+        Language Modeling".
     """
     _validate.count("vocab_size", vocab_size)
     for order in orders:

@@ -26,6 +26,7 @@ CHAPTERS = {
     "14": "hippo",
     "15": "s4",
     "17": "scan",
+    "18": "mamba",
 }
 
 CHECKS: dict[str, Callable[[Any], None]] = {}
