@@ -119,6 +119,40 @@ def test_equal_keys_give_the_mean_and_a_far_key_its_value():
     close(attention(q, torch.zeros(5, 4, dtype=F64), v), v.mean(0).expand(3, 3))
 
 
+# --- three conventions of torch ------------------------------------------------------------------
+
+
+def test_torchs_two_masks_mean_opposite_things():
+    """True: may read, in scaled_dot_product_attention; may not, in nn.MultiheadAttention."""
+    q, k, v = qkv(0, 4, 4, 4, 4, batch=(2,))
+    mask = causal_mask(4)
+    close(attention(q, k, v, mask), scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    layer = nn.MultiheadAttention(4, 1, bias=False, batch_first=True).double()
+    with torch.no_grad():
+        layer.in_proj_weight.copy_(torch.eye(4).repeat(3, 1))
+        layer.out_proj.weight.copy_(torch.eye(4))
+        close(attention(q, k, v, mask), layer(q, k, v, attn_mask=~mask)[0])
+
+
+def test_a_row_without_keys_is_zero_or_nan():
+    q, k, v = qkv(0, 3, 3, 4, 4, batch=(1,))
+    mask = causal_mask(3).clone()
+    mask[1] = False
+    assert (attention(q, k, v, mask)[:, 1] == 0).all()
+    assert (scaled_dot_product_attention(q, k, v, attn_mask=mask)[:, 1] == 0).all()
+    layer = nn.MultiheadAttention(4, 1, batch_first=True).double()
+    assert layer(q, k, v, attn_mask=~mask)[0][:, 1].isnan().all()
+
+
+def test_is_causal_aligns_with_the_first_key():
+    q, k, v = qkv(0, 1, 6)
+    close(scaled_dot_product_attention(q, k, v, is_causal=True), v[:1])
+    q, k, v = qkv(0, 2, 6)
+    first = scaled_dot_product_attention(q, k, v, is_causal=True)
+    close(first, attention(q, k, v, causal_mask(6)[:2]))
+    assert (first - attention(q, k, v, causal_mask(6)[-2:])).abs().max() > 0.01
+
+
 # --- online softmax ------------------------------------------------------------------------------
 
 

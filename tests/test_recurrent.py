@@ -106,6 +106,25 @@ def test_only_a_diagonal_product_cannot_tell_the_papers_reset_gate_from_torchs()
         close(gru.cell(u, h), paper())
 
 
+@torch.no_grad()
+def test_the_other_convention_of_z_is_a_change_of_sign():
+    """Chung et al. write h_t = (1 − z) h_{t−1} + z n: the update gate's weights negated."""
+    gru = GRU(4).double()
+    draw = source(0)
+    for parameter in gru.parameters():
+        parameter.copy_(draw(*parameter.shape))
+    x, h = draw(3, 4), draw(3, 4)
+    u_r, u_z, u_n = gru.input(x).chunk(3, -1)
+    v_r, v_z, v_n = gru.recurrent(h).chunk(3, -1)
+    r, z = torch.sigmoid(u_r + v_r), torch.sigmoid(u_z + v_z)
+    n = torch.tanh(u_n + r * v_n)
+    theirs = (1 - z) * h + z * n
+    assert (gru.step(x, h)[0] - theirs).abs().max() > 0.1
+    for parameter in gru.parameters():
+        parameter[4:8] *= -1  # the rows of z
+    close(gru.step(x, h)[0], theirs)
+
+
 # --- the memory that a GRU starts with -----------------------------------------------------------
 
 
@@ -200,6 +219,21 @@ def test_saturation_holds_an_explosion_back():
     rest = jacobian_product_norms(rnn, torch.zeros(60, 16, dtype=F64))
     driven = jacobian_product_norms(rnn, 20 * source(0)(60, 16))
     assert rest[-1] > 1e6 and driven[-1] < 1e-3
+
+
+@torch.no_grad()
+def test_a_radius_of_zero_can_explode():
+    """At rest W² = 0; with the second unit saturated and the first at 0, a factor 3 a step."""
+    rnn = ElmanRNN(2).double()
+    rnn.recurrent.weight.copy_(torch.tensor([[3.0, -3.0], [3.0, -3.0]]))
+    rnn.input.weight.copy_(torch.eye(2))
+    rnn.input.bias.zero_()
+    assert torch.linalg.eigvals(rnn.recurrent.weight).abs().max() < 1e-6
+    assert jacobian_product_norms(rnn, torch.zeros(9, 2, dtype=F64))[1:].max() < 1e-12
+    x = torch.tensor([[3.0, 20.0]], dtype=F64).repeat(9, 1)
+    x[0, 0] = 0
+    norms = jacobian_product_norms(rnn, x)
+    close(norms[1:] / norms[:-1], torch.full((8,), 3.0, dtype=F64), 1e-6)
 
 
 # --- bad input -----------------------------------------------------------------------------------

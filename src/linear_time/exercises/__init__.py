@@ -15,6 +15,8 @@ from torch import Tensor
 #: chapter number -> topic; the checks of chapter 12 stand in linear_time/exercises/discretization.py
 CHAPTERS = {
     "00": "toolbox",
+    "01": "recurrent",
+    "02": "attention",
     "03": "decoder",
     "04": "cost",
     "05": "compression",

@@ -1,0 +1,124 @@
+"""Wrong answers to the exercises of chapter 02: each is a plausible slip."""
+
+import math
+
+import torch
+
+
+def _answer(scale, stable=True, flipped=False):
+    def answer(q, keys, values):
+        scores = keys @ q / scale(len(q))
+        weights = torch.exp((-scores if flipped else scores) - (scores.max() if stable else 0))
+        return weights @ values / weights.sum()
+
+    return answer
+
+
+def hard(q, keys, values):
+    return values[(keys @ q).argmax()]
+
+
+def _window(low, high):
+    def mask(length, window):
+        age = torch.arange(length)[:, None] - torch.arange(length)
+        return (age >= low) & (age < window + high)
+
+    return mask
+
+
+def transposed_window(length, window):
+    return _window(0, 0)(length, window).T
+
+
+def mean_of_both(y_l, log_l, y_r, log_r):
+    return (y_l + y_r) / 2, torch.logaddexp(log_l, log_r)
+
+
+def overflows(y_l, log_l, y_r, log_r):
+    a, b = log_l.exp()[:, None], log_r.exp()[:, None]
+    return (a * y_l + b * y_r) / (a + b), (a + b).log()[:, 0]
+
+
+def weights_are_the_logarithms(y_l, log_l, y_r, log_r):
+    share = (log_l / (log_l + log_r))[:, None]
+    return share * y_l + (1 - share) * y_r, torch.logaddexp(log_l, log_r)
+
+
+def sum_of_the_logarithms(y_l, log_l, y_r, log_r):
+    share = torch.sigmoid(log_l - log_r)[:, None]
+    return share * y_l + (1 - share) * y_r, log_l + log_r
+
+
+def _gradients(scaled=True, centred=True, swapped=False):
+    def gradients(q, k, v, d_y):
+        scale = 1 / math.sqrt(q.shape[1])
+        p = (scale * q @ k.T).softmax(-1)
+        d_p = d_y @ v.T
+        if centred:
+            d_p = d_p - (p * d_p).sum(0 if swapped else -1, keepdim=True)
+        d_s = (scale if scaled else 1) * p * d_p
+        return d_s @ k, d_s.T @ q, p.T @ d_y
+
+    return gradients
+
+
+def values_forgotten(q, k, v, d_y):
+    d_q, d_k, _ = _gradients()(q, k, v, d_y)
+    return d_q, d_k, d_y
+
+
+def nothing(make):
+    pass
+
+
+def last_does_not_move_the_first(make):
+    torch.manual_seed(0)
+    layer, x = make(8, 2), torch.randn(1, 6, 8)
+    y = layer(x)
+    x[:, -1] += 1
+    assert torch.allclose(layer(x)[:, :-1], y[:, :-1])
+
+
+def both_forms(make):
+    torch.manual_seed(0)
+    layer, x = make(8, 2), torch.randn(1, 9, 8)
+    y, state = layer(x), layer.initial_state(1)
+    for t in range(9):
+        y_t, state = layer.step(x[:, t], state)
+        assert torch.allclose(y_t, y[:, t], atol=1e-6)
+
+
+def one_head(make):
+    torch.manual_seed(0)
+    layer, x = make(6, 1), torch.randn(1, 9, 6)
+    h = layer.heads
+    y = torch.nn.functional.scaled_dot_product_attention(
+        h.query(x), h.key(x), h.value(x), is_causal=True
+    )
+    assert torch.allclose(layer(x), h.out(y), atol=1e-6)
+
+
+WRONG = {
+    "02-query": [
+        _answer(lambda d: 1.0),
+        _answer(lambda d: float(d)),
+        _answer(math.sqrt, stable=False),
+        _answer(math.sqrt, flipped=True),
+        hard,
+    ],
+    "02-window": [_window(0, 1), _window(1, 0), _window(-9, 0), transposed_window],
+    "02-cache": [
+        lambda d, n: (d * n, 8 * d**2 * n + 2 * d * n * (n + 1)),
+        lambda d, n: (2 * d * n, 8 * d**2 * n + 4 * d * n),
+        lambda d, n: (2 * d * n, 8 * d**2 * n + 2 * d * n * (n - 1)),
+        lambda d, n: (2 * d * n, 8 * d**2 * n + 4 * d * n**2),
+    ],
+    "02-merge": [mean_of_both, overflows, weights_are_the_logarithms, sum_of_the_logarithms],
+    "02-backward": [
+        _gradients(scaled=False),
+        _gradients(centred=False),
+        _gradients(swapped=True),
+        values_forgotten,
+    ],
+    "02-bug": [nothing, last_does_not_move_the_first, both_forms, one_head],
+}
