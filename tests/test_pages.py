@@ -5,6 +5,7 @@ import re
 
 import pytest
 import yaml
+from pybtex.database import parse_file
 
 from book import CHAPTERS, ROOT
 from linear_time import exercises
@@ -64,3 +65,10 @@ def test_the_repository_is_named_in_one_place():
             and name not in allowed
         ):
             assert url not in path.read_text(errors="ignore"), f"{name} names the repository"
+
+
+def test_references_parse_and_bear_each_name_once():
+    """A merge can lose a brace, and then no page renders."""
+    entries = parse_file(ROOT / "book" / "references.bib").entries
+    text = (ROOT / "book" / "references.bib").read_text()
+    assert len(entries) == len(re.findall(r"(?m)^@", text))
