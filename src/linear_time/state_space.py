@@ -170,21 +170,21 @@ class StateSpace:
     def frequency_response(
         self, omega: Float[Tensor, " frequencies"]
     ) -> Complex[Tensor, " frequencies"]:
-        """H(iω) = C (iωI − A)⁻¹ B + D.
+        """G(ω) = C (iωI − A)⁻¹ B + D.
 
         In the steady state of a stable system the input cos(ωt) comes out as
-        |H| cos(ωt + arg H).
+        |G| cos(ωt + arg G).
 
         Args:
             omega: angular frequencies ω = 2πf, (frequencies,), in radians
                 per time unit of A.
 
         Returns:
-            H(iω), complex, (frequencies,).
+            G(ω), complex, (frequencies,).
 
         Raises:
             TypeError, ValueError: wrong frequencies, or iω is an eigenvalue
-                of A, where H has a pole.
+                of A, where G has a pole.
 
         Source: the Laplace transform of h′ = A h + B x at s = iω.
         """
