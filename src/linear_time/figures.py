@@ -461,8 +461,8 @@ def cost_explorer(d_model: int = 1024, at: int = 8) -> Interactive:
             for key in ("forward", "step", "state")
         )
         table += (
-            f'<tr><td><span style="color:{COLORS[color]}">■</span> {name}</td>'
-            f"{cells}</tr>\n"
+            f'<tr><td><span style="color:{COLORS[color]}">■</span>'
+            f"&nbsp;{name}</td>{cells}</tr>\n"
         )
     for k, i in ((4, 0), (12, 8), (20, 16)):
         for x in (40, 340):
