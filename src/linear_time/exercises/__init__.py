@@ -27,6 +27,7 @@ CHAPTERS = {
     "13": "convolution",
     "14": "hippo",
     "15": "s4",
+    "16": "selective",
     "17": "scan",
     "18": "mamba",
 }

@@ -1,0 +1,136 @@
+"""Wrong answers to the exercises of chapter 16: each is a plausible slip."""
+
+import math
+
+import torch
+
+
+def _scan(u, delta, A, B, C, h, b_bar, a_bar=torch.exp):
+    outputs = []
+    for t in range(u.shape[1]):
+        z = delta[:, t, None] * A
+        h = a_bar(z) * h + b_bar(z, delta[:, t, None], A) * B[:, t] * u[:, t, None]
+        outputs.append(h @ C[:, t])
+    return torch.stack(outputs, dim=1), h
+
+
+def released(u, delta, A, B, C, h):
+    return _scan(u, delta, A, B, C, h, lambda z, d, a: d)
+
+
+def forgets_the_state(u, delta, A, B, C, h):
+    return _scan(u, delta, A, B, C, 0 * h, lambda z, d, a: torch.expm1(z) / a)
+
+
+def euler_for_A(u, delta, A, B, C, h):
+    return _scan(u, delta, A, B, C, h, lambda z, d, a: torch.expm1(z) / a, lambda z: 1 + z)
+
+
+def output_only(u, delta, A, B, C, h):
+    return _scan(u, delta, A, B, C, h, lambda z, d, a: torch.expm1(z) / a)[0]
+
+
+def naive_phi(a, delta):
+    return (math.exp(a * delta) - 1) / (a * delta)
+
+
+def _matrix(delta, A, B, C, first):
+    length = len(delta)
+    K = torch.zeros(length, length, dtype=delta.dtype)
+    for t in range(length):
+        for s in range(t + 1):
+            steps = delta[s + first : t + first].sum()
+            K[t, s] = (C[:, t] * torch.exp(A * steps) * B[:, s]).sum() * delta[s]
+    return K
+
+
+def without_a_step(delta, A, B, C):
+    return _matrix(delta, A, B, C, 1) / delta
+
+
+def _bits(missing):
+    return lambda n, V, p: n * (math.log2(V) - missing(p, V))
+
+
+def _entropy(p):
+    return -sum(x * math.log2(x) for x in (p, 1 - p) if x > 0)
+
+
+def nothing(scan):
+    pass
+
+
+def _inputs():
+    ones = torch.ones(1, 1, 4, dtype=torch.float64)
+    return ones, ones, -torch.ones(1, 1, dtype=torch.float64), ones, ones
+
+
+def shape_only(scan):
+    assert scan(*_inputs()).shape == (1, 1, 4)
+
+
+def constant_inputs(scan):
+    y = scan(*_inputs())
+    h = 0.0
+    for t in range(4):
+        h = math.exp(-1) * h + 1
+        assert math.isclose(y[0, 0, t].item(), h, rel_tol=1e-6)
+
+
+def no_options(scan):
+    """Everything varies, but no bias, no gate and no state is passed."""
+    g = torch.Generator().manual_seed(0)
+    u, delta, B, C = (torch.randn(1, 2, 6, generator=g, dtype=torch.float64) for _ in range(4))
+    A = -torch.rand(2, 2, generator=g, dtype=torch.float64)
+    y, h = scan(u, delta.exp(), A, B, C), torch.zeros(1, 2, 2, dtype=torch.float64)
+    for t in range(6):
+        step = delta.exp()[:, :, t, None]
+        h = torch.exp(step * A) * h + step * B[:, None, :, t] * u[:, :, t, None]
+        assert torch.allclose(y[:, :, t], (h * C[:, None, :, t]).sum(-1))
+
+
+def inverted(scan):
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    y = scan(one, 5 * one, -one[0], one, one)
+    return "zero_order_hold" if y.item() > 2 else "released"
+
+
+def at_a_small_step(scan):
+    """Both rules give Δ there, to the digits that are compared."""
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    y = scan(one, 1e-6 * one, -one[0], one, one)
+    return "released" if math.isclose(y.item(), 1e-6, rel_tol=1e-3) else "zero_order_hold"
+
+
+LAYER = 2048 * 16 * 16
+WRONG = {
+    "16-ages": [
+        lambda length, n, i: (n - i, length - i),
+        lambda length, n, i: (1, length),
+        lambda length, n, i: (n, length + n - 1),
+        lambda length, n, i: (length, length),
+    ],
+    "16-scan": [released, forgets_the_state, euler_for_A, output_only],
+    "16-gate": [naive_phi, lambda a, d: 1.0, lambda a, d: d, lambda a, d: -math.expm1(a * d)],
+    "16-audit": [
+        inverted,
+        at_a_small_step,
+        lambda scan: "released",
+        lambda scan: "zero_order_hold",
+    ],
+    "16-kernel": [
+        lambda *x: _matrix(*x, 0),
+        lambda *x: _matrix(*x, 1).T,
+        lambda delta, A, B, C: _matrix(delta, A, C, B, 1),
+        without_a_step,
+    ],
+    "16-bits": [
+        lambda: (_bits(lambda p, V: (1 - p) * math.log2(V)), LAYER // 13),
+        lambda: (_bits(lambda p, V: _entropy(p)), LAYER // 13),
+        lambda: (
+            _bits(lambda p, V: _entropy(p) + (1 - p) * math.log2(V - 1)),
+            2048 * 16 // 13,
+        ),
+    ],
+    "16-bug": [nothing, shape_only, constant_inputs, no_options],
+}
