@@ -639,6 +639,11 @@ def test_slope_of_a_power(p, scale):
     assert log_log_slope([1, *lengths], [77.0, *values], start=8) == pytest.approx(p, abs=1e-9)
 
 
+def test_slope_takes_the_start_along():
+    assert log_log_slope([2, 4, 8], [1.0, 4.0, 8.0], start=2) == pytest.approx(1.5)
+    assert log_log_slope([2, 4, 8], [1.0, 4.0, 8.0], start=4) == pytest.approx(1)
+
+
 def test_crossover():
     lengths = [100, 1000, 10_000]
     square, line = [n**2 / 3000 for n in lengths], [float(n) for n in lengths]
