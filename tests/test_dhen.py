@@ -250,6 +250,50 @@ def test_wukong_by_its_equations():
 
 
 @torch.no_grad()
+def test_the_bias_of_a_cross_layer_is_inside_the_product():
+    """DCN V2, equation 1. One public library adds it outside: then zero does not stay zero."""
+    net = seeded(lambda: CrossNetwork(N, N, D))
+    (layer,) = net.layers
+    x = draw(2, N, D)
+    flat = x.flatten(1)
+    outside = flat * (flat @ layer.weight.T) + layer.bias + flat
+    inside = flat * (flat @ layer.weight.T + layer.bias) + flat
+    same(net(x).flatten(1), inside)
+    same(inside - outside, (flat - 1) * layer.bias)
+    assert (inside - outside).abs().max() > 0.1
+    assert torch.equal(net(0 * x), 0 * x) and layer.bias.abs().min() > 0
+
+
+def test_cross_network_by_polynomial_algebra():
+    """Another route: the published formula as polynomials in sympy, read at numbers."""
+    n, d, depth = 2, 1, 3
+    net = seeded(lambda: CrossNetwork(n, n, d, depth))
+    symbols = sympy.symbols("a b")
+    x_0 = x_l = sympy.Matrix(symbols)
+    for layer in net.layers:
+        W, b = (sympy.Matrix(p.detach().reshape(n, -1).numpy()) for p in layer.parameters())
+        x_l = x_0.multiply_elementwise(W * x_l + b) + x_l
+    assert all(sympy.Poly(one, *symbols).total_degree() == depth + 1 for one in x_l)
+    x = draw(3, n, d)
+    with torch.no_grad():
+        y = net(x)
+    for row, values in zip(y, x, strict=True):
+        at = dict(zip(symbols, values.flatten().tolist(), strict=True))
+        expected = torch.tensor([float(one.subs(at)) for one in x_l], dtype=F64)
+        same(row.flatten(), expected, 1e-9)
+
+
+@given(n=st.integers(2, 7), d=st.integers(1, 4), seed=st.integers(0, 99))
+def test_fm_is_the_second_elementary_symmetric_polynomial(n, d, seed):
+    """Another route: one feature after the other, e_2 += x e_1 and e_1 += x."""
+    x = draw(2, n, d, seed=seed)
+    first = second = torch.zeros(2, d, dtype=F64)
+    for one in x.unbind(1):
+        second, first = second + one * first, first + one
+    same(factorization_machine(x), second, 1e-10)
+
+
+@torch.no_grad()
 def test_wukong_compresses_features_and_not_the_flat_vector():
     """One public code compresses the n · d numbers; then a channel map would not pass through."""
     compress, x, V = (

@@ -22,6 +22,7 @@ CHAPTERS = {
     "05": "compression",
     "06": "pyramid",
     "08": "perceiver",
+    "07": "dhen",
     "11": "state_space",
     "12": "discretization",
     "13": "convolution",
