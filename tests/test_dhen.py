@@ -1,6 +1,7 @@
-"""Interactions against brute force and scikit-learn, order against depth, splits and scores."""
+"""Interactions against brute force and scikit-learn, order against depth, the chapter's record."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from torch import nn
 from torch.nn import functional
 
+from book import ROOT
 from linear_time.compression import LinearCompression, MeanPooling
 from linear_time.dhen import (
     DHEN,
@@ -445,3 +447,49 @@ def test_bad_input_the_rest():
     ):
         with pytest.raises(kind, match=r"^x: expected "):
             factorization_machine(x)
+
+
+# --- the record of the chapter -------------------------------------------------------------------
+
+
+def test_what_the_chapter_quotes_from_the_record():
+    """The numbers in the prose of chapter 07 that come from experiments/results/movielens.json."""
+    record = json.loads((ROOT / "experiments" / "results" / "movielens.json").read_text())
+    text = (ROOT / "chapters" / "07-dhen.ipynb").read_text()
+
+    def auc(protocol, model, group="all"):
+        by_rate = {}
+        for run in record["runs"]:
+            if (run["protocol"], run["model"]) == (protocol, model):
+                by_rate.setdefault(run.get("lr"), []).append(run)
+        best = min(by_rate.values(), key=lambda runs: np.mean([r["validation"] for r in runs]))
+        assert len(best) == (1 if "rate" in model else 5)
+        values = [run["test"][group]["auc"] for run in best]
+        return np.mean(values), np.std(values) / max(1, len(values) - 1) ** 0.5
+
+    models = ("logistic", "fm", "mlp", "dcn", "lce", "dhen", "wukong")
+    order = {p: sorted(models, key=lambda m: -auc(p, m)[0]) for p in ("user", "time")}
+    assert order["user"][:2] == ["logistic", "lce"] and order["user"][-1] == "dcn"
+    assert order["time"][0] == "logistic"
+    for sentence in (
+        f"with an AUC of {auc('user', 'logistic')[0]:.3f}, and the networks follow between "
+        f"{auc('user', 'dcn')[0]:.3f} (DCN) and {auc('user', 'lce')[0]:.3f} (LCE). "
+        f"DHEN has {auc('user', 'dhen')[0]:.3f}, Wukong {auc('user', 'wukong')[0]:.3f}.",
+        f"Wukong has {auc('time', 'wukong', 'warm')[0]:.3f} there and logistic regression "
+        f"{auc('time', 'logistic', 'warm')[0]:.3f}",
+        f"an AUC of {auc('user', 'rate of the user')[0]:.3f} by itself, the movie's "
+        f"{auc('user', 'rate of the movie')[0]:.3f}",
+    ):
+        assert sentence in text
+    full, _ = auc("user", "dhen")
+    modules = [f"dhen without {m}" for m in ("fm", "cross", "attention", "lce", "mlp")]
+    for model in (*modules, "dhen depth 1", "dhen depth 3"):
+        mean, error = auc("user", model)
+        assert abs(mean - full) < 2 * max(error, 0.0017)
+    speed = {t["throughput"]: t["rows_a_second"] for t in record["settings"]["throughput"]}
+    slow, mlp_slow = (speed[m] / speed["dhen"] for m in ("logistic", "mlp"))
+    assert f"is {slow:.0f} times slower than logistic regression and {mlp_slow:.0f} times" in text
+    sizes = [r["network_parameters"] for r in record["runs"] if r["model"] in models[2:]]
+    assert max(sizes) < 1.03 * 40_000 and min(sizes) > 0.97 * 40_000
+    assert {r["epochs"] for r in record["runs"] if "lr" in r} == {6}
+    assert record["settings"]["learning_rates"] == [0.001, 0.003, 0.01, 0.03]
