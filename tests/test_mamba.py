@@ -267,7 +267,7 @@ def test_delta_starts_log_uniform():
     assert (quantiles - torch.linspace(0, 1, 11)).abs().max() < 0.02
 
 
-@pytest.mark.parametrize("delta", [1e-4, 1e-3, 0.1, 5, 30])
+@pytest.mark.parametrize("delta", [1e-4, 1e-3, 0.1, 5, 30, 200])
 def test_the_bias_is_the_inverse_of_softplus(delta):
     torch.set_default_dtype(F64)
     try:
