@@ -5,11 +5,14 @@ last positions are latents (N) and how many characters are read (M). N = M is th
 The compute of a training step is counted (``forward_flops``), and each model gets as many steps as
 the same total buys: few latents make a step cheap and give few losses. All are scored on the same
 characters of the validation and test parts, the last 32 positions of windows of M characters.
+
+``--size small`` is an hour on two cores of a CPU; ``--size full`` is for a GPU.
 """
 
 import argparse
 import functools
 import math
+from typing import NamedTuple
 
 import runs
 import torch
@@ -19,26 +22,52 @@ from linear_time.datasets import text
 from linear_time.perceiver_ar import PerceiverAR
 from linear_time.training import Config, seed_everything, train
 
-D_MODEL, N_LAYER, N_HEADS, D_FF = 128, 4, 4, 352
-SHAPES = ((512, 512), (512, 256), (512, 128), (512, 64), (128, 128), (64, 64))  # (M, N)
-LEARNING_RATES = (1e-3, 2e-3, 4e-3)
+N_HEADS = 4
 SEEDS = (0, 1, 2)
-STEPS, BATCH = 1000, 32  # of the plain decoder at M = 512
 SCORED, WINDOWS = 32, 512
 
 
-def forward_flops(M: int, N: int, vocab_size: int) -> int:
+class Size(NamedTuple):
+    """How large a comparison is."""
+
+    d_model: int
+    n_layer: int
+    d_ff: int
+    batch: int
+    steps: int  # of the first shape: the plain decoder on the longest input
+    shapes: tuple[tuple[int, int], ...]  # (M, N)
+    rates: tuple[float, ...]
+
+
+SIZES = {
+    "full": Size(
+        *(128, 4, 352, 32, 1000),
+        ((512, 512), (512, 256), (512, 128), (512, 64), (128, 128), (64, 64)),
+        (1e-3, 2e-3, 4e-3),
+    ),
+    "small": Size(
+        *(64, 3, 176, 16, 200),
+        ((256, 256), (256, 128), (256, 64), (128, 128), (64, 64)),
+        (3e-3, 6e-3, 1.2e-2),
+    ),
+}
+
+
+def forward_flops(size: Size, M: int, N: int, vocab_size: int) -> int:
     """Multiplications and additions of one sequence, matrix products only."""
-    d = D_MODEL
-    mlp, head = 6 * d * D_FF, 2 * d * vocab_size
+    d = size.d_model
+    mlp, head = 6 * d * size.d_ff, 2 * d * vocab_size
     first = 4 * N * d * d + 4 * M * d * d + 4 * N * M * d + N * mlp
     other = 8 * N * d * d + 4 * N * N * d + N * mlp
-    return first + (N_LAYER - 1) * other + N * head
+    return first + (size.n_layer - 1) * other + N * head
 
 
-def model(N: int, vocab_size: int) -> PerceiverAR:
+def model(size: Size, N: int, vocab_size: int) -> PerceiverAR:
     return PerceiverAR(
-        vocab_size, D_MODEL, N_LAYER, N, n_heads=N_HEADS, n_kv_heads=N_HEADS, d_ff=D_FF
+        *(vocab_size, size.d_model, size.n_layer, N),
+        n_heads=N_HEADS,
+        n_kv_heads=N_HEADS,
+        d_ff=size.d_ff,
     )
 
 
@@ -48,33 +77,32 @@ def data(device: torch.device) -> tuple[tuple[Tensor, ...], int]:
     return tuple(part.to(device) for part in book.parts()), len(book.alphabet)
 
 
-def bits(network: nn.Module, part: Tensor, M: int) -> float:
+def bits(network: nn.Module, part: Tensor, M: int, longest: int, windows: int = WINDOWS) -> float:
     """Bits a character at the last positions of windows spread over a part."""
-    longest = max(m for m, _ in SHAPES)
-    ends = torch.linspace(longest + 1, len(part), WINDOWS).long().tolist()
+    ends = torch.linspace(longest + 1, len(part), windows).long().tolist()
     total = 0.0
     for some in torch.tensor(ends).split(32):
         window = torch.stack([part[end - M - 1 : end] for end in some.tolist()])
         logits = network(window[:, :-1])[:, -SCORED:]
         targets = window[:, -SCORED:]
         total += float(nn.functional.cross_entropy(logits.mT, targets, reduction="sum"))
-    return total / (WINDOWS * SCORED * math.log(2))
+    return total / (windows * SCORED * math.log(2))
 
 
 def run(job: dict) -> dict:
     device = runs.device()
     (training, validation, test), vocab_size = data(device)
-    M, N = job["M"], job["N"]
+    size, M, N = SIZES[job["size"]], job["M"], job["N"]
     seed_everything(job["seed"])
-    network = model(N, vocab_size).to(device)
-    longest, _ = SHAPES[0]
-    budget = job["steps"] * forward_flops(longest, longest, vocab_size)
-    steps = round(budget / forward_flops(M, N, vocab_size))
+    network = model(size, N, vocab_size).to(device)
+    longest, _ = size.shapes[0]
+    budget = job["steps"] * forward_flops(size, longest, longest, vocab_size)
+    steps = round(budget / forward_flops(size, M, N, vocab_size))
 
     def batches(generator: torch.Generator):
         offsets = torch.arange(M + 1, device=device)
         while True:
-            start = torch.randint(len(training) - M - 1, (BATCH, 1), generator=generator)
+            start = torch.randint(len(training) - M - 1, (size.batch, 1), generator=generator)
             yield training[start.to(device) + offsets]
 
     def loss(network: nn.Module, batch: Tensor) -> Tensor:
@@ -91,17 +119,17 @@ def run(job: dict) -> dict:
         lower_is_better=True,
         progress=False,
     )
-    history = train(network, batches, loss, config, lambda n: bits(n, validation, M))
+    history = train(network, batches, loss, config, lambda n: bits(n, validation, M, longest, 64))
     network.eval()
     with torch.no_grad():
-        found = bits(network, test, M)
+        found = [bits(network, part, M, longest) for part in (validation, test)]
     return {
         "updates": steps,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "flops_a_step": 3 * BATCH * forward_flops(M, N, vocab_size),
-        "losses": steps * BATCH * N,
-        "validation": round(float(history.metric[-1]), 4),
-        "test": round(found, 4),
+        "flops_a_step": 3 * size.batch * forward_flops(size, M, N, vocab_size),
+        "losses": steps * size.batch * N,
+        "validation": round(found[0], 4),
+        "test": round(found[1], 4),
         "curve": [round(float(m), 4) for m in history.metric],
     }
 
@@ -109,27 +137,27 @@ def run(job: dict) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--steps", type=int, help="updates of the plain decoder")
     parser.add_argument("--out", help="folder of the result file")
     options = parser.parse_args()
+    size = SIZES[options.size]
+    steps = options.steps or size.steps
     jobs = [
-        {"M": M, "N": N, "lr": lr, "seed": seed, "steps": options.steps}
+        {"size": options.size, "M": M, "N": N, "lr": lr, "seed": seed, "steps": steps}
         for seed in SEEDS
-        for lr in LEARNING_RATES
-        for M, N in reversed(SHAPES)  # the longest runs first
+        for lr in size.rates
+        for M, N in reversed(size.shapes)  # the longest runs first
     ]
     fixed = {
-        "d_model": D_MODEL,
-        "n_layer": N_LAYER,
+        **size._asdict(),
         "n_heads": N_HEADS,
-        "d_ff": D_FF,
-        "batch": BATCH,
-        "learning_rates": LEARNING_RATES,
         "seeds": SEEDS,
         "scored": f"the last {SCORED} positions of {WINDOWS} windows",
     }
-    save = functools.partial(runs.write, "perceiver_ar", fixed, out=options.out)
-    done = runs.recorded("perceiver_ar", options.out)["runs"]
+    name = "perceiver_ar" + ("" if options.size == "full" else f"_{options.size}")
+    save = functools.partial(runs.write, name, fixed, out=options.out)
+    done = runs.recorded(name, options.out)["runs"]
     runs.run_all(run, jobs, options.workers, save, done)
 
 
