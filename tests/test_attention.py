@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from linear_time.attention import (
     CausalSelfAttention,
+    KVCache,
     MultiHeadAttention,
     SoftmaxSummary,
     attention,
@@ -409,6 +410,14 @@ def test_causal_mixer_is_torchs_layer_under_a_mask(block):
 
 
 @torch.no_grad()
+def test_the_cache_keeps_the_order_of_the_positions():
+    cache = KVCache.empty(1, 1, 1, None, None)
+    for number in range(3):
+        cache = cache.append(torch.full((1, 1, 1, 1), number), torch.full((1, 1, 1, 1), -number))
+    assert cache.k.flatten().tolist() == [0, 1, 2]
+    assert cache.v.flatten().tolist() == [0, -1, -2]
+
+
 def test_the_cache_grows_by_two_widths_a_step():
     mixer = CausalSelfAttention(6, 3)
     state = mixer.initial_state(2)
