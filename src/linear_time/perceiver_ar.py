@@ -9,7 +9,7 @@ future out: one where latents read the input, one where they read each other.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from linear_time import _validate
@@ -77,6 +77,8 @@ class PerceiverAR(LlamaLM):
         tokens: Int[Tensor, "batch length"],
         input_mask: bool = True,
         latent_mask: bool = True,
+        key_mask: Bool[Tensor, "batch length"] | None = None,
+        n_latents: int | None = None,
     ) -> Float[Tensor, "batch latents vocab_size"]:
         """Logits of the next token at the last n_latents positions.
 
@@ -87,34 +89,47 @@ class PerceiverAR(LlamaLM):
                 the input.
             latent_mask: whether it reads only latents not after it. Without
                 either the model reads what it should predict.
+            key_mask: True where a token is real and not padding, (batch,
+                length). Pad on the left: the latents stand at the end, and
+                since scores depend on distances alone, a padded sequence
+                has the logits of the same one by itself. The logits of a
+                latent on padding are finite and mean nothing.
+            n_latents: other than the model's; no weight depends on it.
 
         Raises:
-            ValueError: tokens are not (batch, length) of the vocabulary.
+            TypeError: key_mask is not boolean.
+            TypeError, ValueError: n_latents is not a whole number ≥ 1.
+            ValueError: tokens are not (batch, length) of the vocabulary, or
+                key_mask has another shape.
         """
         self._check_tokens("tokens", tokens, ("batch", "length"))
+        if key_mask is not None:
+            _check_key_mask(key_mask, tokens)
         x = self.embedding(tokens)  # (batch, length, d_model)
-        n = min(self.n_latents, x.shape[1])
+        n = self._latents(n_latents, x.shape[1])
         first = x.shape[1] - n  # the position of the first latent
         z = x[:, first:]
         for i, block in enumerate(self.blocks):
             read = block.attention_norm(x if i == 0 else z)
             masked = input_mask if i == 0 else latent_mask
             start = 0 if i == 0 else first
-            z = z + _read_last(block.attention, read, n, masked, start)
+            real = None if key_mask is None else key_mask[:, start:]
+            z = z + _read_last(block.attention, read, n, masked, start, real)
             z = z + block.mlp(block.mlp_norm(z))
         return self._logits(z)
 
     def prefill(
-        self, tokens: Int[Tensor, "batch length"]
+        self,
+        tokens: Int[Tensor, "batch length"],
+        n_latents: int | None = None,
     ) -> tuple[Float[Tensor, "batch vocab_size"], ARState]:
         """Read a prompt: logits of the next token, and the caches.
 
-        Raises:
-            ValueError: as ``forward``.
+        Args, Raises: as ``forward``.
         """
         self._check_tokens("tokens", tokens, ("batch", "length"))
         x = self.embedding(tokens)
-        n = min(self.n_latents, x.shape[1])
+        n = self._latents(n_latents, x.shape[1])
         first = x.shape[1] - n
         z, caches = x[:, first:], []
         for i, block in enumerate(self.blocks):
@@ -136,9 +151,9 @@ class PerceiverAR(LlamaLM):
 
         The result is that of ``forward`` with all latents since the prompt's
         first, so the number of latents grows. To ``slide`` drops the oldest
-        latent from the caches instead. That is cheaper, and it is *not* what
-        ``forward`` computes: the latents that stay have read the one that
-        goes.
+        latent from the caches instead. That is cheaper, and with three
+        layers or more it is *not* what ``forward`` computes: the latents
+        that stay have read the one that goes.
 
         Raises:
             ValueError: the tokens are not (batch,) of the vocabulary.
@@ -168,17 +183,34 @@ class PerceiverAR(LlamaLM):
         n: int,
         temperature: float | int = 1.0,
         seed: int = 0,
+        stride: int = 1,
     ) -> Int[Tensor, "batch total"]:
-        """Continue a prompt by n tokens, a whole ``forward`` for each.
+        """Continue a prompt by n tokens, a whole ``prefill`` every stride.
 
-        Args, Returns, Raises: as ``LanguageModel.generate``.
+        Args:
+            prompt, n, temperature, seed: as ``LanguageModel.generate``.
+            stride: tokens that one ``prefill`` serves. It has n_latents −
+                stride + 1 latents and each ``step`` after it one more, up to
+                n_latents; with a stride of 1 it is ``forward`` each time.
+
+        Returns, Raises: as ``LanguageModel.generate``; ValueError for a
+            stride that is not a whole number from 1 to n_latents.
         """
         self._check_tokens("prompt", prompt, ("batch", "length"))
         _validate.count("n", n)
         _validate.number("temperature", temperature, above=0, or_equal=True)
+        if type(stride) is not int or not 1 <= stride <= self.n_latents:
+            raise ValueError(
+                "stride: expected a whole number from 1 to "
+                f"{self.n_latents}, got {_validate.describe(stride)}"
+            )
         generator = torch.Generator(prompt.device).manual_seed(seed)
-        for _ in range(n):
-            logits = self(prompt)[:, -1]
+        for i in range(n):
+            if i % stride == 0:
+                first = self.n_latents - stride + 1
+                logits, state = self.prefill(prompt, first)
+            else:
+                logits, state = self.step(prompt[:, -1], state)
             if temperature == 0:
                 token = logits.argmax(-1, keepdim=True)
             else:
@@ -188,12 +220,31 @@ class PerceiverAR(LlamaLM):
             prompt = torch.cat([prompt, token], dim=1)
         return prompt
 
+    def _latents(self, n_latents: int | None, length: int) -> int:
+        if n_latents is None:
+            n_latents = self.n_latents
+        _validate.count("n_latents", n_latents)
+        return min(n_latents, length)
+
     def _logits(self, z: Tensor) -> Tensor:
         z = self.norm(z)
         if self.head is None:
             return z @ self.embedding.weight.T
         logits: Tensor = self.head(z)
         return logits
+
+
+def _check_key_mask(key_mask: Tensor, tokens: Tensor) -> None:
+    if not isinstance(key_mask, Tensor) or key_mask.dtype != torch.bool:
+        raise TypeError(
+            "key_mask: expected a bool tensor, True where a token is real, "
+            f"got {_validate.describe(key_mask)}"
+        )
+    if key_mask.shape != tokens.shape:
+        raise ValueError(
+            f"key_mask: expected shape {_validate.shape_text(tokens.shape)}, "
+            f"got shape {_validate.shape_text(key_mask.shape)}"
+        )
 
 
 def _queries(attention: GroupedQueryAttention, x: Tensor, first: int) -> Tensor:
@@ -239,13 +290,18 @@ def _read_last(
     n: int,
     masked: bool,
     start: int,
+    real: Tensor | None = None,
 ) -> Tensor:
     """The last n positions of x read all of x, (batch, n, d_model).
 
     The mask is right-aligned: its last row belongs to the last position.
+    Of padding, where ``real`` is False, nothing is read.
     """
     length = x.shape[1]
     q = _queries(attention, x[:, length - n :], start + length - n)
     k, v = _keys_values(attention, x, start)
     mask = causal_mask(length, x.device)[length - n :] if masked else None
+    if real is not None:
+        real = real[:, None, None]  # (batch, head, query, key)
+        mask = real if mask is None else mask & real
     return _attend(attention, q, k, v, mask)

@@ -23,6 +23,7 @@ CHAPTERS = {
     "06": "pyramid",
     "07": "dhen",
     "08": "perceiver",
+    "10": "perceiver_ar",
     "11": "state_space",
     "12": "discretization",
     "13": "convolution",
