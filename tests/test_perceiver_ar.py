@@ -1,5 +1,8 @@
 """Perceiver AR: a Llama at as many latents as positions, causal by two masks, and its caches."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +10,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from linear_time.decoder import LlamaLM
+from book import ROOT
+from linear_time.cost import llama_cost
+from linear_time.decoder import LlamaLM, rotary_embedding
 from linear_time.perceiver_ar import PerceiverAR
 
 F64 = torch.float64
@@ -127,6 +132,45 @@ def test_steps_from_caches_are_forward_with_growing_latents(prompt):
         assert [c.k.shape[2] for c in state.caches] == [t + 1] + [kept + t + 1 - prompt] * 2
 
 
+def sliding(model, tokens, prompt):
+    """Logits after the last token, and the caches, with one latent dropped for each that comes."""
+    logits, state = model.prefill(tokens[:, :prompt])
+    for t in range(prompt, tokens.shape[1]):
+        logits, state = model.step(tokens[:, t], state, slide=True)
+    return logits, state
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_the_cache_slides_up_to_the_second_layer(layers):
+    torch.manual_seed(0)
+    model = PerceiverAR(V, D, layers, 4, **BLOCK).to(F64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    tokens = draw(2, 11)
+    logits, state = sliding(model, tokens, 8)
+    _, fresh = model.prefill(tokens)
+    for i, (old, new) in enumerate(zip(state.caches, fresh.caches, strict=True)):
+        same = torch.allclose(old.k, new.k, atol=1e-10) and torch.allclose(old.v, new.v, atol=1e-10)
+        assert same == (i < 2), f"layer {i + 1}"
+    gap = (logits - model(tokens)[:, -1]).abs().max()
+    assert gap < 1e-10 if layers <= 2 else gap > 1e-2
+
+
+@pytest.mark.parametrize("m", [1, 3, 5])
+def test_a_sliding_cache_is_a_windowed_decoder(m):
+    model, tokens = make(m), draw(2, 10)
+    x = model.embedding(tokens)
+    for i, block in enumerate(model.blocks):
+        read = block.attention_norm(x)
+        starts = [0 if i == 0 else max(0, t + 1 - m) for t in range(10)]
+        rows = [block.attention(read[:, s : t + 1])[:, -1] for t, s in enumerate(starts)]
+        x = x + torch.stack(rows, 1)
+        x = x + block.mlp(block.mlp_norm(x))
+    wanted = (model.norm(x) @ model.embedding.weight.T)[:, -1]
+    assert torch.allclose(sliding(model, tokens, min(m, 3))[0], wanted, atol=1e-12)
+
+
 def test_a_sliding_cache_is_not_forward():
     model, tokens = make(4), draw(2, 11)
     _, state = model.prefill(tokens[:, :8])
@@ -145,6 +189,102 @@ def test_generation_reads_a_whole_forward_each(temperature):
     if temperature == 0:
         for t in range(5, 9):
             assert torch.equal(out[:, t], model(out[:, :t])[:, -1].argmax(-1))
+
+
+def test_a_stride_is_forward_with_fewer_latents():
+    """The released sampler's way, with half of the latents: 3, 4, 5, 3, 4, 5, … of 5."""
+    model, prompt = make(5), draw(2, 8)
+    out = model.generate(prompt, 8, 0.0, stride=3)
+    for i in range(8):
+        logits = model(out[:, : 8 + i], n_latents=3 + i % 3)[:, -1]
+        assert torch.equal(out[:, 8 + i], logits.argmax(-1))
+
+
+def test_every_stride_draws_from_its_own_logits():
+    """With a stride of 1 sampling is as from whole passes; a longer one is another model."""
+    model, prompt = make(4), draw(1, 9)
+    generator, tokens = torch.Generator().manual_seed(3), prompt
+    for _ in range(30):
+        weights = (model(tokens)[:, -1] / 0.7).softmax(-1)
+        new = torch.multinomial(weights, 1, generator=generator)
+        tokens = torch.cat([tokens, new], 1)
+    assert torch.equal(model.generate(prompt, 30, 0.7, seed=3), tokens)
+    assert not torch.equal(model.generate(prompt, 30, 0.7, seed=3, stride=4), tokens)
+
+
+@pytest.mark.parametrize("n_latents", [1, 4, 20])
+def test_the_number_of_latents_is_no_weight(n_latents):
+    model, tokens = make(3), draw(2, 9)
+    other = make(n_latents)
+    assert torch.equal(model(tokens, n_latents=n_latents), other(tokens))
+    assert torch.equal(model.prefill(tokens, n_latents)[0], other.prefill(tokens)[0])
+
+
+@pytest.mark.parametrize("padding", [1, 4, 7])
+def test_padding_on_the_left_is_ignored(padding):
+    """With fewer and with more real tokens than latents, whatever stands in the padding."""
+    model, tokens = make(5), draw(2, 10)
+    real = torch.ones(2, 10, dtype=torch.bool)
+    real[1, :padding] = False
+    logits = model(tokens, key_mask=real)
+    assert torch.allclose(logits[:1], model(tokens[:1]), atol=1e-13)
+    kept = min(5, 10 - padding)
+    alone = model(tokens[1:, padding:])
+    assert torch.allclose(logits[1:, -kept:], alone, atol=1e-12)
+    changed = tokens.clone()
+    changed[1, :padding] = (changed[1, :padding] + 1) % V
+    again = model(changed, key_mask=real)
+    assert torch.equal(again[1, -kept:], logits[1, -kept:])
+
+
+def test_a_row_that_may_read_nothing_gets_zeros():
+    model, tokens = make(4), draw(1, 6)
+    nothing = torch.zeros(1, 6, dtype=torch.bool)
+    x = model.embedding(tokens)[:, 2:]
+    for block in model.blocks:  # attention adds nothing
+        x = x + block.mlp(block.mlp_norm(x))
+    wanted = model.norm(x) @ model.embedding.weight.T
+    assert torch.allclose(model(tokens, key_mask=nothing), wanted, atol=1e-13)
+    loss = model(tokens, key_mask=nothing).sum()
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, model.embedding.weight))
+
+
+def looking(queries, keys, d):
+    return 4 * queries * keys * d
+
+
+@pytest.mark.parametrize(("d", "layers"), [(16, 3), (64, 5), (4096, 32), (12288, 96)])
+def test_a_loss_is_cheaper_from_d_over_the_other_layers_on(d, layers):
+    """Weights cost every loss the same; keys of the prefix, 4 d² each, are what latents add."""
+    for m in range(1, 2 * d // (layers - 1) + 2):
+        n = 4 * m
+        decoder = layers * looking(n, n, d)
+        few = looking(m, n, d) + (layers - 1) * looking(m, m, d) + 4 * d * d * (n - m)
+        assert (few * n < decoder * m) == (m * (layers - 1) > d)
+
+
+def test_what_takes_gpt_3s_flops():
+    d, layers, n = 12288, 96, 2048
+    mlp, projections = 2 * 8 * d * d, 2 * 4 * d * d
+    seen = 4 * d * (n + 1) / 2  # scores and values of a token, on average
+    total = mlp + projections + seen
+    assert f"{seen / total:.1%}" == "1.4%" and f"{(mlp + projections) / total:.1%}" == "98.6%"
+    assert 0.65 < mlp / total < 0.67
+    every = 4 * d * n
+    assert f"{every / (mlp + projections + every):.1%}" == "2.7%"
+    assert layers * (mlp + projections) / 2 == pytest.approx(175e9, rel=0.01)
+
+
+def test_the_released_code_has_other_frequencies():
+    """Exponents 2 i / d_head for i = 0 … K, both ends included, in K = d_head / 2 even steps."""
+    d_head, base = 16, 8192.0
+    theirs = base ** -(2 / d_head * np.linspace(0, d_head // 2, d_head // 2))
+    cos, sin = rotary_embedding(torch.tensor([1]), d_head, base, F64)
+    ours = torch.atan2(sin, cos)[0].numpy()
+    assert ours[0] == pytest.approx(1) and theirs[0] == 1
+    assert theirs[-1] == pytest.approx(1 / base)
+    assert ours[-1] == pytest.approx(base ** (2 / d_head - 1))
+    assert (theirs[1:] < 0.99 * ours[1:]).all()
 
 
 def test_matrix_products_are_the_stated_ones():
@@ -172,8 +312,81 @@ def test_matrix_products_are_the_stated_ones():
             lambda: make(2).step(draw(1, 4), make(2).prefill(draw(1, 4))[1]),
             "token: expected",
         ),
+        (lambda: make(2)(draw(1, 4), n_latents=0), "n_latents: expected"),
+        (lambda: make(2).prefill(draw(1, 4), 0), "n_latents: expected"),
+        (lambda: make(3).generate(draw(1, 4), 2, stride=0), "stride: expected .* 1 to 3, got 0"),
+        (lambda: make(3).generate(draw(1, 4), 2, stride=4), "stride: expected .* 1 to 3, got 4"),
+        (
+            lambda: make(2)(draw(1, 4), key_mask=torch.ones(1, 5, dtype=torch.bool)),
+            r"key_mask: expected shape \(1, 4\), got shape \(1, 5\)",
+        ),
     ],
 )
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         call()
+
+
+@pytest.mark.bad_input
+def test_bad_input_of_another_type():
+    with pytest.raises(TypeError, match=r"^key_mask: expected a bool tensor"):
+        make(2)(draw(1, 4), key_mask=torch.ones(1, 4))
+
+
+# --- the records that chapter 10 quotes ----------------------------------------------------------
+
+
+def recorded(name):
+    """Shape (n, m) -> its runs at the rate that is best in validation, and all rates."""
+    record = json.loads((ROOT / "experiments" / "results" / name).read_text())
+    shapes = {}
+    for run in record["runs"]:
+        rates = shapes.setdefault((run["M"], run["N"]), {})
+        rates.setdefault(run["lr"], []).append(run)
+    best = {
+        shape: min(rates.values(), key=lambda runs: np.mean([r["validation"] for r in runs]))
+        for shape, rates in shapes.items()
+    }
+    return record, shapes, best
+
+
+def test_what_the_chapter_quotes_from_the_record():
+    record, shapes, best = recorded("perceiver_ar_small.json")
+    text = (ROOT / "chapters" / "10-perceiver-ar.ipynb").read_text()
+    assert len(record["runs"]) == 45
+    assert all(
+        {r["seed"] for r in runs} == {0, 1, 2} for s in shapes.values() for runs in s.values()
+    )
+    bits = {shape: np.mean([r["test"] for r in runs]) for shape, runs in best.items()}
+    updates = {shape: runs[0]["updates"] for shape, runs in best.items()}
+    for sentence in (
+        f"the bits fall from {bits[256, 256]:.2f} to {bits[256, 64]:.2f}.",
+        f"has {bits[64, 64]:.2f} bits against the {bits[256, 64]:.2f} of 64 latents that read 256",
+        f"reads 128 has {bits[128, 128]:.2f} against {bits[256, 128]:.2f}.",
+        f"updates: {updates[256, 64]} of them against {updates[256, 256]}. "
+        f"The short decoder gets {updates[64, 64]:,}",
+        f"this chapter at {record['runs'][0]['parameters']:,}",
+    ):
+        assert sentence in text, sentence
+    assert bits[256, 64] < bits[256, 128] < bits[256, 256]
+    assert bits[64, 64] < bits[256, 64] and bits[128, 128] < bits[256, 128]
+    for low, high in (((64, 64), (256, 64)), ((256, 64), (256, 128)), ((256, 128), (256, 256))):
+        assert max(r["test"] for r in best[low]) < min(r["test"] for r in best[high])
+    assert max(r["losses"] for r in record["runs"]) < 1.2e6
+    smallest = min(lr for rates in shapes.values() for lr in rates)
+    assert sum(runs[0]["lr"] == smallest for runs in best.values()) == 3
+    assert len({r["parameters"] for r in record["runs"]}) == 1
+
+
+def test_what_the_chapter_says_of_the_incomplete_record():
+    record, _, best = recorded("perceiver_ar.json")
+    assert len(record["runs"]) == 10 and {r["seed"] for r in record["runs"]} == {0}
+    bits = {shape: runs[0]["test"] for shape, runs in best.items()}
+    assert sorted(bits, key=bits.get) == [(128, 128), (512, 128), (512, 256), (512, 512)]
+    assert f"{bits[512, 128] - bits[128, 128]:.2f}" == "0.02"
+
+
+def test_the_cost_of_a_step_is_chapter_04s():
+    d, d_ff, n = 64, 172, 100
+    P = 4 * d * d + 3 * d * d_ff
+    assert llama_cost(n, d, 4, 4, d_ff).step_flops == 2 * P + 4 * n * d
