@@ -110,6 +110,14 @@ def test_a_single_layer_sees_the_whole_input_and_has_no_latent_stack():
     assert torch.allclose(model(tokens), plain(tokens)[:, -3:], atol=1e-13)
 
 
+def test_each_switch_belongs_to_its_mask():
+    """One layer has no latent stack, so that only the mask of the input matters."""
+    torch.manual_seed(0)
+    model, tokens = PerceiverAR(V, D, 1, 3, **BLOCK).to(F64), draw(1, 10)
+    assert torch.equal(model(tokens, latent_mask=False), model(tokens))
+    assert not torch.allclose(model(tokens, input_mask=False), model(tokens), atol=1e-4)
+
+
 def test_more_layers_are_not_a_window_of_the_decoder():
     model, plain = make(3), LlamaLM(V, D, LAYERS, **BLOCK).to(F64)
     plain.load_state_dict(model.state_dict())
@@ -200,6 +208,29 @@ def test_a_stride_is_forward_with_fewer_latents():
         assert torch.equal(out[:, 8 + i], logits.argmax(-1))
 
 
+@pytest.mark.parametrize("stride", [1, 3, 5])
+def test_a_stride_is_one_prefill_and_steps(stride, monkeypatch):
+    model, calls = make(5), []
+    prefill, step = model.prefill, model.step
+
+    def counted_prefill(tokens, n_latents=None):
+        logits, state = prefill(tokens, n_latents)
+        calls.append(("prefill", state.caches[1].k.shape[2]))
+        return logits, state
+
+    def counted_step(token, state):
+        logits, state = step(token, state)
+        calls.append(("step", state.caches[1].k.shape[2]))
+        return logits, state
+
+    monkeypatch.setattr(model, "prefill", counted_prefill)
+    monkeypatch.setattr(model, "step", counted_step)
+    model.generate(draw(1, 8), 7, stride=stride)
+    first = 5 - stride + 1
+    wanted = [("step" if i % stride else "prefill", first + i % stride) for i in range(7)]
+    assert calls == wanted
+
+
 def test_every_stride_draws_from_its_own_logits():
     """With a stride of 1 sampling is as from whole passes; a longer one is another model."""
     model, prompt = make(4), draw(1, 9)
@@ -233,8 +264,9 @@ def test_padding_on_the_left_is_ignored(padding):
     assert torch.allclose(logits[1:, -kept:], alone, atol=1e-12)
     changed = tokens.clone()
     changed[1, :padding] = (changed[1, :padding] + 1) % V
-    again = model(changed, key_mask=real)
-    assert torch.equal(again[1, -kept:], logits[1, -kept:])
+    for masks in ({}, {"input_mask": False}, {"latent_mask": False}):
+        one, other = (model(t, key_mask=real, **masks) for t in (tokens, changed))
+        assert torch.equal(one[1, -kept:], other[1, -kept:])
 
 
 def test_a_row_that_may_read_nothing_gets_zeros():
