@@ -1,9 +1,11 @@
 """Perceiver IO: outputs decode alone, and Hugging Face's weights give Hugging Face's numbers."""
 
+import itertools
 import json
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     PerceiverConfig,
     PerceiverForImageClassificationFourier,
@@ -77,6 +79,126 @@ def test_a_query_without_residual_is_seen_in_the_weights_only():
     assert torch.allclose(y, y[:, :1].expand_as(y), atol=1e-12)
     io.decoder.query_residual = True
     assert (io.decode(z, draw(1, 5, 6)).diff(dim=1).abs() > 1e-3).any()
+
+
+def test_widths_that_are_not_given():
+    """Those of the input in the encoder, of the latents in the rest; values as wide as the keys."""
+
+    def widths(**given):
+        io = PerceiverIO(5, 4, 12, 6, widening=2, n_self=1, **given)
+        blocks = (io.encoder, io.layers[0], io.decoder)
+        assert [b.mlp[0].out_features for b in blocks] == [24, 24, 6]
+        return [(b.attention.query.out_features, b.attention.value.out_features) for b in blocks]
+
+    assert widths() == [(5, 5), (12, 12), (12, 12)]
+    assert widths(d_qk=6) == [(6, 6), (6, 6), (12, 12)]
+    assert widths(d_qk=6, d_v=3) == [(6, 3), (6, 3), (12, 12)]
+    assert widths(d_query_qk=7, d_query_v=2) == [(5, 5), (12, 12), (7, 2)]
+
+
+def test_heads_of_each_part():
+    io = PerceiverIO(6, 4, 12, 6, n_heads=3, n_cross_heads=2, n_query_heads=4)
+    parts = (io.layers[0], io.encoder, io.decoder)
+    assert [part.attention.n_heads for part in parts] == [3, 2, 4]
+
+
+def test_latents_start_as_a_truncated_normal():
+    torch.manual_seed(0)
+    latents = PerceiverIO(4, 512, 64, 4).latents
+    assert abs(latents.std().item() - 0.02) < 5e-4 and latents.abs().max() <= 2
+    assert latents[0].ne(latents[1]).all()
+
+
+def test_a_row_is_what_the_weights_say():
+    """One output by hand, against the block."""
+    io, z, query = model(), draw(1, 4, 12), draw(1, 1, 6)
+    block, heads = io.decoder, io.decoder.attention
+    q = heads.query(block.norm(query[0, 0]))
+    seen = block.context_norm(z[0])
+    k, v = heads.key(seen), heads.value(seen)
+    read = []
+    for part in (slice(0, 6), slice(6, 12)):
+        read.append((k[:, part] @ q[part] / 6**0.5).softmax(0) @ v[:, part])
+    y = heads.out(torch.cat(read))
+    y = y + block.mlp(block.mlp_norm(y))
+    assert torch.allclose(io.decode(z, query)[0, 0], io.head(y), atol=1e-12)
+
+
+def test_the_mean_over_subsamples_is_the_whole():
+    """Loss and gradient, over all 15 choices of 2 of 6 outputs; and the variance of the loss."""
+    io, x, queries = model(), draw(1, 9, 5), draw(1, 6, 6, seed=1)
+    wanted = draw(1, 6, 3, seed=2)
+
+    def loss_and_gradient(some):
+        y = io(x, queries[:, some])
+        loss = (y - wanted[:, some]).square().mean()
+        return loss.detach(), torch.autograd.grad(loss, io.latents)[0]
+
+    whole, slope = loss_and_gradient(list(range(6)))
+    pairs = [loss_and_gradient(list(some)) for some in itertools.combinations(range(6), 2)]
+    losses = torch.stack([loss for loss, _ in pairs])
+    assert torch.allclose(losses.mean(), whole, atol=1e-12)
+    assert torch.allclose(torch.stack([g for _, g in pairs]).mean(0), slope, atol=1e-12)
+    terms = (io(x, queries) - wanted).square().mean(-1).flatten()
+    variance = terms.var() / 2 * (1 - 2 / 6)
+    assert torch.allclose(losses.var(correction=0), variance, atol=1e-12)
+
+
+def test_an_empty_input_reads_zeros():
+    io = model()
+    nothing = torch.zeros(2, 9, dtype=torch.bool)
+    x = draw(2, 9, 5)
+    block = io.encoder
+    normed = block.norm(io.latents.expand(2, -1, -1))
+    read = block.attention(normed, block.context_norm(x), key_mask=nothing)
+    assert torch.equal(read, block.attention.out.bias.expand(2, 4, -1))
+    y = io(x, draw(2, 3, 6, seed=1), nothing)
+    assert torch.isfinite(y).all()
+    assert torch.equal(y, io(1e6 * x, draw(2, 3, 6, seed=1), nothing))
+
+
+def flops(io, n, outputs):
+    for parameter in io.parameters():
+        parameter.requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        io(draw(1, n, 5), draw(1, outputs, 6))
+    return counter.get_total_flops()
+
+
+def test_cost_is_linear_in_inputs_and_in_outputs_and_in_neither_times_the_other():
+    def block(a, b, d, d_kv, d_qk, d_v):
+        maps = a * d * d_qk + b * d_kv * (d_qk + d_v) + a * d_v * d
+        return 2 * (maps + a * b * (d_qk + d_v) + 2 * a * d * d)
+
+    io = model()
+    for n, outputs in ((40, 30), (80, 30), (40, 90)):
+        wanted = block(4, n, 12, 5, 5, 5) + 4 * block(4, 4, 12, 12, 12, 12)
+        wanted += block(outputs, 4, 6, 12, 12, 12) + 2 * outputs * 6 * 3
+        assert flops(io, n, outputs) == wanted
+
+
+def test_parameters_are_the_papers():
+    """Table 1: 201 M on bytes. The sizes are those of the released configuration."""
+    with torch.device("meta"):
+        made = PerceiverMaskedLM(
+            262,
+            768,
+            2048,
+            n_latents=256,
+            d_latent=1280,
+            n_self=26,
+            n_heads=8,
+            n_cross_heads=8,
+            d_qk=256,
+            d_v=1280,
+            n_query_heads=8,
+            d_query_qk=256,
+            d_query_v=768,
+        )
+    assert round(sum(p.numel() for p in made.parameters()) / 1e6) == 201
+    theirs = PerceiverConfig()
+    assert (theirs.num_latents, theirs.d_latents, theirs.d_model) == (256, 1280, 768)
+    assert theirs.num_self_attends_per_block == 26 and theirs.vocab_size == 262
 
 
 # --- Hugging Face --------------------------------------------------------------------------------
@@ -177,6 +299,28 @@ def test_one_model_is_not_the_other(language, image):
         PerceiverMaskedLM.from_pretrained(image[0])
 
 
+def test_the_norms_of_hugging_face_do_not_read_their_setting(language):
+    """Code against its own configuration: layer_norm_eps is 1e-12 there and 1e-5 in the norms."""
+    _, theirs = language
+    assert theirs.config.layer_norm_eps == 1e-12
+    norms = [m for m in theirs.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert norms and {norm.eps for norm in norms} == {1e-5}
+
+
+def test_nothing_real_is_the_mean_of_the_padding_in_hugging_face(language):
+    """Paper's code and this book read zeros there; theirs goes on as if all were real and alike."""
+    folder, theirs = language
+    ours = PerceiverMaskedLM.from_pretrained(folder)
+    tokens = torch.randint(30, (2, 20), generator=torch.Generator().manual_seed(0))
+    other = tokens.flip(1)
+    nothing = torch.zeros(2, 20, dtype=torch.bool)
+    with torch.no_grad():
+        gap = theirs(tokens, attention_mask=nothing.long()).logits
+        gap = gap - theirs(other, attention_mask=nothing.long()).logits
+        assert gap.abs().max() > 1e-2  # the padding is read
+        assert torch.equal(ours(tokens, nothing), ours(other, nothing))
+
+
 def test_where_hugging_faces_subsampled_queries_stand():
     """Paper against code: its full grid ends at +1, its subsampled points at 1 − 2/n."""
     from transformers.models.perceiver.modeling_perceiver import PerceiverBasicDecoder
@@ -209,9 +353,16 @@ def test_where_hugging_faces_subsampled_queries_stand():
         (lambda: PerceiverIO(5, 4, 12, 0), "d_query: expected"),
         (lambda: PerceiverIO(5, 4, 12, 6, d_out=0), "d_out: expected"),
         (lambda: PerceiverIO(5, 4, 12, 6, n_heads=5), "n_heads: expected a divisor"),
-        (lambda: model()(draw(1, 3, 4), draw(1, 2, 6)), r"context: expected shape .*5\)"),
-        (lambda: model()(draw(1, 3, 5), draw(1, 2, 7)), r"x: expected shape \(batch, tokens, 6\)"),
-        (lambda: model()(draw(1, 3, 5), draw(1, 2)), "x: expected shape"),
+        (lambda: model()(draw(1, 3, 4), draw(1, 2, 6)), r"x: expected shape .*5\)"),
+        (lambda: model()(draw(1, 3, 5), draw(1, 2, 7)), r"queries: expected .*tokens, 6\)"),
+        (lambda: model()(draw(1, 3, 5), draw(1, 2)), "queries: expected shape"),
+        (lambda: model()(draw(1, 3, 5), draw(1, 2, 0)), "queries: expected shape"),
+        (
+            lambda: model()(draw(2, 3, 5), draw(1, 2, 6)),
+            "queries: expected the batch of z, 2, got 1",
+        ),
+        (lambda: model().process(draw(1, 4, 11)), r"z: expected shape \(batch, tokens, 12\)"),
+        (lambda: model().decode(draw(4, 12), draw(1, 2, 6)), "z: expected shape"),
         (
             lambda: PerceiverMaskedLM(9, 8, 5, n_latents=2, d_latent=8)(
                 torch.zeros(1, 6, dtype=torch.int64)

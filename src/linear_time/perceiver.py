@@ -182,10 +182,10 @@ class CrossAttention(nn.Module):
             wanted = "none" if self.context_norm is None else "one to read"
             got = "none" if context is None else _validate.describe(context)
             raise ValueError(f"context: expected {wanted}, got {got}")
-        _check_tokens("x", x, self.attention.d_model)
+        check_tokens("x", x, self.attention.d_model)
         if context is None or self.context_norm is None:
             return self.norm(x), None
-        _check_tokens("context", context, self.attention.d_kv)
+        check_tokens("context", context, self.attention.d_kv)
         return self.norm(x), self.context_norm(context)
 
 
@@ -306,7 +306,7 @@ class PerceiverClassifier(nn.Module):
         return logits
 
 
-def _check_tokens(name: str, x: Tensor, width: int) -> None:
+def check_tokens(name: str, x: Tensor, width: int) -> None:
     """(batch, tokens, width); the values are attention's to check."""
     if (
         not isinstance(x, Tensor)

@@ -13,7 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from linear_time import _validate, checkpoints
-from linear_time.perceiver import CrossAttention, fourier_features, grid
+from linear_time.perceiver import (
+    CrossAttention,
+    check_tokens,
+    fourier_features,
+    grid,
+)
 
 
 class PerceiverIO(nn.Module):
@@ -112,8 +117,13 @@ class PerceiverIO(nn.Module):
 
         Args:
             x: tokens, (batch, n, d_in), for any n.
-            key_mask: True where a token is real; padding has no influence.
+            key_mask: True where a token is real; padding has no influence,
+                and where nothing is real attention reads zeros.
+
+        Raises:
+            TypeError, ValueError: x or key_mask is not as above.
         """
+        check_tokens("x", x, self.encoder.attention.d_kv)
         latents = self.latents.expand(len(x), -1, -1)
         z: Tensor = self.encoder(latents, x, key_mask)
         return z
@@ -122,6 +132,7 @@ class PerceiverIO(nn.Module):
         self, z: Float[Tensor, "batch n_latents d_latent"]
     ) -> Float[Tensor, "batch n_latents d_latent"]:
         """The latent layers, n_blocks times."""
+        check_tokens("z", z, self.latents.shape[1])
         for _ in range(self.n_blocks):
             for layer in self.layers:
                 z = layer(z)
@@ -135,8 +146,16 @@ class PerceiverIO(nn.Module):
         """One output a query, each on its own.
 
         Raises:
-            ValueError: queries are not (batch, outputs, d_query).
+            ValueError: queries are not (batch, outputs, d_query), or z is not
+                (batch, n_latents, d_latent) of the same batch.
         """
+        check_tokens("z", z, self.latents.shape[1])
+        check_tokens("queries", queries, self.decoder.attention.d_model)
+        if len(queries) != len(z):
+            raise ValueError(
+                f"queries: expected the batch of z, {len(z)}, "
+                f"got {len(queries)}"
+            )
         y: Tensor = self.head(self.decoder(queries, z))
         return y
 
