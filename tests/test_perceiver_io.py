@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from transformers import (
 from linear_time.perceiver_io import PerceiverImageClassifier, PerceiverIO, PerceiverMaskedLM
 
 F64 = torch.float64
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def draw(*shape, seed=0):
@@ -343,6 +345,72 @@ def test_where_hugging_faces_subsampled_queries_stand():
     assert torch.allclose(last[0, 0, :2], torch.full((2,), 0.5))
 
 
+# --- the chapter ---------------------------------------------------------------------------------
+
+
+def test_right_at_the_pixels_and_free_between_them():
+    """Two decoders, equal on a grid, that differ between its points: an alias of a band."""
+    points, fine = (torch.linspace(-1, 1, n, dtype=F64)[:, None] for n in (9, 33))
+    assert torch.allclose(fine[::4], points)
+
+    def wave(p, f):
+        return (torch.pi * f * p).cos()
+
+    # frequencies f and n − 1 − f agree on an odd grid of n points (chapter 08)
+    assert torch.allclose(wave(points, 3), wave(points, 5), atol=1e-12)
+    assert (wave(fine, 3) - wave(fine, 5)).abs().max() > 1
+    torch.manual_seed(0)
+    io = lively(PerceiverIO(3, 4, 8, 3, 1)).double()
+    z = io.process(io.encode(draw(1, 5, 3)))
+    still = torch.tensor([[1.0, 0.3]], dtype=F64).expand(33, 2)
+    queries = [torch.cat([wave(fine, f), still], 1)[None] for f in (3, 5)]
+    one, two = (io.decode(z, q)[0] for q in queries)
+    assert torch.allclose(one[::4], two[::4], atol=1e-10)
+    assert (one - two).abs().max() > 1e-3
+
+
+def chosen(record, task, queries):
+    by_rate = {}
+    for run in record["runs"]:
+        if (run["task"], run["queries"]) == (task, queries):
+            by_rate.setdefault(run["lr"], []).append(run)
+    assert [len(runs) for runs in by_rate.values()] == [3, 3, 3]
+    key, sign = ("accuracy", -1) if task == "name" else ("mse", 1)
+    best = min(
+        by_rate.values(), key=lambda runs: sign * sum(run["validation"][key] for run in runs)
+    )
+    return {k: [run["test"][k] for run in best] for k in ("mse", "accuracy")}
+
+
+def test_what_the_chapter_quotes_from_the_record():
+    path = ROOT / "experiments" / "results" / "perceiver_io.json"
+    record = json.loads(path.read_text())
+    text = (ROOT / "chapters" / "09-perceiver-io.ipynb").read_text()
+    draw_16, draw_64, name, both = (
+        chosen(record, *key) for key in (("draw", 16), ("draw", 64), ("name", 16), ("both", 16))
+    )
+
+    def mean(values):
+        return sum(values) / len(values)
+
+    for sentence in (
+        f"only names gets {100 * mean(name['accuracy']):.1f} % of the digits right, and the one "
+        f"that also draws {100 * mean(both['accuracy']):.1f} %",
+        f"The error is {mean(both['mse']):.4f} where both are asked, against "
+        f"{mean(draw_16['mse']):.4f} for drawing alone",
+        f"bring the error to {mean(draw_64['mse']):.4f}, 16 of them to {mean(draw_16['mse']):.4f}",
+    ):
+        assert sentence in text, sentence
+    assert max(name["accuracy"]) < min(both["accuracy"])
+    assert max(draw_64["mse"]) < min(draw_16["mse"])
+    assert max(draw_16["mse"]) < min(both["mse"])
+    assert max(both["mse"]) < 0.6 * min(record["settings"]["baselines"].values())
+    assert mean(both["mse"]) > 0.038 > 0.026  # the two rules of thumb that the chapter computes
+    assert mean(draw_64["mse"]) > 0.026 and max(both["accuracy"]) < 0.88
+    assert {run["parameters"] for run in record["runs"]} == {50_753}
+    assert {run["steps"] for run in record["runs"]} == {2000} and len(record["runs"]) == 36
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
@@ -374,6 +442,12 @@ def test_where_hugging_faces_subsampled_queries_stand():
                 torch.zeros(1, 3, dtype=torch.int64), positions=torch.tensor([5])
             ),
             "positions: expected whole numbers from 0 to 4",
+        ),
+        (
+            lambda: PerceiverMaskedLM(9, 8, 5, n_latents=2, d_latent=8)(
+                torch.zeros(1, 3, dtype=torch.int64), positions=torch.tensor([-1])
+            ),
+            "positions: expected whole numbers from 0 to 4, got -1",
         ),
         (
             lambda: PerceiverImageClassifier(3, 8, n_latents=2)(torch.zeros(1, 3, 4)),

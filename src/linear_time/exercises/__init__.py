@@ -23,6 +23,7 @@ CHAPTERS = {
     "06": "pyramid",
     "07": "dhen",
     "08": "perceiver",
+    "09": "perceiver_io",
     "10": "perceiver_ar",
     "11": "state_space",
     "12": "discretization",

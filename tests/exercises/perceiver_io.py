@@ -1,0 +1,114 @@
+"""Wrong answers to the exercises of chapter 09: each is a plausible slip."""
+
+import torch
+
+from linear_time.attention import attention
+
+
+def inputs_meet_outputs(n, m, o, layers):
+    return n * m + layers * m * m + o * n, 3 * o * n + n * m
+
+
+def depth_in_the_extra(n, m, o, layers):
+    return n * m + layers * m * m + o * m, layers * (n + o) * m
+
+
+def the_total_when_doubled(n, m, o, layers):
+    return n * m + layers * m * m + o * m, 2 * n * m + layers * m * m + 2 * o * m
+
+
+def no_layers(n, m, o, layers):
+    return (n + o) * m, (n + o) * m
+
+
+def _rows(indices, width):
+    return torch.stack([indices // width, indices % width], -1)
+
+
+def as_released(indices, height, width):
+    return -1 + 2 * _rows(indices, width) / torch.tensor([height, width])
+
+
+def column_first(indices, height, width):
+    last = torch.tensor([width - 1, height - 1])
+    return -1 + 2 * _rows(indices, width).flip(-1) / last
+
+
+def by_the_height(indices, height, width):
+    last = torch.tensor([height - 1, width - 1])
+    return -1 + 2 * _rows(indices, height) / last
+
+
+def centres(indices, height, width):
+    return -1 + (2 * _rows(indices, width) + 1) / torch.tensor([height, width])
+
+
+def plain_mean(losses, p, picks):
+    return losses.mean()
+
+
+def multiplied(losses, p, picks):
+    return (losses * p[picks] * len(p)).mean()
+
+
+def normalised_weights(losses, p, picks):
+    weights = 1 / p[picks]
+    return (weights * losses).sum() / weights.sum()
+
+
+def sum_instead_of_mean(losses, p, picks):
+    return (losses / p[picks]).mean()
+
+
+def latents_only(o, m, heads, d_v, d):
+    return min(o, m)
+
+
+def without_heads(o, m, heads, d_v, d):
+    return min(o, m, d_v, d)
+
+
+def heads_times_latents(o, m, heads, d_v, d):
+    return min(o, heads * m, d)
+
+
+def forgets_what_heads_share(o, m, heads, d_v, d):
+    return min(o, heads * min(m, d_v // heads), d)
+
+
+def channels_only(o, m, heads, d_v, d):
+    return min(o, d_v, d)
+
+
+def tests_nothing(decode):
+    decode(torch.ones(3, 4), torch.ones(2, 4))
+
+
+def tests_one_query(decode):
+    q, z = torch.randn(1, 4), torch.randn(3, 4)
+    assert torch.allclose(decode(q, z), attention(q, z, z), atol=1e-5)
+
+
+def tests_shape_only(decode):
+    assert decode(torch.ones(3, 4), torch.ones(2, 4)).shape == (3, 4)
+
+
+def tests_without_repeats(decode):
+    torch.manual_seed(0)
+    q, z = torch.randn(5, 4).sort(0).values, torch.randn(3, 4)
+    assert torch.allclose(decode(q, z), attention(q, z, z), atol=1e-5)
+
+
+WRONG = {
+    "09-count": [inputs_meet_outputs, depth_in_the_extra, the_total_when_doubled, no_layers],
+    "09-where": [as_released, column_first, by_the_height, centres],
+    "09-weights": [plain_mean, multiplied, normalised_weights, sum_instead_of_mean],
+    "09-rank": [
+        latents_only,
+        without_heads,
+        heads_times_latents,
+        forgets_what_heads_share,
+        channels_only,
+    ],
+    "09-bug": [tests_nothing, tests_one_query, tests_shape_only, tests_without_repeats],
+}
