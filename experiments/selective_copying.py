@@ -6,14 +6,16 @@ parameters to within 2 %, the same number of updates on the same batches, and it
 chosen from the same list by the loss on validation sequences. Reported is the share of test
 sequences with all eight answers right.
 
-The short length comes first. A run that is stopped is resumed by the same command.
+``--size small`` is 40 minutes on two cores of a CPU: there the rates are swept with the first seed,
+and the rate chosen is run with all three. A run that is stopped is resumed by the same command.
 """
 
 import argparse
 import functools
 import itertools
 import statistics
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import runs
 import torch
@@ -25,11 +27,10 @@ from linear_time.selective import Selective
 from linear_time.tasks import accuracy, answer_loss, selective_copying
 from linear_time.training import Config, seed_everything, train
 
-D_MODEL, N, N_LAYER, VOCAB = 64, 16, 2, 16
-N_TOKENS = 8
-LEARNING_RATES = (6e-3, 2e-2, 6e-2)
+N, N_LAYER, N_TOKENS = 16, 2, 8
+LEARNING_RATES = (5e-3, 1e-2, 2e-2, 4e-2)
 SEEDS = (0, 1, 2)
-STEPS, BATCH, WARMUP, EVALUATED = 2500, 64, 100, 1024
+WARMUP, EVALUATED = 50, 1024
 FIXED: dict[str, Any] = {"select_delta": False, "select_B_C": False}
 MIXERS: dict[str, Any] = {
     "S6": lambda d: Selective(d, N),
@@ -39,12 +40,30 @@ MIXERS: dict[str, Any] = {
     "fixed": lambda d: Selective(d, N, **FIXED),
     "S4D": lambda d: S4D(d, N=2 * N),
 }
-MODELS = {64: tuple(MIXERS), 256: ("S6", "S6, zero-order hold", "fixed", "S4D")}
 
 
-def network(name: str, width: int) -> nn.Module:
+class Size(NamedTuple):
+    """How large a comparison is."""
+
+    d_model: int  # of S6; the others get the width that makes the parameters equal
+    vocab_size: int  # two of them are the noise and the question
+    steps: int
+    batch: int
+    lengths: dict[int, tuple[str, ...]]  # the models at each length
+
+
+SIZES = {
+    "full": Size(
+        *(64, 16, 2500, 64),
+        {64: tuple(MIXERS), 256: ("S6", "S6, zero-order hold", "fixed", "S4D")},
+    ),
+    "small": Size(*(32, 6, 1500, 32), {64: tuple(MIXERS)}),
+}
+
+
+def network(name: str, width: int, size: Size) -> nn.Module:
     """The frame around the mixer of this name."""
-    return LanguageModel(lambda: Residual(MIXERS[name](width)), VOCAB, width, N_LAYER)
+    return LanguageModel(lambda: Residual(MIXERS[name](width)), size.vocab_size, width, N_LAYER)
 
 
 def count(module: nn.Module) -> int:
@@ -52,34 +71,39 @@ def count(module: nn.Module) -> int:
 
 
 @functools.cache
-def width(name: str) -> int:
-    """The width that gives a model as many parameters as S6 has at D_MODEL."""
-    wanted = count(network("S6", D_MODEL))
-    widths = range(D_MODEL // 4, 2 * D_MODEL)
-    return min(widths, key=lambda w: abs(count(network(name, w)) - wanted))
+def width(name: str, of_size: str) -> int:
+    """The width that gives a model as many parameters as S6 has."""
+    size = SIZES[of_size]
+    wanted = count(network("S6", size.d_model, size))
+    widths = range(size.d_model // 4, 2 * size.d_model)
+    return min(widths, key=lambda w: abs(count(network(name, w, size)) - wanted))
 
 
 def run(job: dict) -> dict:
     device = runs.device()
-    length = job["length"]
+    size, length = SIZES[job["size"]], job["length"]
 
     def held_out(seed: int):
         generator = torch.Generator().manual_seed(seed)
-        drawn = selective_copying(EVALUATED, length, N_TOKENS, VOCAB, generator=generator)
+        drawn = selective_copying(EVALUATED, length, N_TOKENS, size.vocab_size, generator=generator)
         return tuple(x.to(device) for x in drawn)
 
     validation, test = held_out(10**6), held_out(10**6 + 1)
+    some = tuple(x[:128] for x in validation)
 
     def batches(generator: torch.Generator):
         while True:
-            yield selective_copying(BATCH, length, N_TOKENS, VOCAB, generator=generator)
+            yield selective_copying(
+                size.batch, length, N_TOKENS, size.vocab_size, generator=generator
+            )
 
     seed_everything(job["seed"])
-    model = network(job["model"], width(job["model"])).to(device)
+    own = width(job["model"], job["size"])
+    model = network(job["model"], own, size).to(device)
     curve: list[tuple[float, float]] = []
 
     def evaluate(model: nn.Module) -> float:
-        curve.append(accuracy(model, validation))
+        curve.append(accuracy(model, some))
         return curve[-1][1]
 
     steps = job["steps"]
@@ -91,7 +115,7 @@ def run(job: dict) -> dict:
         eval_every=max(1, steps // 20),
         progress=False,
     )
-    found: dict[str, Any] = {"parameters": count(model), "width": width(job["model"])}
+    found: dict[str, Any] = {"parameters": count(model), "width": own}
     try:
         history = train(model, batches, answer_loss, config, evaluate)
     except (FloatingPointError, ValueError) as error:  # it diverged: a result, too
@@ -129,8 +153,9 @@ def mean(results: list[dict], key: str) -> float:
 
 def report(results: list[dict]) -> None:
     for length in sorted({r["length"] for r in results}):
+        names = [name for name in MIXERS if any(r["model"] == name for r in results)]
         print(f"\nlength {length}, {N_TOKENS} data tokens: right sequences, right tokens")
-        for name in MODELS[length]:
+        for name in names:
             own = [r for r in results if r["length"] == length and r["model"] == name]
             picked = chosen(results, length, name)
             if not picked:
@@ -148,42 +173,53 @@ def report(results: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=24 if torch.cuda.is_available() else 2)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--lengths", type=int, nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--quick", action="store_true", help="one rate, one seed")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--steps", type=int, help="updates of a run")
     parser.add_argument("--out", help="folder of the result file")
     options = parser.parse_args()
-    if options.quick and not options.out:
-        parser.error("--quick needs --out: it must not replace the recorded runs")
-    rates, seeds = LEARNING_RATES, SEEDS
-    if options.quick:
-        rates, seeds = rates[2:3], seeds[:1]
-    jobs = [
-        {"length": length, "model": model, "lr": lr, "seed": seed, "steps": options.steps}
-        for length in sorted(options.lengths)
-        for lr, seed, model in itertools.product(rates[::-1], seeds, MODELS[length])
-    ]
+    size = SIZES[options.size]
+    steps = options.steps or size.steps
+    name = "selective_copying" + ("" if options.size == "full" else f"_{options.size}")
     fixed = {
+        **size._asdict(),
         "n_tokens": N_TOKENS,
-        "vocab_size": VOCAB,
         "N": N,
         "n_layer": N_LAYER,
-        "batch": BATCH,
         "warmup": WARMUP,
-        "learning_rates": rates,
-        "seeds": seeds,
+        "learning_rates": LEARNING_RATES,
+        "seeds": SEEDS,
         "sequences_evaluated": EVALUATED,
     }
-    finished: list[dict] = []
+    save = functools.partial(runs.write, name, fixed, out=options.out)
 
-    def save(results: list[dict]) -> None:
-        finished[:] = results
-        runs.write("selective_copying", fixed, results, out=options.out)
+    def recorded() -> list[dict]:
+        return runs.recorded(name, options.out)["runs"]
 
-    done = runs.recorded("selective_copying", options.out)["runs"]
-    runs.run_all(run, jobs, options.workers, save, done)
-    report(finished or done)
+    def jobs(rates_of: Callable[[int, str], Sequence[float]], seeds: Sequence[int]) -> list[dict]:
+        return [
+            {
+                **{"size": options.size, "length": length, "model": model},
+                **{"lr": lr, "seed": seed, "steps": steps},
+            }
+            for length, models in size.lengths.items()
+            for seed, model in itertools.product(seeds, models)
+            for lr in rates_of(length, model)
+        ]
+
+    def everything(length: int, model: str) -> Sequence[float]:
+        return LEARNING_RATES
+
+    def best(length: int, model: str) -> Sequence[float]:
+        swept = [r for r in recorded() if r["seed"] == SEEDS[0]]
+        return [chosen(swept, length, model)[0]["lr"]]
+
+    if options.size == "full":
+        runs.run_all(run, jobs(everything, SEEDS), options.workers, save, recorded())
+    else:
+        runs.run_all(run, jobs(everything, SEEDS[:1]), options.workers, save, recorded())
+        runs.run_all(run, jobs(best, SEEDS[1:]), options.workers, save, recorded())
+    report(recorded())
 
 
 if __name__ == "__main__":
