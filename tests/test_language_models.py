@@ -1,12 +1,14 @@
 """Chapter 18's comparison: the models are what they are called, the record is what is quoted."""
 
 import importlib
+import json
 import sys
 
 import pytest
 import torch
 
 from book import ROOT
+from linear_time.datasets import text
 from linear_time.mamba import MambaConfig, MambaLM
 
 SMALL = ROOT / "experiments" / "results" / "language_models_small.json"
@@ -105,6 +107,55 @@ def test_arithmetic(script):
     layer = 6 * d * d + 2 * d * 4 + 2 * d * 36 + 2 * d * 4  # matrices and taps
     assert counted == {"weights": 2 * (2 * layer + 66 * d), "beside": 2 * 8 * 128 * 16}
     assert script.flops("gru", "small", 66)["beside"] == 0
+
+
+def test_the_record_is_what_the_chapter_reads(script):
+    """Chapter 18's section on nine models, number by number, from the runs."""
+    record = json.loads(SMALL.read_text())
+    size = script.SIZES["small"]
+    for name in ("length", "batch", "steps", "rates"):
+        assert record["settings"][name] == json.loads(json.dumps(getattr(size, name)))
+    groups = {}
+    for run in record["runs"]:
+        if "lr" in run:
+            assert abs(run["parameters"] / 70_000 - 1) < 0.02 and run["steps"] == size.steps
+            groups.setdefault(run["model"], {}).setdefault(run["lr"], {})[run["seed"]] = run
+    assert set(groups) == set(script.MODELS)
+    test, rate, late = {}, {}, {}
+    for name, rates in groups.items():
+        assert sorted(rates) == sorted(size.rates)
+        assert all(sorted(seeds) == [0, 1, 2] for seeds in rates.values())
+        validation = {lr: sum(r["validation"] for r in s.values()) for lr, s in rates.items()}
+        rate[name] = min(validation, key=validation.get)
+        runs = rates[rate[name]].values()
+        test[name] = [run["test"] for run in runs]
+        late[name] = [sum(r["by_position"][i] for r in runs) / 3 for i in (5, 8)]
+    mean = {name: sum(values) / 3 for name, values in test.items()}
+    (counted,) = (r["test"] for r in record["runs"] if r.get("baseline") == "n-gram")
+
+    others = [name for name in mean if name != "gru"]
+    assert all(max(test["gru"]) < min(test[name]) for name in others)
+    second = ("mamba without selection", "convolution of 4", "mamba")
+    assert sorted(others, key=mean.get)[:3] == sorted(second, key=mean.get)
+    assert max(mean[n] for n in second) - min(mean[n] for n in second) < 0.01
+    assert mean["mamba without convolution"] > mean["mamba"] + 0.15
+    assert mean["convolution of 32"] > mean["convolution of 4"] + 0.05
+    assert counted["5"] + 0.2 < mean["gru"] < mean["mamba"] < counted["4"]
+    assert {n for n in mean if rate[n] == min(size.rates)} == {"llama"}
+    assert {n for n in mean if rate[n] == max(size.rates)} == {"s4d"}
+    for name in ("mamba", "gru", "elman"):
+        assert late[name][1] < late[name][0]
+    assert late["s4d"][1] > late["s4d"][0] + 0.3
+    assert late["llama"][1] > 5
+
+    characters = size.steps * size.batch * size.length
+    book = text()
+    assert characters == 921_600 and 0.23 < characters / len(book.parts()[0]) < 0.25
+    flops = {n: script.flops(n, "small", len(book.alphabet)) for n in script.MODELS}
+    whole = {n: sum(f.values()) for n, f in flops.items()}
+    assert min(whole, key=whole.get) == "s4d"
+    assert (round(min(whole.values()), -3), round(max(whole.values()), -3)) == (127_000, 165_000)
+    assert 0.39 < max(f["beside"] / whole[n] for n, f in flops.items()) < 0.41
 
 
 @torch.no_grad()
