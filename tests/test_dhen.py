@@ -1,7 +1,10 @@
 """Interactions against brute force and scikit-learn, order against depth, the chapter's record."""
 
+import importlib
 import itertools
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -264,6 +267,33 @@ def test_the_bias_of_a_cross_layer_is_inside_the_product():
     same(inside - outside, (flat - 1) * layer.bias)
     assert (inside - outside).abs().max() > 0.1
     assert torch.equal(net(0 * x), 0 * x) and layer.bias.abs().min() > 0
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The layers of deepctr-torch, which asks the package index for news when it is imported."""
+    silent = types.ModuleType("requests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "requests", silent)
+        yield importlib.import_module("deepctr_torch.layers.interaction")
+
+
+@given(n=st.integers(2, 7), d=st.integers(1, 4), seed=st.integers(0, 99))
+def test_fm_is_a_published_one(published, n, d, seed):
+    x = draw(3, n, d, seed=seed)
+    same(factorization_machine(x).sum(1, keepdim=True), published.FM()(x), 1e-10)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("depth", [1, 3])
+def test_cross_network_is_a_published_one(published, depth):
+    net = seeded(lambda: CrossNetwork(N, N, D, depth))
+    theirs = published.CrossNet(N * D, depth, parameterization="matrix").double()
+    for layer, kernel, bias in zip(net.layers, theirs.kernels, theirs.bias, strict=True):
+        kernel.copy_(layer.weight)
+        bias.copy_(layer.bias[:, None])
+    x = draw(3, N, D)
+    same(net(x).flatten(1), theirs(x.flatten(1)), 1e-10)
 
 
 def test_cross_network_by_polynomial_algebra():
