@@ -138,6 +138,7 @@ def test_the_record_is_what_the_chapter_reads(script):
     second = ("mamba without selection", "convolution of 4", "mamba")
     assert sorted(others, key=mean.get)[:3] == sorted(second, key=mean.get)
     assert max(mean[n] for n in second) - min(mean[n] for n in second) < 0.01
+    assert mean["convolution of 4"] < mean["gru"] + 0.03
     assert mean["mamba without convolution"] > mean["mamba"] + 0.15
     assert mean["convolution of 32"] > mean["convolution of 4"] + 0.05
     assert counted["5"] + 0.2 < mean["gru"] < mean["mamba"] < counted["4"]
@@ -147,6 +148,9 @@ def test_the_record_is_what_the_chapter_reads(script):
         assert late[name][1] < late[name][0]
     assert late["s4d"][1] > late["s4d"][0] + 0.3
     assert late["llama"][1] > 5
+
+    (xz,) = (r["test"] for r in record["runs"] if r.get("compressor") == "xz")
+    assert (round(xz, 2), round(counted["7"], 2)) == (2.15, 1.90)
 
     characters = size.steps * size.batch * size.length
     book = text()

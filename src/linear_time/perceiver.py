@@ -26,9 +26,9 @@ def fourier_features(
 ) -> Float[Tensor, "*points channels"]:
     """Positions as waves: [p, sin(π f_k p_i), cos(π f_k p_i)].
 
-    f_1 … f_K grow evenly from 1 to μ/2. With positions in [−1, 1] that are μ
-    to a side, the last band changes sign from one to the next: it is the
-    finest that the grid can carry (Nyquist). d positions become d(2K + 1)
+    f_1 … f_K grow evenly from 1 to μ/2. At positions 2/μ apart the last band
+    changes sign from one to the next (Nyquist); ``grid`` has both ends, 2/(μ
+    − 1) apart, and its limit is (μ − 1)/2. d positions become d(2K + 1)
     channels: first p, then all sines, dimension by dimension, then all
     cosines.
 
