@@ -13,16 +13,15 @@ compressors of Python's standard library.
 import argparse
 import functools
 import math
+import statistics
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import runs
 import torch
 from torch import Tensor, nn
 
-from linear_time import _validate
 from linear_time.baselines import COMPRESSORS, compressed_bits, n_gram
 from linear_time.datasets import text
 from linear_time.decoder import LlamaBlock
@@ -47,7 +46,7 @@ class Size(NamedTuple):
     long: int  # characters read at once where context is measured: eight times the length
     scored: int | None  # characters of validation and test that are scored; None: all
     rates: tuple[float, ...]
-    more_rates: tuple[float, ...]
+    more_rates: tuple[float, ...]  # for a model that is best at that end of the rates
     widths: tuple[int, ...]  # of MODELS in order; they make the numbers of parameters equal
 
 
@@ -233,13 +232,6 @@ def bits_by_position(network: nn.Module, part: Tensor, long: int) -> list[float]
     return [round(float(mean[a : 2 * a + 1].mean()), 4) for a in starts]
 
 
-def without_checks() -> None:
-    """No search for NaN in every tensor: each would wait for the GPU. The loss is still checked."""
-    _validate.finite = lambda name, value: None  # type: ignore[assignment]
-    warnings.filterwarnings("ignore", message="RNN module weights")
-    torch.set_float32_matmul_precision("high")
-
-
 def batches(training: Tensor, size: Size, generator: torch.Generator):
     offsets = torch.arange(size.length + 1, device=training.device)
     last = len(training) - size.length - 1
@@ -254,13 +246,14 @@ def loss(network: nn.Module, batch: Tensor) -> Tensor:
 
 
 def train_one(job: dict) -> dict:
-    without_checks()
+    runs.without_checks()
     device = runs.device()
     size = SIZES[job["size"]]
     book, (training, validation, test) = data(device, job["size"])
     seed_everything(job["seed"])
     network = model(job["model"], job["size"], len(book.alphabet)).to(device)
     steps = job["steps"]
+    network = runs.graphed(network, training[: size.batch * size.length].view(size.batch, -1))
     config = Config(
         steps=steps,
         lr=job["lr"],
@@ -301,13 +294,14 @@ def train_one(job: dict) -> dict:
 
 def speed_of(job: dict) -> dict:
     """Characters a second, in training and in generation for one reader, on a quiet device."""
-    without_checks()
+    runs.without_checks()
     device = runs.device()
     size = SIZES[job["size"]]
     book, (training, _, _) = data(device, job["size"])
     seed_everything(0)
     network = model(job["speed"], job["size"], len(book.alphabet)).to(device)
     stream = batches(training, size, torch.Generator().manual_seed(0))
+    network = runs.graphed(network, next(stream)[:, :-1].contiguous())
     wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     parts = job["repeats"]
 
@@ -364,6 +358,17 @@ def run(job: dict) -> dict:
     return train_one(job) if "model" in job else n_grams(job)
 
 
+def chosen(results: list[dict], name: str) -> list[dict]:
+    """The runs, one a seed, of a model at the rate with the fewest bits on validation text."""
+    by_rate: dict[float, list[dict]] = {}
+    for r in results:
+        if r.get("model") == name and r["validation"] is not None:
+            by_rate.setdefault(r["lr"], []).append(r)
+    most = max(map(len, by_rate.values()))
+    complete = [rs for rs in by_rate.values() if len(rs) == most]
+    return min(complete, key=lambda rs: statistics.mean(r["validation"] for r in rs))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
@@ -377,22 +382,27 @@ def main() -> None:
     steps = options.steps or size.steps
     same = {"size": options.size}
 
-    def training_jobs(names: tuple[str, ...], rates: tuple[float, ...]) -> list[dict]:
+    def training_jobs(rates_of: Callable[[str], Sequence[float]]) -> list[dict]:
         return [
             {"model": name, **same, "lr": lr, "seed": seed, "steps": steps}
-            for seed in SEEDS
-            for name in names  # the slowest first
-            for lr in rates
-            if name in options.only
+            for seed in SEEDS  # first, so that what is stopped leaves whole sweeps
+            for name in options.only
+            for lr in rates_of(name)
         ]
 
-    parts = tuple(name for name in MODELS if name not in MAIN)
-    # In this order, so that a run that is stopped leaves the main comparison whole.
     jobs = [{"baseline": "n-gram", **same}]
     jobs += [{"compressor": name, **same} for name in COMPRESSORS]
-    jobs += training_jobs(MAIN, size.rates)
-    jobs += training_jobs(parts, size.rates)
-    jobs += training_jobs(tuple(MODELS), size.more_rates)
+    jobs += training_jobs(lambda name: size.rates)
+
+    def beyond(name: str) -> list[float]:
+        best = chosen(recorded(), name)[0]["lr"]
+        low, high = min(size.rates), max(size.rates)
+        return [
+            lr
+            for lr in size.more_rates
+            if (best == low and lr < low) or (best == high and lr > high)
+        ]
+
     name = "language_models" + ("" if options.size == "full" else f"_{options.size}")
     fixed = {
         "n_layer": N_LAYER,
@@ -411,6 +421,8 @@ def main() -> None:
         speeds = [{"speed": n, **same, "repeats": options.repeats} for n in options.only]
         runs.run_all(run, speeds, 1, save, recorded())
     runs.run_all(run, jobs, options.workers, save, recorded())
+    if size.more_rates:
+        runs.run_all(run, training_jobs(beyond), options.workers, save, recorded())
 
 
 if __name__ == "__main__":

@@ -7,11 +7,16 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from linear_time import _validate
+from linear_time.mixer import LanguageModel
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -21,7 +26,31 @@ def device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     worker = multiprocessing.current_process()._identity or (0,)  # type: ignore[attr-defined]
-    return torch.device("cuda", worker[0] % torch.cuda.device_count())
+    torch.cuda.set_device(worker[0] % torch.cuda.device_count())
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def without_checks() -> None:
+    """No search for NaN, for Δ ≤ 0 or for wrong tokens: each would wait for the GPU.
+
+    The loss and the norm of the gradient are still checked, by ``train``.
+    """
+    _validate.finite = _validate.positive = lambda name, value: None  # type: ignore[assignment]
+    LanguageModel._check_tokens = lambda self, name, tokens, words: None  # type: ignore[method-assign]
+    warnings.filterwarnings("ignore", message="RNN module weights")
+
+
+def graphed(network: nn.Module, tokens: Tensor) -> nn.Module:
+    """On a GPU: the network whose forward and backward in training are replayed as CUDA graphs.
+
+    Each kernel of a model this small runs for less time than Python takes to ask for it.
+    """
+    if tokens.device.type != "cuda":
+        return network
+    graph: nn.Module = torch.cuda.make_graphed_callables(
+        network.train(), (tokens,), allow_unused_input=True
+    )
+    return graph
 
 
 def machine() -> dict[str, Any]:
@@ -50,7 +79,7 @@ def run_all(
     save: Callable[[list[dict]], None],
     done: Sequence[dict] = (),
 ) -> None:
-    """Each job in one of ``workers`` processes; what is done is saved every ten runs.
+    """Each job in one of ``workers`` processes; what is done is saved after each run.
 
     Jobs that ``done`` has results of, from a run that was stopped, are not run again.
     """
@@ -65,7 +94,7 @@ def run_all(
             if new % 10 == 0 or new == len(jobs):
                 elapsed = time.perf_counter() - begin
                 print(f"{new}/{len(jobs)} runs, {elapsed:.0f} s", flush=True)
-                save(sorted(results, key=lambda r: json.dumps(r)))
+            save(sorted(results, key=lambda r: json.dumps(r)))
 
 
 def recorded(name: str, out: str | None = None) -> dict[str, Any]:
