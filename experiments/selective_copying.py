@@ -48,15 +48,16 @@ class Size(NamedTuple):
     steps: int
     batch: int
     rates: tuple[float, ...]
+    more_rates: tuple[float, ...]  # for a model that is best at that end of the rates
     lengths: dict[int, tuple[str, ...]]  # the models at each length
 
 
 SIZES = {
     "full": Size(
-        *(64, 16, 4000, 64, (2.5e-3, 5e-3, 1e-2, 2e-2)),
+        *(64, 16, 3000, 64, (2.5e-3, 5e-3, 1e-2, 2e-2), (1.25e-3, 4e-2)),
         {64: tuple(MIXERS), 256: ("S6", "S6, zero-order hold", "fixed", "S4D")},
     ),
-    "small": Size(*(32, 6, 1500, 32, (5e-3, 1e-2, 2e-2, 4e-2)), {64: tuple(MIXERS)}),
+    "small": Size(*(32, 6, 1500, 32, (5e-3, 1e-2, 2e-2, 4e-2), ()), {64: tuple(MIXERS)}),
 }
 
 
@@ -213,8 +214,18 @@ def main() -> None:
         swept = [r for r in recorded() if r["seed"] == SEEDS[0]]
         return [chosen(swept, length, model)[0]["lr"]]
 
+    def beyond(length: int, model: str) -> Sequence[float]:
+        best = chosen(recorded(), length, model)[0]["lr"]
+        low, high = min(size.rates), max(size.rates)
+        return [
+            lr
+            for lr in size.more_rates
+            if (best == low and lr < low) or (best == high and lr > high)
+        ]
+
     if options.size == "full":
         runs.run_all(run, jobs(everything, SEEDS), options.workers, save, recorded())
+        runs.run_all(run, jobs(beyond, SEEDS), options.workers, save, recorded())
     else:
         runs.run_all(run, jobs(everything, SEEDS[:1]), options.workers, save, recorded())
         runs.run_all(run, jobs(best, SEEDS[1:]), options.workers, save, recorded())
