@@ -1,5 +1,6 @@
 """What the tests of the book share: the chapters, the tools in book/, and cells to execute."""
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -18,6 +19,16 @@ def load(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+def experiment(name: str) -> ModuleType:
+    """A script of ``experiments/``, which imports what stands beside it."""
+    folder = str(ROOT / "experiments")
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(folder)
 
 
 def code_cells(path: Path, tag: str | None = None) -> list:

@@ -1,13 +1,11 @@
 """Chapter 18's comparison: the models are what they are called, the record is what is quoted."""
 
-import importlib
 import json
-import sys
 
 import pytest
 import torch
 
-from book import ROOT
+from book import ROOT, experiment
 from linear_time.datasets import text
 from linear_time.mamba import MambaConfig, MambaLM
 
@@ -16,12 +14,7 @@ SMALL = ROOT / "experiments" / "results" / "language_models_small.json"
 
 @pytest.fixture(scope="module")
 def script():
-    folder = str(ROOT / "experiments")
-    sys.path.insert(0, folder)
-    try:
-        yield importlib.import_module("language_models")
-    finally:
-        sys.path.remove(folder)
+    return experiment("language_models")
 
 
 NAMES = (
