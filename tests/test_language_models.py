@@ -9,7 +9,7 @@ from book import ROOT, experiment
 from linear_time.datasets import text
 from linear_time.mamba import MambaConfig, MambaLM
 
-SMALL = ROOT / "experiments" / "results" / "language_models_small.json"
+RESULTS = ROOT / "experiments" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -102,57 +102,131 @@ def test_arithmetic(script):
     assert script.flops("gru", "small", 66)["beside"] == 0
 
 
-def test_the_record_is_what_the_chapter_reads(script):
-    """Chapter 18's section on nine models, number by number, from the runs."""
-    record = json.loads(SMALL.read_text())
-    size = script.SIZES["small"]
-    for name in ("length", "batch", "steps", "rates"):
-        assert record["settings"][name] == json.loads(json.dumps(getattr(size, name)))
+def read(script, size_name):
+    """A record's runs; for each model its rate, its test bits and its bits by position."""
+    name = "language_models" + ("" if size_name == "full" else "_small")
+    record = json.loads((RESULTS / f"{name}.json").read_text())
+    size = script.SIZES[size_name]
+    for key, value in size._asdict().items():
+        wanted = dict(zip(script.MODELS, value, strict=True)) if key == "widths" else value
+        assert record["settings"][key] == json.loads(json.dumps(wanted))
     groups = {}
     for run in record["runs"]:
         if "lr" in run:
-            assert abs(run["parameters"] / 70_000 - 1) < 0.02 and run["steps"] == size.steps
+            assert run["steps"] == size.steps
             groups.setdefault(run["model"], {}).setdefault(run["lr"], {})[run["seed"]] = run
     assert set(groups) == set(script.MODELS)
-    test, rate, late = {}, {}, {}
-    for name, rates in groups.items():
-        assert sorted(rates) == sorted(size.rates)
+    found = {}
+    for model_name, rates in groups.items():
         assert all(sorted(seeds) == [0, 1, 2] for seeds in rates.values())
-        validation = {lr: sum(r["validation"] for r in s.values()) for lr, s in rates.items()}
-        rate[name] = min(validation, key=validation.get)
-        runs = rates[rate[name]].values()
-        test[name] = [run["test"] for run in runs]
-        late[name] = [sum(r["by_position"][i] for r in runs) / 3 for i in (5, 8)]
-    mean = {name: sum(values) / 3 for name, values in test.items()}
-    (counted,) = (r["test"] for r in record["runs"] if r.get("baseline") == "n-gram")
+        bits = {lr: sum(r["validation"] for r in s.values()) for lr, s in rates.items()}
+        best = min(bits, key=bits.get)
+        swept = min(size.rates, key=bits.get)
+        beyond = [lr for lr in size.more_rates if (lr > swept) == (swept == max(size.rates))]
+        at_an_end = swept in (min(size.rates), max(size.rates))
+        assert set(rates) == {*size.rates, *(beyond if at_an_end else [])}
+        runs = list(rates[best].values())
+        assert sorted(r["test"] for r in script.chosen(record["runs"], model_name)) == sorted(
+            r["test"] for r in runs
+        )
+        places = zip(*(r["by_position"] for r in runs), strict=True)
+        found[model_name] = (
+            best,
+            [r["test"] for r in runs],
+            [sum(place) / 3 for place in places],
+        )
+    return record["runs"], found
 
-    others = [name for name in mean if name != "gru"]
-    assert all(max(test["gru"]) < min(test[name]) for name in others)
-    second = ("mamba without selection", "convolution of 4", "mamba")
-    assert sorted(others, key=mean.get)[:3] == sorted(second, key=mean.get)
-    assert max(mean[n] for n in second) - min(mean[n] for n in second) < 0.01
-    assert mean["convolution of 4"] < mean["gru"] + 0.03
-    assert mean["mamba without convolution"] > mean["mamba"] + 0.15
-    assert mean["convolution of 32"] > mean["convolution of 4"] + 0.05
-    assert counted["5"] + 0.2 < mean["gru"] < mean["mamba"] < counted["4"]
-    assert {n for n in mean if rate[n] == min(size.rates)} == {"llama"}
-    assert {n for n in mean if rate[n] == max(size.rates)} == {"s4d"}
+
+def counted(runs):
+    (grams,) = (r for r in runs if r.get("baseline") == "n-gram")
+    return grams
+
+
+def test_the_record_is_what_the_chapter_reads(script):
+    """Chapter 18's section on nine models, number by number, from the runs of both budgets."""
+    runs, full = read(script, "full")
+    small_runs, small = read(script, "small")
+    mean = {name: sum(test) / 3 for name, (_, test, _) in full.items()}
+    low = {name: min(test) for name, (_, test, _) in full.items()}
+    high = {name: max(test) for name, (_, test, _) in full.items()}
+
+    for part, cost in {
+        "mamba without selection": 0.03,
+        "convolution of 4": 0.07,
+        "mamba without convolution": 0.10,
+    }.items():
+        assert round(mean[part] - mean["mamba"], 2) == cost and high["mamba"] < low[part]
+    assert round(mean["mamba"] - mean["gru"], 3) == 0.005 and high["gru"] < low["mamba"]
+    assert sorted(mean, key=mean.get)[-1] == "s4d"
+    assert round(mean["s4d"] - mean["mamba without selection"], 2) == 0.11
+    ends = {name for name, (rate, _, _) in full.items() if rate in (3e-4, 3e-2)}
+    assert ends == {"mamba", "mamba without selection", "s4d"}
     for name in ("mamba", "gru", "elman"):
-        assert late[name][1] < late[name][0]
-    assert late["s4d"][1] > late["s4d"][0] + 0.3
-    assert late["llama"][1] > 5
+        by_position = full[name][2]
+        assert by_position[10] < by_position[7]  # 1,023 … 2,046 against 127 … 254
+    assert full["s4d"][2][10] > full["s4d"][2][7] + 0.3
+    assert full["llama"][2][10] > 5
 
-    (xz,) = (r["test"] for r in record["runs"] if r.get("compressor") == "xz")
-    assert (round(xz, 2), round(counted["7"], 2)) == (2.15, 1.90)
+    grams = counted(runs)
+    assert min(grams["validation"], key=grams["validation"].get) == "7"
+    assert round(grams["test"]["7"], 2) == 1.77
+    assert {n for n in mean if high[n] < grams["test"]["7"]} == {
+        *("gru", "mamba", "elman", "mamba without selection"),
+    }
+    assert sum(low[n] > grams["test"]["7"] for n in mean) == 5
+    (xz,) = (r["test"] for r in runs if r.get("compressor") == "xz")
+    assert round(xz, 2) == 1.93
 
-    characters = size.steps * size.batch * size.length
+    few = {name: sum(test) / 3 for name, (_, test, _) in small.items()}
+    for part in ("mamba without selection", "convolution of 4"):
+        assert abs(few[part] - few["mamba"]) < 0.01
+        assert min(small[part][1]) < max(small["mamba"][1])
+        assert min(small["mamba"][1]) < max(small[part][1])
+    assert few["mamba without convolution"] > few["mamba"] + 0.15
+    assert min(few.values()) > counted(small_runs)["test"]["5"] + 0.19
+
     book = text()
-    assert characters == 921_600 and 0.23 < characters / len(book.parts()[0]) < 0.25
-    flops = {n: script.flops(n, "small", len(book.alphabet)) for n in script.MODELS}
+    part = len(book.parts()[0])
+    read_full, read_small = (
+        size.steps * size.batch * size.length for size in map(script.SIZES.get, ("full", "small"))
+    )
+    assert read_full == 16_384_000 and round(read_full / part, 1) == 4.4
+    assert read_small == 921_600 and round(read_full / read_small) == 18
+    for of, about in ((runs, 240_000), (small_runs, 70_000)):
+        assert all(abs(r["parameters"] / about - 1) < 0.03 for r in of if "lr" in r)
+    assert 5000 < 1.3e9 / 240_000 < 5500
+    flops = {n: script.flops(n, "full", len(book.alphabet)) for n in script.MODELS}
     whole = {n: sum(f.values()) for n, f in flops.items()}
-    assert min(whole, key=whole.get) == "s4d"
-    assert (round(min(whole.values()), -3), round(max(whole.values()), -3)) == (127_000, 165_000)
-    assert 0.39 < max(f["beside"] / whole[n] for n, f in flops.items()) < 0.41
+    assert (min(whole, key=whole.get), max(whole, key=whole.get)) == ("convolution of 4", "llama")
+    assert (round(min(whole.values()), -3), round(max(whole.values()), -3)) == (480_000, 578_000)
+    assert max(f["beside"] / whole[n] for n, f in flops.items()) < 1 / 3
+    for of in (runs, small_runs):
+        update = {r["speed"]: r["update_s"] for r in of if "speed" in r}
+        assert set(update) == set(script.MODELS) and update["gru"] < update["mamba"]
+
+
+def test_the_chosen_rate_has_the_lowest_validation_bits(script):
+    runs = [
+        {"model": "gru", "lr": lr, "seed": seed, "validation": bits}
+        for lr, seeds in {0.1: (1.0, 3.0), 0.2: (1.5, 1.7), 0.3: (0.1,), 0.4: (None, 0.1)}.items()
+        for seed, bits in enumerate(seeds)
+    ]
+    assert [r["lr"] for r in script.chosen(runs, "gru")] == [0.2, 0.2]
+
+
+def test_the_recorded_generation():
+    """The figure of chapter 18: Mamba's time and state stay, a Llama's cache and time grow."""
+    record = json.loads((ROOT / "benchmarks" / "results" / "generation.json").read_text())
+    rows = {(r["model"], r["position"]): r for r in record["rows"]}
+    mamba = [r for r in record["rows"] if r["model"] == "mamba"]
+    assert mamba[-1]["position"] == 100_000
+    assert {r["state_bytes"] for r in mamba} == {4 * 2 * 38 * 128}
+    assert mamba[-1]["step_ms"] < 1.2 * rows["mamba", 1000]["step_ms"]
+    for (name, position), row in rows.items():
+        if name == "llama":
+            assert row["state_bytes"] == 1536 * position
+    assert rows["llama", 10_000]["step_ms"] > 4 * rows["llama", 1000]["step_ms"]
 
 
 @torch.no_grad()
