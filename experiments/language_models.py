@@ -394,16 +394,7 @@ def main() -> None:
     jobs += [{"compressor": name, **same} for name in COMPRESSORS]
     jobs += training_jobs(lambda name: size.rates)
 
-    def beyond(name: str) -> list[float]:
-        best = chosen(recorded(), name)[0]["lr"]
-        low, high = min(size.rates), max(size.rates)
-        return [
-            lr
-            for lr in size.more_rates
-            if (best == low and lr < low) or (best == high and lr > high)
-        ]
-
-    name = "language_models" + ("" if options.size == "full" else f"_{options.size}")
+    name = runs.sized("language_models", options.size)
     fixed = {
         "n_layer": N_LAYER,
         **size._asdict(),
@@ -412,17 +403,19 @@ def main() -> None:
         "warmup": 100,
         "weight_decay": 0.1,
     }
-    save = functools.partial(runs.write, name, fixed, out=options.out)
 
-    def recorded() -> list[dict]:
-        return runs.recorded(name, options.out)["runs"]
+    def run_all(jobs: list[dict], workers: int = options.workers) -> list[dict]:
+        return runs.run_all(run, jobs, workers, name, fixed, options.out)
 
     if options.repeats:  # one after the other, with nothing beside them; then all the rest
-        speeds = [{"speed": n, **same, "repeats": options.repeats} for n in options.only]
-        runs.run_all(run, speeds, 1, save, recorded())
-    runs.run_all(run, jobs, options.workers, save, recorded())
+        run_all([{"speed": n, **same, "repeats": options.repeats} for n in options.only], 1)
+    results = run_all(jobs)
+
+    def beyond(name: str) -> list[float]:
+        return runs.beyond(chosen(results, name)[0]["lr"], size.rates, size.more_rates)
+
     if size.more_rates:
-        runs.run_all(run, training_jobs(beyond), options.workers, save, recorded())
+        run_all(training_jobs(beyond))
 
 
 if __name__ == "__main__":

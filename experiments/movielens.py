@@ -364,15 +364,7 @@ def main() -> None:
         },
         "throughput": timed,
     }
-    finished: list[dict] = []
-
-    def save(results: list[dict]) -> None:
-        finished[:] = results
-        runs.write("movielens", settings, results, out=options.out)
-
-    done = runs.recorded("movielens", options.out)["runs"]
-    runs.run_all(run, jobs, options.workers, save, done)
-    report(finished)
+    report(runs.run_all(run, jobs, options.workers, "movielens", settings, options.out))
 
 
 if __name__ == "__main__":

@@ -155,10 +155,8 @@ def main() -> None:
         "seeds": SEEDS,
         "scored": f"the last {SCORED} positions of {WINDOWS} windows",
     }
-    name = "perceiver_ar" + ("" if options.size == "full" else f"_{options.size}")
-    save = functools.partial(runs.write, name, fixed, out=options.out)
-    done = runs.recorded(name, options.out)["runs"]
-    runs.run_all(run, jobs, options.workers, save, done)
+    name = runs.sized("perceiver_ar", options.size)
+    runs.run_all(run, jobs, options.workers, name, fixed, options.out)
 
 
 if __name__ == "__main__":

@@ -214,9 +214,7 @@ def main() -> None:
         "seeds": SEEDS,
         "rows": {"train": 1200, "validation": 240, "test": 357},
     }
-    save = functools.partial(runs.write, "perceiver_digits", fixed, out=options.out)
-    done = runs.recorded("perceiver_digits", options.out)["runs"]
-    runs.run_all(run, jobs, options.workers, save, done)
+    runs.run_all(run, jobs, options.workers, "perceiver_digits", fixed, options.out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ decodes: 16 at random, or all.
 """
 
 import argparse
-import functools
 from typing import Any
 
 import numpy as np
@@ -169,9 +168,7 @@ def main() -> None:
         "rows": {"train": 1200, "validation": 240, "test": 357},
         "baselines": baselines(data(torch.device("cpu"))),
     }
-    save = functools.partial(runs.write, "perceiver_io", fixed, out=options.out)
-    done = runs.recorded("perceiver_io", options.out)["runs"]
-    runs.run_all(run, jobs, options.workers, save, done)
+    runs.run_all(run, jobs, options.workers, "perceiver_io", fixed, options.out)
 
 
 if __name__ == "__main__":

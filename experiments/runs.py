@@ -76,25 +76,39 @@ def run_all(
     run: Callable[[dict], dict],
     jobs: Sequence[dict],
     workers: int,
-    save: Callable[[list[dict]], None],
-    done: Sequence[dict] = (),
-) -> None:
-    """Each job in one of ``workers`` processes; what is done is saved after each run.
+    name: str,
+    settings: dict,
+    out: str | None = None,
+) -> list[dict]:
+    """Each job in one of ``workers`` processes; the record is written after each run.
 
-    Jobs that ``done`` has results of, from a run that was stopped, are not run again.
+    Jobs that the record has results of, from a run that was stopped, are not run again. Returns
+    all results, these too.
     """
     context = multiprocessing.get_context("spawn")
-    results, begin = list(done), time.perf_counter()
-    jobs = [job for job in jobs if not any(job.items() <= result.items() for result in done)]
+    results, begin = recorded(name, out)["runs"], time.perf_counter()
+    jobs = [job for job in jobs if not any(job.items() <= result.items() for result in results)]
     print(f"{len(jobs)} runs, {len(results)} done before", flush=True)
     with context.Pool(workers) as pool:
-        for result in pool.imap_unordered(_work, [(run, job) for job in jobs]):
+        new = pool.imap_unordered(_work, [(run, job) for job in jobs])
+        for count, result in enumerate(new, start=1):
             results.append(result)
-            new = len(results) - len(done)
-            if new % 10 == 0 or new == len(jobs):
+            write(name, settings, sorted(results, key=lambda r: json.dumps(r)), out)
+            if count % 10 == 0 or count == len(jobs):
                 elapsed = time.perf_counter() - begin
-                print(f"{new}/{len(jobs)} runs, {elapsed:.0f} s", flush=True)
-            save(sorted(results, key=lambda r: json.dumps(r)))
+                print(f"{count}/{len(jobs)} runs, {elapsed:.0f} s", flush=True)
+    return results
+
+
+def beyond(best: float, rates: Sequence[float], more: Sequence[float]) -> list[float]:
+    """The learning rates of ``more`` that lie beyond ``best``, if that is an end of ``rates``."""
+    low, high = min(rates), max(rates)
+    return [lr for lr in more if (best == low and lr < low) or (best == high and lr > high)]
+
+
+def sized(name: str, size: str) -> str:
+    """The name of a record of this size."""
+    return name if size == "full" else f"{name}_{size}"
 
 
 def recorded(name: str, out: str | None = None) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def main() -> None:
     options = parser.parse_args()
     size = SIZES[options.size]
     steps = options.steps or size.steps
-    name = "selective_copying" + ("" if options.size == "full" else f"_{options.size}")
+    name = runs.sized("selective_copying", options.size)
     fixed = {
         **size._asdict(),
         "n_tokens": N_TOKENS,
@@ -190,10 +190,9 @@ def main() -> None:
         "seeds": SEEDS,
         "sequences_evaluated": EVALUATED,
     }
-    save = functools.partial(runs.write, name, fixed, out=options.out)
 
-    def recorded() -> list[dict]:
-        return runs.recorded(name, options.out)["runs"]
+    def run_all(jobs: list[dict]) -> list[dict]:
+        return runs.run_all(run, jobs, options.workers, name, fixed, options.out)
 
     def jobs(rates_of: Callable[[int, str], Sequence[float]], seeds: Sequence[int]) -> list[dict]:
         return [
@@ -207,29 +206,23 @@ def main() -> None:
             for lr in rates_of(length, model)
         ]
 
-    def everything(length: int, model: str) -> Sequence[float]:
+    def swept(length: int, model: str) -> Sequence[float]:
         return size.rates
 
-    def best(length: int, model: str) -> Sequence[float]:
-        swept = [r for r in recorded() if r["seed"] == SEEDS[0]]
-        return [chosen(swept, length, model)[0]["lr"]]
+    def best(length: int, model: str) -> float:
+        return chosen(results, length, model)[0]["lr"]
 
     def beyond(length: int, model: str) -> Sequence[float]:
-        best = chosen(recorded(), length, model)[0]["lr"]
-        low, high = min(size.rates), max(size.rates)
-        return [
-            lr
-            for lr in size.more_rates
-            if (best == low and lr < low) or (best == high and lr > high)
-        ]
+        return runs.beyond(best(length, model), size.rates, size.more_rates)
 
     if options.size == "full":
-        runs.run_all(run, jobs(everything, SEEDS), options.workers, save, recorded())
-        runs.run_all(run, jobs(beyond, SEEDS), options.workers, save, recorded())
-    else:
-        runs.run_all(run, jobs(everything, SEEDS[:1]), options.workers, save, recorded())
-        runs.run_all(run, jobs(best, SEEDS[1:]), options.workers, save, recorded())
-    report(recorded())
+        results = run_all(jobs(swept, SEEDS))
+        results = run_all(jobs(beyond, SEEDS))
+    else:  # every rate with one seed, then the chosen one with the others
+        results = run_all(jobs(swept, SEEDS[:1]))
+        picked = {(n, m): best(n, m) for n, models in size.lengths.items() for m in models}
+        results = run_all(jobs(lambda n, m: [picked[n, m]], SEEDS[1:]))
+    report(results)
 
 
 if __name__ == "__main__":

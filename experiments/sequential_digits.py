@@ -8,7 +8,6 @@ positions, or the last position.
 """
 
 import argparse
-import functools
 from typing import Any
 
 import numpy as np
@@ -149,9 +148,7 @@ def main() -> None:
         "warmup": WARMUP,
         "rows": {"train": 1200, "validation": 240, "test": 357},
     }
-    save = functools.partial(runs.write, "sequential_digits", fixed, out=options.out)
-    done = runs.recorded("sequential_digits", options.out)["runs"]
-    runs.run_all(run, jobs, options.workers, save, done)
+    runs.run_all(run, jobs, options.workers, "sequential_digits", fixed, options.out)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,22 @@ class Result:
         """The message is printed already; show nothing more at a cell's end."""
 
 
+def draws(
+    seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Callable[..., Tensor]:
+    """Random tensors of the shapes it is called with, one after the other."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)
+
+
+def draw(
+    *shape: int, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """One random tensor of a shape."""
+    drawn: Tensor = draws(seed, dtype)(*shape)
+    return drawn
+
+
 def exercise(
     name: str,
 ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:

@@ -14,20 +14,13 @@ from linear_time.attention import (
     join_heads,
 )
 from linear_time.exercises import (
+    draws,
     exercise,
     expect,
     expect_close,
     expect_equal,
     expect_finds_bug,
 )
-
-F64 = torch.float64
-
-
-def draws(seed=0):
-    """Random float64 tensors of a given shape."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(*shape, generator=generator, dtype=F64)
 
 
 @exercise("02-query")

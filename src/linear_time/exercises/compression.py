@@ -5,19 +5,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from linear_time.exercises import (
     Wrong,
+    draw,
     exercise,
     expect,
     expect_close,
     expect_equal,
     expect_finds_bug,
 )
-
-F64 = torch.float64
-
-
-def draw(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=F64)
 
 
 @exercise("05-fold")

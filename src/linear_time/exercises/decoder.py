@@ -4,6 +4,7 @@ import torch
 
 from linear_time.decoder import LlamaBlock, apply_rotary, rotary_embedding
 from linear_time.exercises import (
+    draw,
     exercise,
     expect,
     expect_close,
@@ -22,11 +23,6 @@ SMALL = {
     "num_key_value_heads": 2,
     "tie_word_embeddings": False,
 }
-
-
-def draw(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=F64)
 
 
 def size(config):

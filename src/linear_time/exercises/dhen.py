@@ -6,6 +6,7 @@ import sklearn.metrics
 import torch
 
 from linear_time.exercises import (
+    draw,
     exercise,
     expect_close,
     expect_equal,
@@ -13,11 +14,6 @@ from linear_time.exercises import (
 )
 
 F64 = torch.float64
-
-
-def draw(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=F64)
 
 
 @exercise("07-fm")

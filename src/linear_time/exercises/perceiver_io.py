@@ -6,6 +6,7 @@ import torch
 
 from linear_time.attention import attention
 from linear_time.exercises import (
+    draw,
     exercise,
     expect_close,
     expect_equal,
@@ -14,11 +15,6 @@ from linear_time.exercises import (
 from linear_time.perceiver import grid
 
 F64 = torch.float64
-
-
-def draw(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=F64)
 
 
 @exercise("09-count")

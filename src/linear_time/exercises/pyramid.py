@@ -5,19 +5,13 @@ import itertools
 import torch
 
 from linear_time.exercises import (
+    draw,
     exercise,
     expect_close,
     expect_equal,
     expect_finds_bug,
 )
 from linear_time.pyramid import INCEPTION_3A, InceptionBlock
-
-F64 = torch.float64
-
-
-def draw(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=F64)
 
 
 @exercise("06-parameters")

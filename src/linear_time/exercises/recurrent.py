@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from linear_time.exercises import (
+    draws,
     exercise,
     expect,
     expect_close,
@@ -15,12 +16,6 @@ from linear_time.exercises import (
 from linear_time.recurrent import GRU
 
 F64 = torch.float64
-
-
-def draws(seed=0):
-    """Random float64 tensors of a given shape."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(*shape, generator=generator, dtype=F64)
 
 
 def random_gru(d_model, seed=0):
