@@ -70,19 +70,14 @@ def test_the_record_is_what_the_chapter_reads(script):
     """Chapter 16's section "Who arrives", number by number, from the runs."""
     record = json.loads(RECORD.read_text())
     size = script.SIZES["full"]
-    assert record["settings"] == json.loads(
-        json.dumps(
-            {
-                **size._asdict(),
-                "n_tokens": 8,
-                "N": 16,
-                "n_layer": 2,
-                "warmup": 50,
-                "seeds": [0, 1, 2],
-                "sequences_evaluated": 1024,
-            }
-        )
-    )
+    small = json.loads(SMALL.read_text())
+    for of, name in ((record, "full"), (small, "small")):
+        wanted = {
+            **script.SIZES[name]._asdict(),
+            **{"n_tokens": 8, "N": 16, "n_layer": 2, "warmup": 50, "seeds": [0, 1, 2]},
+            "sequences_evaluated": 1024,
+        }
+        assert of["settings"] == json.loads(json.dumps(wanted))
     assert (size.d_model, size.steps, size.batch, size.vocab_size) == (64, 3000, 64, 16)
     groups: dict = {}
     for run in record["runs"]:
@@ -120,8 +115,14 @@ def test_the_record_is_what_the_chapter_reads(script):
         paper, released = seeds[length, "S6, zero-order hold"], seeds[length, "S6"]
         assert min(paper) < max(released) and min(released) < max(paper)
 
-    small = json.loads(SMALL.read_text())
-    picked = script.chosen(small["runs"], 64, "S6")
+    unfitted = script.chosen(record["runs"], 256, "fixed")
+    assert sorted(round(r["training_loss"], 1) for r in unfitted) == [1.1, 1.8, 2.1]
+    assert size.vocab_size - 2 == 14 and script.SIZES["small"].vocab_size - 2 == 4
+
+    swept = [r for r in small["runs"] if r["seed"] == 0]
+    (first,) = script.chosen(swept, 64, "S6")
+    picked = [r for r in small["runs"] if r["model"] == "S6" and r["lr"] == first["lr"]]
+    assert round(first["sequences"], 2) == 0.61
     assert sorted(round(r["sequences"], 2) for r in picked) == [0.01, 0.10, 0.61]
     own = script.SIZES["small"]
     assert (2 * own.d_model, 2 * own.steps, 2 * own.batch) == (64, 3000, 64)
