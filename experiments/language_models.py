@@ -1,10 +1,10 @@
 """Chapter 18: characters of real text, by recurrent networks, a Llama, S4D, Mamba and its parts.
 
-Every model has the frame of ``LanguageModel`` with two blocks and the same number of parameters to
-within 2 %, and every run the same updates of the same number of characters: so the products with
-weights, which are nearly all of the arithmetic, are the same too. What each layer computes beside
-them is counted (``flops``), and how long an update takes is measured, one model after the other
-with nothing else running. The learning rate is swept for each model, with three seeds each.
+Every model has the frame of ``LanguageModel`` with two blocks and as many parameters as Mamba to
+within 2 %, and every run the same updates of the same number of characters. What a character costs
+in arithmetic is counted (``flops``), and how long an update takes is measured, one model after the
+other with nothing else running. The learning rate is swept for each model, with three seeds each,
+and chosen on the validation part.
 
 Beside them what needs no gradient: n-grams with interpolated Kneser–Ney smoothing, and the
 compressors of Python's standard library.

@@ -83,21 +83,25 @@ def run_all(
     """Each job in one of ``workers`` processes; the record is written after each run.
 
     Jobs that the record has results of, from a run that was stopped, are not run again. Returns
-    all results, these too.
+    the results of these jobs; the record keeps what it had of others.
     """
     context = multiprocessing.get_context("spawn")
     results, begin = recorded(name, out)["runs"], time.perf_counter()
-    jobs = [job for job in jobs if not any(job.items() <= result.items() for result in results)]
-    print(f"{len(jobs)} runs, {len(results)} done before", flush=True)
+
+    def found(job: dict) -> list[dict]:
+        return [result for result in results if job.items() <= result.items()]
+
+    missing = [job for job in jobs if not found(job)]
+    print(f"{len(missing)} runs, {len(jobs) - len(missing)} done before", flush=True)
     with context.Pool(workers) as pool:
-        new = pool.imap_unordered(_work, [(run, job) for job in jobs])
+        new = pool.imap_unordered(_work, [(run, job) for job in missing])
         for count, result in enumerate(new, start=1):
             results.append(result)
             write(name, settings, sorted(results, key=lambda r: json.dumps(r)), out)
-            if count % 10 == 0 or count == len(jobs):
+            if count % 10 == 0 or count == len(missing):
                 elapsed = time.perf_counter() - begin
-                print(f"{count}/{len(jobs)} runs, {elapsed:.0f} s", flush=True)
-    return results
+                print(f"{count}/{len(missing)} runs, {elapsed:.0f} s", flush=True)
+    return [result for job in jobs for result in found(job)]
 
 
 def beyond(best: float, rates: Sequence[float], more: Sequence[float]) -> list[float]:

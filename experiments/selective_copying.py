@@ -209,19 +209,20 @@ def main() -> None:
     def swept(length: int, model: str) -> Sequence[float]:
         return size.rates
 
-    def best(length: int, model: str) -> float:
-        return chosen(results, length, model)[0]["lr"]
+    swept_seeds = SEEDS if options.size == "full" else SEEDS[:1]
+    results = run_all(jobs(swept, swept_seeds))
+    best = {
+        (length, model): chosen(results, length, model)[0]["lr"]
+        for length, models in size.lengths.items()
+        for model in models
+    }
 
-    def beyond(length: int, model: str) -> Sequence[float]:
-        return runs.beyond(best(length, model), size.rates, size.more_rates)
+    def more(length: int, model: str) -> Sequence[float]:
+        return runs.beyond(best[length, model], size.rates, size.more_rates)
 
-    if options.size == "full":
-        results = run_all(jobs(swept, SEEDS))
-        results = run_all(jobs(beyond, SEEDS))
-    else:  # every rate with one seed, then the chosen one with the others
-        results = run_all(jobs(swept, SEEDS[:1]))
-        picked = {(n, m): best(n, m) for n, models in size.lengths.items() for m in models}
-        results = run_all(jobs(lambda n, m: [picked[n, m]], SEEDS[1:]))
+    results += run_all(jobs(more, swept_seeds))
+    if options.size == "small":  # the rate chosen with one seed, with the others too
+        results += run_all(jobs(lambda *key: [best[key]], SEEDS[1:]))
     report(results)
 
 
