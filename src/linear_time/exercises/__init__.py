@@ -72,7 +72,7 @@ def draws(
     return lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)
 
 
-def draw(
+def randn(
     *shape: int, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> Tensor:
     """One random tensor of a shape."""

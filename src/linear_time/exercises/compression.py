@@ -5,22 +5,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from linear_time.exercises import (
     Wrong,
-    draw,
     exercise,
     expect,
     expect_close,
     expect_equal,
     expect_finds_bug,
+    randn,
 )
 
 
 @exercise("05-fold")
 def fold(answer):
     for k, d in ((3, 4), (1, 2)):
-        W1, V1 = draw(k, 6), draw(5, d, seed=1)
-        W2, V2 = draw(2, k, seed=2), draw(d, 3, seed=3)
+        W1, V1 = randn(k, 6), randn(5, d, seed=1)
+        W2, V2 = randn(2, k, seed=2), randn(d, 3, seed=3)
         W, V = answer(W1.clone(), V1.clone(), W2.clone(), V2.clone())
-        X = draw(6, 5, seed=4)
+        X = randn(6, 5, seed=4)
         given = f"W1 (k, 6), V1 (5, d), W2 (2, k), V2 (d, 3), k = {k}, d = {d}"
         expect_equal(tuple(W.shape), (2, 6), f"{given}, the shape of W")
         expect_equal(tuple(V.shape), (5, 3), f"{given}, the shape of V")
@@ -49,8 +49,8 @@ def budget(answer):
 @exercise("05-decoder")
 def decoder(answer):
     for n, m, columns in ((6, 2, 30), (5, 5, 9), (4, 1, 4)):
-        W = draw(m, n)
-        X = draw(n, columns, seed=1) * torch.arange(1.0, n + 1)[:, None]
+        W = randn(m, n)
+        X = randn(n, columns, seed=1) * torch.arange(1.0, n + 1)[:, None]
         best = X @ torch.linalg.pinv(W @ X)
         got = answer(W.clone(), X.clone())
         expect_close(got, best, f"W {(m, n)} and X {(n, columns)}", rtol=1e-5)
@@ -59,8 +59,8 @@ def decoder(answer):
 @exercise("05-split")
 def split(answer):
     m, n_user, n_candidate, count, d = 4, 30, 3, 20, 5
-    W = draw(m, n_user + n_candidate)
-    user, candidates = draw(n_user, d, seed=1), draw(count, n_candidate, d)
+    W = randn(m, n_user + n_candidate)
+    user, candidates = randn(n_user, d, seed=1), randn(count, n_candidate, d)
     with FlopCounterMode(display=False) as flops:
         got = answer(W.clone(), user.clone(), candidates.clone())
     whole = torch.cat([user.expand(count, -1, -1), candidates], dim=1)
@@ -104,23 +104,23 @@ def causal(answer):
 @exercise("05-bug")
 def bug(answer):
     def lce(n, m):
-        W = draw(m, n)
+        W = randn(m, n)
         return lambda x: W @ x
 
     def flat(n, m):
         def layer(x):
             d = x.shape[2]
-            made = draw(m * d, n * d) @ x.flatten(1).T
+            made = randn(m * d, n * d) @ x.flatten(1).T
             return made.T.unflatten(1, (m, d))
 
         return layer
 
     def biased(n, m):
-        W, bias = draw(m, n), draw(m, 1, seed=1)
+        W, bias = randn(m, n), randn(m, 1, seed=1)
         return lambda x: W @ x + bias
 
     def of_the_data(n, m):
-        query = draw(m, 64)
+        query = randn(m, 64)
 
         def layer(x):
             scores = query[:, : x.shape[2]] @ x.mT
@@ -129,15 +129,15 @@ def bug(answer):
         return layer
 
     def first_ones(n, m):
-        W = draw(m, n) * (torch.arange(n) < n - 1)
+        W = randn(m, n) * (torch.arange(n) < n - 1)
         return lambda x: W @ x
 
     def over_the_batch(n, m):
-        W = draw(m, n)
+        W = randn(m, n)
         return lambda x: W @ x - 0.1 * (W @ x).mean(0)
 
     def rank_one(n, m):
-        W = torch.outer(draw(m), draw(n, seed=1))
+        W = torch.outer(randn(m), randn(n, seed=1))
         return lambda x: W @ x
 
     bugs = {

@@ -4,12 +4,12 @@ import torch
 
 from linear_time.decoder import LlamaBlock, apply_rotary, rotary_embedding
 from linear_time.exercises import (
-    draw,
     exercise,
     expect,
     expect_close,
     expect_equal,
     expect_finds_bug,
+    randn,
 )
 
 F64 = torch.float64
@@ -53,7 +53,7 @@ def count(answer):
 def reorder(answer):
     for n_heads, half in ((1, 2), (3, 4)):
         d_head = 2 * half
-        weight, x = draw(n_heads * d_head, 5), draw(6, 5, seed=1)
+        weight, x = randn(n_heads * d_head, 5), randn(6, 5, seed=1)
         given = f"n_heads = {n_heads}, d_head = {d_head}"
         got = answer(weight.clone(), n_heads)
         expect(
@@ -105,7 +105,7 @@ def prefill(answer):
     torch.manual_seed(0)
     block = LlamaBlock(12, 3, 1, d_ff=20, base=50.0).double()
     for length in (1, 7):
-        x = draw(2, length, 12)
+        x = randn(2, length, 12)
         state, outputs = block.initial_state(2), []
         for x_t in x.unbind(1):
             y_t, state = block.step(x_t, state)

@@ -6,11 +6,11 @@ import sklearn.metrics
 import torch
 
 from linear_time.exercises import (
-    draw,
     exercise,
     expect_close,
     expect_equal,
     expect_finds_bug,
+    randn,
 )
 
 F64 = torch.float64
@@ -19,7 +19,7 @@ F64 = torch.float64
 @exercise("07-fm")
 def fm(answer):
     for n, k in ((6, 3), (1, 2), (9, 1)):
-        w, V, z = draw(n), draw(n, k, seed=1), draw(4, n, seed=2)
+        w, V, z = randn(n), randn(n, k, seed=1), randn(4, n, seed=2)
         want = 0.7 + z @ w
         for i, j in itertools.combinations(range(n), 2):
             want = want + V[i] @ V[j] * z[:, i] * z[:, j]
@@ -30,7 +30,7 @@ def fm(answer):
 @exercise("07-triples")
 def triples(answer):
     for n in (1, 2, 3, 7):
-        x = draw(2, n, 3)
+        x = randn(2, n, 3)
         want = torch.zeros(2, 3, dtype=F64)
         for i, j, k in itertools.combinations(range(n), 3):
             want = want + x[:, i] * x[:, j] * x[:, k]
@@ -55,7 +55,7 @@ def degree(answer):
 @exercise("07-entropy")
 def entropy(answer):
     for seed, rows in ((0, 30), (3, 8)):
-        z, label = draw(rows, seed=seed), draw(rows, seed=seed + 1) > 0.3
+        z, label = randn(rows, seed=seed), randn(rows, seed=seed + 1) > 0.3
         label[0], label[1] = True, False
         rate = float(label.double().mean())
         constant = [rate] * rows

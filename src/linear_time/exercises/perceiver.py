@@ -6,11 +6,11 @@ import torch
 
 from linear_time.attention import attention
 from linear_time.exercises import (
-    draw,
     exercise,
     expect_close,
     expect_equal,
     expect_finds_bug,
+    randn,
 )
 from linear_time.perceiver import fourier_features
 
@@ -20,7 +20,7 @@ F64 = torch.float64
 @exercise("08-matrix")
 def matrix(answer):
     for m, n, d, e in ((1, 1, 1, 1), (3, 7, 4, 5), (6, 2, 9, 3)):
-        Q, K, V = draw(m, d), draw(n, d, seed=1), draw(n, e, seed=2)
+        Q, K, V = randn(m, d), randn(n, d, seed=1), randn(n, e, seed=2)
         W, y = answer(Q.clone(), K.clone(), V.clone())
         given = f"{m} latents and {n} tokens of {d} channels"
         expect_close(W, attention(Q, K, torch.eye(n, dtype=F64)), f"{given}, W")
@@ -39,7 +39,7 @@ def crossover(answer):
 @exercise("08-fourier")
 def fourier(answer):
     for n, d, n_bands, mu in ((5, 1, 1, 8), (6, 2, 3, 28), (4, 3, 2, 100)):
-        p = draw(n, d).tanh()
+        p = randn(n, d).tanh()
         given = f"{n} positions of {d} coordinates, {n_bands} bands, μ = {mu}"
         wanted = fourier_features(p, n_bands, mu)
         expect_close(answer(p.clone(), n_bands, mu), wanted, given, rtol=1e-5)

@@ -6,11 +6,11 @@ import torch
 
 from linear_time.attention import attention
 from linear_time.exercises import (
-    draw,
     exercise,
     expect_close,
     expect_equal,
     expect_finds_bug,
+    randn,
 )
 from linear_time.perceiver import grid
 
@@ -72,9 +72,9 @@ def rank(answer):
 
 def _rank(o, m, heads, d_v, d):
     """Of a random decoder's attention, which has the largest one."""
-    z, values, out = draw(m, 64), draw(64, d_v, seed=1), draw(d_v, d, seed=2)
+    z, values, out = randn(m, 64), randn(64, d_v, seed=1), randn(d_v, d, seed=2)
     read = [
-        draw(o, m, seed=3 + h).softmax(1) @ (z @ part)
+        randn(o, m, seed=3 + h).softmax(1) @ (z @ part)
         for h, part in enumerate(values.split(d_v // heads, dim=1))
     ]
     return int(torch.linalg.matrix_rank(torch.cat(read, 1) @ out))

@@ -5,11 +5,11 @@ import itertools
 import torch
 
 from linear_time.exercises import (
-    draw,
     exercise,
     expect_close,
     expect_equal,
     expect_finds_bug,
+    randn,
 )
 from linear_time.pyramid import INCEPTION_3A, InceptionBlock
 
@@ -33,10 +33,10 @@ def parameters(answer):
 def collapse(answer):
     for sizes in ((8, 4, 2), (9, 3, 5), (6, 2)):
         weights = [
-            draw(m, n, seed=i)
+            randn(m, n, seed=i)
             for i, (n, m) in enumerate(itertools.pairwise(sizes))
         ]
-        x = draw(sizes[0], 3, seed=9)
+        x = randn(sizes[0], 3, seed=9)
         y = x
         for step in weights:
             y = step @ y
@@ -77,7 +77,7 @@ def _seen(layers):
 @exercise("06-energy")
 def energy(answer):
     for length, halvings in ((16, 2), (8, 3), (32, 1)):
-        x = draw(length) + 0.5
+        x = randn(length) + 0.5
         shares, level = [], x
         for i in range(halvings):
             coarse = (level[0::2] + level[1::2]) / 2

@@ -7,12 +7,12 @@ import torch
 from linear_time.convolution import kernel
 from linear_time.discretization import bilinear
 from linear_time.exercises import (
-    draw,
     exercise,
     expect,
     expect_close,
     expect_equal,
     expect_finds_bug,
+    randn,
 )
 from linear_time.s4 import S4D, cauchy_kernel, truncated_output
 
@@ -25,7 +25,7 @@ def system(pairs, seed=0):
         pairs, generator=torch.Generator().manual_seed(seed), dtype=F64
     )
     wave = 1 + 2 * torch.arange(pairs, dtype=F64)
-    P, B, C = (draw(pairs, seed=seed + k, dtype=C128) for k in (1, 2, 3))
+    P, B, C = (randn(pairs, seed=seed + k, dtype=C128) for k in (1, 2, 3))
     return torch.complex(-decay, wave), P, B, C
 
 
@@ -74,8 +74,8 @@ def pairs(answer):
 @exercise("15-woodbury")
 def woodbury(answer):
     for N, seed in ((1, 0), (4, 1), (300, 2)):
-        eigenvalues = draw(N, seed=seed, dtype=C128)
-        P, Q, v = (draw(N, seed=seed + k, dtype=C128) for k in (1, 2, 3))
+        eigenvalues = randn(N, seed=seed, dtype=C128)
+        P, Q, v = (randn(N, seed=seed + k, dtype=C128) for k in (1, 2, 3))
         for alpha, beta in ((3.0 + 1j, 1 + 0.5j), (4.0 + 0j, 0j)):
             M = alpha * torch.eye(N, dtype=C128) - beta * (
                 torch.diag(eigenvalues) - torch.outer(P, Q.conj())
@@ -119,7 +119,7 @@ def window(answer):
 def bidirectional(answer):
     for length, seed in ((1, 0), (2, 1), (9, 2), (64, 3)):
         x, forward, backward = (
-            draw(2, length, seed=seed + 10 * k) for k in range(3)
+            randn(2, length, seed=seed + 10 * k) for k in range(3)
         )
         expected = torch.zeros_like(x)
         for t in range(length):
