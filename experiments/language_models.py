@@ -13,7 +13,6 @@ compressors of Python's standard library.
 import argparse
 import functools
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -156,7 +155,6 @@ MODELS: dict[str, Callable[[int], SequenceMixer]] = {
     "convolution of 4": residual(lambda d: ConvolutionOnly(d, taps=4)),
     "convolution of 32": residual(lambda d: ConvolutionOnly(d, taps=32)),
 }
-MAIN = ("mamba", "llama", "s4d", "gru", "elman")
 
 
 def width_of(name: str, size: str) -> int:
@@ -360,13 +358,7 @@ def run(job: dict) -> dict:
 
 def chosen(results: list[dict], name: str) -> list[dict]:
     """The runs, one a seed, of a model at the rate with the fewest bits on validation text."""
-    by_rate: dict[float, list[dict]] = {}
-    for r in results:
-        if r.get("model") == name and r["validation"] is not None:
-            by_rate.setdefault(r["lr"], []).append(r)
-    most = max(map(len, by_rate.values()))
-    complete = [rs for rs in by_rate.values() if len(rs) == most]
-    return min(complete, key=lambda rs: statistics.mean(r["validation"] for r in rs))
+    return runs.chosen([r for r in results if r.get("model") == name], "validation")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import platform
+import statistics
 import sys
 import time
 import warnings
@@ -102,6 +103,20 @@ def run_all(
                 elapsed = time.perf_counter() - begin
                 print(f"{count}/{len(missing)} runs, {elapsed:.0f} s", flush=True)
     return [result for job in jobs for result in found(job)]
+
+
+def chosen(results: Sequence[dict], key: str) -> list[dict]:
+    """The runs, one a seed, of the learning rate with the least mean of ``key``.
+
+    Runs that diverged have None there and do not count, and nor do rates with fewer seeds left.
+    """
+    by_rate: dict[float, list[dict]] = {}
+    for result in results:
+        if result[key] is not None:
+            by_rate.setdefault(result["lr"], []).append(result)
+    most = max(map(len, by_rate.values()), default=0)
+    complete = [group for group in by_rate.values() if len(group) == most]
+    return min(complete, key=lambda group: statistics.mean(r[key] for r in group), default=[])
 
 
 def beyond(best: float, rates: Sequence[float], more: Sequence[float]) -> list[float]:

@@ -138,13 +138,8 @@ def run(job: dict) -> dict:
 
 def chosen(results: list[dict], length: int, model: str) -> list[dict]:
     """The runs, one a seed, of the learning rate with the least mean validation loss."""
-    by_rate: dict[float, list[dict]] = {}
-    for r in results:
-        if r["length"] == length and r["model"] == model and r["validation_loss"] is not None:
-            by_rate.setdefault(r["lr"], []).append(r)
-    most = max(map(len, by_rate.values()), default=0)
-    complete = [rs for rs in by_rate.values() if len(rs) == most]
-    return min(complete, key=lambda rs: mean(rs, "validation_loss"), default=[])
+    own = [r for r in results if (r["length"], r["model"]) == (length, model)]
+    return runs.chosen(own, "validation_loss")
 
 
 def mean(results: list[dict], key: str) -> float:
