@@ -152,6 +152,7 @@ def test_the_record_is_what_the_chapter_reads(script):
 
     for part, cost in {
         "mamba without selection": 0.03,
+        "convolution of 32": 0.06,
         "convolution of 4": 0.07,
         "mamba without convolution": 0.10,
     }.items():
@@ -166,6 +167,8 @@ def test_the_record_is_what_the_chapter_reads(script):
         lead[name] = [full["convolution of 4"][2][i] - by_position[i] for i in (7, 10)]
     for name in ("mamba", "gru", "elman", "mamba without selection"):
         assert min(lead[name]) > 0.02 and abs(lead[name][0] - lead[name][1]) < 0.01
+    assert max(lead["s4d"][0], lead["llama"][0]) < 0
+    assert mean["convolution of 4"] < min(mean["llama"], mean["s4d"])
     assert 0.4 < lead["s4d"][0] - lead["s4d"][1] < 0.5
     assert round(lead["llama"][0] - lead["llama"][1], 1) == 3.7
 
@@ -206,6 +209,7 @@ def test_the_record_is_what_the_chapter_reads(script):
     whole = {n: sum(f.values()) for n, f in flops.items()}
     assert (min(whole, key=whole.get), max(whole, key=whole.get)) == ("convolution of 4", "llama")
     assert (round(min(whole.values()), -3), round(max(whole.values()), -3)) == (480_000, 578_000)
+    assert 1.15 < max(whole.values()) / min(whole.values()) < 1.25
     assert max(f["beside"] / whole[n] for n, f in flops.items()) < 1 / 3
     for of in (runs, small_runs):
         update = {r["speed"]: r["update_s"] for r in of if "speed" in r}

@@ -117,6 +117,14 @@ def test_the_record_is_what_the_chapter_reads(script):
 
     unfitted = script.chosen(record["runs"], 256, "fixed")
     assert sorted(round(r["training_loss"], 1) for r in unfitted) == [1.1, 1.8, 2.1]
+    unfitted = script.chosen(record["runs"], 256, "S4D")
+    assert sorted(round(r["training_loss"], 1) for r in unfitted) == [0.8, 0.9, 1.0]
+    at_four_times = groups[256, "S6"][0.02]
+    assert rate[256, "S6"] * 4 == 0.02
+    assert min(round(r["sequences"], 2) for r in at_four_times.values()) == 0.08
+    nearest = min(seeds[64, "S6"]) - max(seeds[64, "only B and C selected"])
+    assert round(nearest, 2) == 0.02
+    assert max(seeds[64, "only B and C selected"]) > min(seeds[64, "only Δ selected"])
     assert size.vocab_size - 2 == 14 and script.SIZES["small"].vocab_size - 2 == 4
 
     swept = [r for r in small["runs"] if r["seed"] == 0]
