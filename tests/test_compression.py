@@ -176,7 +176,7 @@ def test_the_matrix_of_others_depends_on_the_input(name):
         (draw(2, N_IN, D + 1), ValueError, r"^x: expected shape \(batch, .*4\).*\(2, 7, 5\)"),
         (draw(0, N_IN, D), ValueError, r"^x: .*without empty dimensions.*\(0, 7, 4\)"),
         (draw(2, N_IN, D) / 0, ValueError, "^x: expected finite values, got 56"),
-        (torch.ones(2, N_IN, D, dtype=torch.int64), TypeError, "^x: .*got a int64 tensor"),
+        (torch.ones(2, N_IN, D, dtype=torch.int64), TypeError, "^x: .*got an int64 tensor"),
         ([[[0.0] * D] * N_IN], TypeError, "^x: .*got a list"),
     ],
 )

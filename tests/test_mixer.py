@@ -253,7 +253,7 @@ def test_one_channel(name):
         (draw(2, 0, D_MODEL), ValueError, r"^x: .*without empty dimensions.*\(2, 0, 6\)"),
         (draw(0, 2, D_MODEL), ValueError, r"^x: .*without empty dimensions.*\(0, 2, 6\)"),
         (draw(2, 5, D_MODEL) / 0, ValueError, "^x: expected finite values, got 60"),
-        (torch.ones(2, 5, D_MODEL, dtype=torch.int64), TypeError, "^x: .*got a int64 tensor"),
+        (torch.ones(2, 5, D_MODEL, dtype=torch.int64), TypeError, "^x: .*got an int64 tensor"),
         (torch.ones(2, 5, D_MODEL, dtype=torch.complex128), TypeError, "^x: .*complex128"),
         ([[[0.0] * D_MODEL]], TypeError, "^x: .*got a list"),
     ],
@@ -426,8 +426,8 @@ TOKENS = tokens_of(2, 3)
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (TOKENS[0], r"int64 or int32 of shape \(batch, length\).*got a int64 .*\(3,\)"),
-        (TOKENS[:, :0], r"not empty.*got a int64 .*\(2, 0\)"),
+        (TOKENS[0], r"int64 or int32 of shape \(batch, length\).*got an int64 .*\(3,\)"),
+        (TOKENS[:, :0], r"not empty.*got an int64 .*\(2, 0\)"),
         (TOKENS.double(), "got a float64 tensor"),
         (TOKENS.bool(), "got a bool tensor"),
         (TOKENS.to(torch.uint8), "got a uint8 tensor"),

@@ -294,7 +294,7 @@ def test_bad_input_scores_and_rates():
         scores(torch.zeros(2), torch.tensor([True, True]))
     with pytest.raises(ValueError, match=r"^label: expected shape \(3,\), got shape \(2,\)"):
         scores(torch.zeros(3), label)
-    with pytest.raises(TypeError, match=r"^label: expected a bool tensor, got a int64"):
+    with pytest.raises(TypeError, match=r"^label: expected a bool tensor, got an int64"):
         scores(torch.zeros(2), label.long())
     with pytest.raises(ValueError, match=r"^logit: expected finite values"):
         scores(torch.tensor([0.0, math.nan]), label)

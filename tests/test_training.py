@@ -1,9 +1,11 @@
 """The loop against one written out by hand, on two processes against one, and its errors."""
 
+import copy
 import io
 import json
 import math
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -17,8 +19,10 @@ from torch import nn
 from torch.nn import functional
 
 import train_two_processes as two
-from linear_time.mixer import LanguageModel, Residual
+from linear_time.mamba import Mamba
+from linear_time.mixer import LanguageModel, Layer, Residual
 from linear_time.s4 import S4, S4D
+from linear_time.selective import Selective
 from linear_time.training import Config, learning_rate, parameter_groups, seed_everything, train
 
 bad_input = pytest.mark.bad_input
@@ -93,10 +97,11 @@ def test_each_parameter_is_in_one_group(layer):
         if parameter not in trainable:
             continue
         group = found[parameter]
-        scale = getattr(parameter, "_lr_scale", 1.0)
+        slow = name.endswith(("log_delta", "log_decay", "frequency", ".P", ".B"))
+        scale = 0.1 if slow else 1.0
         scales.add(scale)
         assert (group["lr_scale"], group["lr"]) == (scale, pytest.approx(0.1 * scale)), name
-        kept = parameter.ndim < 2 or hasattr(parameter, "_no_weight_decay")
+        kept = parameter.ndim < 2 or (".mixer.out." not in name and ".mixer." in name)
         assert group["weight_decay"] == (0.0 if kept else 0.02), name
     assert scales == {0.1, 1.0}
     assert found[model.embedding.weight]["weight_decay"] == 0.02
@@ -105,10 +110,11 @@ def test_each_parameter_is_in_one_group(layer):
 
 def marked_model():
     """Four parameters of ones: plain, marked, slow, and a bias."""
-    model = nn.ParameterDict({name: torch.ones(2, 2) for name in ("plain", "marked", "slow")})
-    model["bias"] = nn.Parameter(torch.ones(2))
-    model["marked"]._no_weight_decay = True
-    model["slow"]._lr_scale = 0.1
+    model = Layer()
+    model.parameter("plain", torch.ones(2, 2))
+    model.parameter("marked", torch.ones(2, 2), decay=False)
+    model.parameter("slow", torch.ones(2, 2), lr_scale=0.1)
+    model.parameter("bias", torch.ones(2), decay=False)
     return model
 
 
@@ -126,9 +132,9 @@ def test_decay_acts_where_it_should():
         config,
         model,
         batches=endless(torch.ones(1)),
-        loss=lambda model, one: sum(0 * p.sum() for p in model.values()) + 0 * one,
+        loss=lambda model, one: sum(0 * p.sum() for p in model.parameters()) + 0 * one,
     )
-    left = {name: p.mean().item() for name, p in model.items()}
+    left = {name: p.mean().item() for name, p in model.named_parameters()}
     assert left["marked"] == left["bias"] == 1
     assert left["plain"] == pytest.approx(np.prod(1 - 0.5 * history.lr), rel=1e-5)
     assert left["slow"] == pytest.approx(np.prod(1 - 0.05 * history.lr), rel=1e-5)
@@ -140,9 +146,11 @@ def test_scale_acts_on_the_rate():
         Config(steps=1, lr=0.2, weight_decay=0, warmup=1),
         model,
         batches=endless(torch.ones(1)),
-        loss=lambda model, one: sum(p.sum() for p in model.values()) * one,
+        loss=lambda model, one: sum(p.sum() for p in model.parameters()) * one,
     )
-    moved = {name: 1 - p.mean().item() for name, p in model.items()}  # Adam's first step is η
+    moved = {
+        name: 1 - p.mean().item() for name, p in model.named_parameters()
+    }  # Adam's first step is η
     assert moved == pytest.approx({"plain": 0.2, "marked": 0.2, "slow": 0.02, "bias": 0.2}, 1e-4)
 
 
@@ -450,7 +458,47 @@ def test_bad_arguments(arguments, message):
 
 @bad_input
 def test_bad_scale():
-    model = marked_model()
-    model["slow"]._lr_scale = -1.0
-    with pytest.raises(ValueError, match=r"^slow._lr_scale: expected a finite number >= 0, got -1"):
-        parameter_groups(model, 0.1, 0.0)
+    with pytest.raises(ValueError, match=r"^lr_scale: expected a finite number >= 0, got -1"):
+        Layer().parameter("slow", torch.ones(2), lr_scale=-1.0)
+
+
+def groups_of(model):
+    """(lr_scale, weight_decay) of every parameter, by name."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        names[parameter]: (group["lr_scale"], group["weight_decay"])
+        for group in parameter_groups(model, 1.0, 0.5)
+        for parameter in group["params"]
+    }
+
+
+def assigned(model):
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        copy.deepcopy,
+        assigned,
+        lambda model: model.to_empty(device="cpu"),
+        lambda model: model.bfloat16(),
+        lambda model: torch.optim.swa_utils.AveragedModel(model).module,
+        lambda model: pickle.loads(pickle.dumps(model)),
+    ],
+    ids=["deepcopy", "assign", "to_empty", "bfloat16", "averaged", "pickle"],
+)
+@pytest.mark.parametrize("layer", [S4, S4D, Selective, Mamba])
+def test_decay_and_rate_outlive_copies_and_casts(layer, change):
+    model = LanguageModel(lambda: Residual(layer(6, N=4)), 5, 6, 2)
+    before = groups_of(model)
+    assert {decay for _, decay in before.values()} == {0.0, 0.5}
+    assert groups_of(change(model)) == before
+
+
+def test_a_shared_parameter_is_in_one_group():
+    model = LanguageModel(lambda: Residual(S4D(6, N=4)), 5, 6, 1, tied=False)
+    model.head.weight = model.embedding.weight
+    assert len(groups_of(model)) == sum(1 for _ in model.parameters())

@@ -5,4 +5,7 @@ you need from its module, for example
 ``from linear_time.discretization import zero_order_hold``.
 """
 
+from linear_time._validate import checks
+
+__all__ = ["checks"]
 __version__ = "0.1.0"

@@ -3,14 +3,101 @@
 Every check raises ``TypeError`` for a wrong type or dtype and ``ValueError``
 for a wrong shape or value, and its message reads
 ``name: expected …, got …``.
+
+Types and shapes are always checked: they cost nothing. Values are searched
+(for NaN, for Δ ≤ 0, for a token outside the vocabulary), which reads every
+number and makes a GPU wait. So they are searched once, by the outermost call:
+what a layer hands to the layers inside it, ``with inner():``, is not searched
+again, and ``checks(values=False)`` ends the searches altogether.
 """
 
 import math
+import threading
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+KINDS = {
+    "real": ("a floating-point tensor", lambda t: t.is_floating_point()),
+    "complex": ("a complex tensor", lambda t: t.is_complex()),
+    "inexact": (
+        "a floating-point or complex tensor",
+        lambda t: t.is_floating_point() or t.is_complex(),
+    ),
+    "bool": ("a bool tensor", lambda t: t.dtype == torch.bool),
+    "whole": (
+        "an int64 or int32 tensor",
+        lambda t: t.dtype in (torch.int64, torch.int32),
+    ),
+}
+
+
+class checks:
+    """Turn the searches of values on or off, as a statement or a context.
+
+    ``checks(values=False)`` holds until it is called again;
+    ``with checks(values=False):`` until the block ends. Types and shapes are
+    checked either way. Under ``torch.compile`` and ``torch.export`` values
+    are never searched.
+
+    Args:
+        values: whether public functions search their arguments for values
+            that are not finite or not in their range.
+
+    Raises:
+        TypeError: values is not True or False.
+    """
+
+    _on = True
+
+    def __init__(self, *, values: bool) -> None:
+        if not isinstance(values, bool):
+            raise TypeError(
+                f"values: expected True or False, got {describe(values)}"
+            )
+        self._before = checks._on
+        checks._on = values
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        checks._on = self._before
+
+
+class _Depth(threading.local):
+    """How many layers deep this thread is."""
+
+    inner = 0
+
+
+_depth = _Depth()
+
+
+class inner:
+    """``with inner():`` around the calls that a layer makes inside itself.
+
+    Their arguments come from a layer that has checked its own: their values
+    are not searched.
+    """
+
+    def __enter__(self) -> None:
+        if not torch.compiler.is_compiling():
+            _depth.inner += 1
+
+    def __exit__(self, *_: object) -> None:
+        if not torch.compiler.is_compiling():
+            _depth.inner -= 1
+
+
+def searched() -> bool:
+    """Whether values are searched at this place."""
+    if torch.compiler.is_compiling():
+        return False
+    return checks._on and _depth.inner == 0
 
 
 def describe(value: Any) -> str:
@@ -19,10 +106,17 @@ def describe(value: Any) -> str:
         if value.ndim == 0:
             return f"{value.item()}"
         dtype = str(value.dtype).removeprefix("torch.")
-        return f"a {dtype} tensor of shape {tuple(value.shape)}"
+        return f"{a(dtype)} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, (int, float, str)):
         return repr(value)
-    return f"a {type(value).__name__}"
+    return a(type(value).__name__)
+
+
+def a(word: str) -> str:
+    """The word with its article: a float64, an int64."""
+    return f"{'an' if word[:1].lower() in 'aeio' else 'a'} {word}"
 
 
 def shape_text(sizes: Iterable[int | str]) -> str:
@@ -46,8 +140,96 @@ def inexact(name: str, value: Any, real: bool = False) -> None:
     finite(name, value)
 
 
+def layout(
+    name: str,
+    value: Any,
+    *sizes: int | str,
+    kind: str = "real",
+    filled: bool = True,
+) -> tuple[int, ...]:
+    """A finite tensor of this kind and shape; returns its shape.
+
+    Args:
+        name: of the argument.
+        value: what came.
+        sizes: of the dimensions: a number, or a word for any size;
+            ``"…"`` in the first place for any number of dimensions.
+        kind: of ``KINDS``.
+        filled: whether no dimension may be empty.
+    """
+    says, right = KINDS[kind]
+    if not isinstance(value, Tensor) or not right(value):
+        raise TypeError(f"{name}: expected {says}, got {describe(value)}")
+    own = tuple(value.shape)
+    wanted = sizes[1:] if sizes[:1] == ("…",) else sizes
+    fits = len(own) >= len(wanted) and (
+        len(sizes) != len(wanted) or len(own) == len(wanted)
+    )
+    last = own[len(own) - len(wanted) :]
+    fits = fits and all(
+        isinstance(size, str) or size == there
+        for size, there in zip(wanted, last, strict=False)
+    )
+    if not fits or (filled and 0 in own):
+        end = " without empty dimensions" if filled else ""
+        raise ValueError(
+            f"{name}: expected shape {shape_text(sizes)}{end}, "
+            f"got {describe(value)}"
+        )
+    if kind in ("real", "complex", "inexact"):
+        finite(name, value)
+    return own
+
+
+def tokens(
+    name: str, value: Any, words: tuple[int | str, ...], vocab_size: int
+) -> None:
+    """Whole numbers 0 … vocab_size − 1, (batch, length) or the like."""
+    wanted = (
+        f"int64 or int32 of shape {shape_text(words)}, not empty, "
+        f"in 0 … {vocab_size - 1}"
+    )
+    try:
+        layout(name, value, *words, kind="whole")
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}: expected {wanted}, got {describe(value)}"
+        ) from None
+    if searched():
+        low, high = int(value.min()), int(value.max())
+        if low < 0 or high >= vocab_size:
+            raise ValueError(
+                f"{name}: expected {wanted}, got values from {low} to {high}"
+            )
+
+
+def left_padding(name: str, mask: Any, sizes: tuple[int | str, ...]) -> None:
+    """A mask (batch, length): False … False True … True in every row."""
+    layout(name, mask, *sizes, kind="bool")
+    if not searched():
+        return
+    if not (mask[:, 1:] >= mask[:, :-1]).all() or not mask[:, -1].all():
+        raise ValueError(
+            f"{name}: expected padding at the left only, rows False … False "
+            "True … True, got a False after a True or a row without a True"
+        )
+
+
+def state(name: str, value: Any, *sizes: int, kind: str = "real") -> None:
+    """What a step carries: of this kind and shape; not searched."""
+    says, right = KINDS[kind]
+    fits = isinstance(value, Tensor) and tuple(value.shape) == sizes
+    if not fits or not right(value):
+        raise ValueError(
+            f"{name}: expected {says} of shape {shape_text(sizes)}, "
+            f"got {describe(value)}"
+        )
+
+
 def finite(name: str, value: Tensor) -> None:
-    """No NaN and no infinity among the entries."""
+    """No NaN and no infinity among the entries, where values are searched."""
+    if not searched():
+        return
     bad = ~torch.isfinite(value.detach())
     if bad.any():
         count = int(bad.sum())
@@ -117,7 +299,8 @@ def number(
         right = value.ndim == 0 and not value.is_complex()
         right = right and value.dtype != torch.bool
     else:
-        right = isinstance(value, (int, float)) and not isinstance(value, bool)
+        kinds = (int, float, np.integer, np.floating)
+        right = isinstance(value, kinds) and not isinstance(value, bool)
     if not right:
         raise TypeError(f"{name}: expected {wanted}, got {describe(value)}")
     plain = float(value.item() if isinstance(value, Tensor) else value)
@@ -129,7 +312,7 @@ def number(
 def positive(name: str, value: Any) -> None:
     """A real tensor of any shape whose entries are finite and > 0."""
     inexact(name, value, real=True)
-    if not (value > 0).all():
+    if searched() and not (value > 0).all():
         raise ValueError(
             f"{name}: expected finite numbers > 0, "
             f"got a smallest entry of {value.min().item():g}"
@@ -153,14 +336,15 @@ def initial_state(
     return value.to(torch.promote_types(dtype, value.dtype)).expand(sizes)
 
 
-def count(name: str, value: Any) -> None:
-    """A whole number ≥ 1."""
-    if not isinstance(value, int) or isinstance(value, bool):
+def count(name: str, value: Any) -> int:
+    """A whole number ≥ 1, of Python or NumPy; returns Python's."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise TypeError(
             f"{name}: expected a whole number >= 1, got {describe(value)}"
         )
     if value < 1:
         raise ValueError(f"{name}: expected a whole number >= 1, got {value}")
+    return int(value)
 
 
 def one_of(name: str, value: Any, options: Iterable[str]) -> None:

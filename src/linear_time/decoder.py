@@ -21,7 +21,7 @@ from linear_time.attention import (
     join_heads,
     split_heads,
 )
-from linear_time.mixer import LanguageModel, SequenceMixer, State
+from linear_time.mixer import LanguageModel, SequenceMixer
 
 
 class RMSNorm(nn.Module):
@@ -367,12 +367,9 @@ class LlamaLM(LanguageModel):
             vocab_size,
             d_model,
             n_layer,
+            tied,
+            eps,
         )
-        self.norm.eps = float(eps)
-        self.head = None
-        if not tied:
-            self.head = nn.Linear(d_model, vocab_size, bias=False)
-            nn.init.normal_(self.head.weight, std=0.02)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "LlamaLM":
@@ -403,31 +400,6 @@ class LlamaLM(LanguageModel):
             del tensors[head]
         checkpoints.load(model, tensors, _hugging_face_key)
         return model
-
-    def forward(
-        self, tokens: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length vocab_size"]:
-        if self.head is None:
-            return super().forward(tokens)
-        self._check_tokens("tokens", tokens, ("batch", "length"))
-        x = self.embedding(tokens)  # (batch, length, d_model)
-        for block in self.blocks:
-            x = block(x)
-        logits: Tensor = self.head(self.norm(x))
-        return logits
-
-    def step(
-        self, token: Int[Tensor, " batch"], state: list[State]
-    ) -> tuple[Float[Tensor, "batch vocab_size"], list[State]]:
-        if self.head is None:
-            return super().step(token, state)
-        self._check_tokens("token", token, ("batch",))
-        x = self.embedding(token)  # (batch, d_model)
-        new_state = []
-        for block, block_state in zip(self.blocks, state, strict=True):
-            x, block_state = block.step(x, block_state)
-            new_state.append(block_state)
-        return self.head(self.norm(x)), new_state
 
 
 def _check_even(name: str, width: int) -> None:

@@ -18,13 +18,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from linear_time import _validate, checkpoints
-from linear_time.mixer import LanguageModel, Residual, SequenceMixer, State
-from linear_time.selective import _unweighted, selective_scan
+from linear_time.mixer import (
+    LanguageModel,
+    Residual,
+    SequenceMixer,
+    inverse_softplus,
+    log_uniform,
+)
+from linear_time.selective import selective_scan
 
 
 class MambaState(NamedTuple):
@@ -92,8 +98,10 @@ class Mamba(SequenceMixer):
             d_inner, delta_min, delta_max, delta_floor
         )
         n = torch.arange(1, N + 1).to(torch.get_default_dtype())
-        self.A_log = _unweighted(n.log().repeat(d_inner, 1))
-        self.D = _unweighted(torch.ones(d_inner))
+        self.parameter(
+            "A_log", n.log().repeat(d_inner, 1), decay=False, exact=True
+        )
+        self.parameter("D", torch.ones(d_inner), decay=False)
         self.out_proj = nn.Linear(d_inner, d_model, bias=bias)
 
     @property
@@ -132,7 +140,8 @@ class Mamba(SequenceMixer):
             TypeError, ValueError: an argument is not as above.
         """
         self.check_input(x)
-        keep = None if mask is None else _left_padding(mask, x)[:, None]
+        self.check_mask(mask, x)
+        keep = None if mask is None else mask[:, None].to(x.dtype)
         if state is None:
             state = self.initial_state(len(x), x.device, x.dtype)
         self._check_state(state, len(x))
@@ -241,18 +250,9 @@ def delta_bias(
     Source: Gu & Dao (2023), "Mamba", section 3.6; the released code.
     """
     _validate.count("d_inner", d_inner)
-    _validate.number("delta_min", delta_min)
-    _validate.number("delta_max", delta_max)
     _validate.number("delta_floor", delta_floor)
-    if delta_min > delta_max:
-        raise ValueError(
-            f"delta_min: expected at most delta_max = {delta_max}, "
-            f"got {delta_min}"
-        )
-    low, high = math.log(delta_min), math.log(delta_max)
-    delta = torch.exp(low + (high - low) * torch.rand(d_inner))
-    delta = delta.clamp(min=delta_floor)
-    return delta + torch.log(-torch.expm1(-delta))
+    delta = log_uniform("delta", delta_min, delta_max, d_inner).exp()
+    return inverse_softplus(delta.clamp(min=delta_floor))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,11 +303,13 @@ class MambaLM(LanguageModel):
             norm = nn.RMSNorm(config.d_model, eps=float(config.eps))
             return Residual(config.mixer(), norm)
 
-        _validate.number("eps", config.eps)
         super().__init__(
-            block, config.vocab_size, config.d_model, config.n_layer
+            block,
+            config.vocab_size,
+            config.d_model,
+            config.n_layer,
+            eps=config.eps,
         )
-        self.norm.eps = float(config.eps)
         self.config = config
         for one in self.blocks:
             one.mixer.out_proj.weight.data /= math.sqrt(config.n_layer)
@@ -354,74 +356,8 @@ class MambaLM(LanguageModel):
         checkpoints.load(model, tensors, rename)
         return model
 
-    def forward(
-        self,
-        tokens: Int[Tensor, "batch length"],
-        mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> Float[Tensor, "batch length vocab_size"]:
-        """The logits at every position; the mask as for ``Mamba.prefill``."""
-        self._check_tokens("tokens", tokens, ("batch", "length"))
-        x = self.embedding(tokens)  # (batch, length, d_model)
-        for block in self.blocks:
-            x = x + block.mixer(block.norm(x), mask)
-        return self.norm(x) @ self.embedding.weight.T
-
-    def prefill(
-        self,
-        tokens: Int[Tensor, "batch length"],
-        mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> tuple[Float[Tensor, "batch vocab_size"], list[State]]:
-        """The logits after a prompt, and the states, by the parallel form.
-
-        Equal to one ``step`` after the other, and faster.
-
-        Raises:
-            ValueError: tokens or mask do not fit, see ``Mamba.prefill``.
-        """
-        self._check_tokens("tokens", tokens, ("batch", "length"))
-        x = self.embedding(tokens)  # (batch, length, d_model)
-        states = []
-        for block in self.blocks:
-            y, state = block.mixer.prefill(block.norm(x), mask=mask)
-            x = x + y
-            states.append(state)
-        return self.norm(x[:, -1]) @ self.embedding.weight.T, states
-
-    @torch.no_grad()
-    def generate(
-        self,
-        prompt: Int[Tensor, "batch prompt"],
-        n: int,
-        temperature: float | int = 1.0,
-        seed: int = 0,
-        mask: Bool[Tensor, "batch prompt"] | None = None,
-    ) -> Int[Tensor, "batch total"]:
-        """As ``LanguageModel.generate``, for prompts padded at the left too.
-
-        Args:
-            mask: False where a prompt is padded, see ``Mamba.prefill``.
-        """
-        self._check_tokens("prompt", prompt, ("batch", "length"))
-        logits, state = self.prefill(prompt, mask)
-        return self._continue(prompt, logits, state, n, temperature, seed)
-
 
 _FINAL_NORM = "backbone.norm_f.weight"
-
-
-def _left_padding(mask: Tensor, x: Tensor) -> Tensor:
-    """Check a mask; as numbers, (batch, length)."""
-    if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
-        raise ValueError(
-            f"mask: expected bool of shape {tuple(x.shape[:2])}, "
-            f"got {_validate.describe(mask)}"
-        )
-    if not (mask[:, 1:] >= mask[:, :-1]).all() or not mask[:, -1].all():
-        raise ValueError(
-            "mask: expected padding at the left only, rows False … False "
-            "True … True, got a False after a True or a row without a True"
-        )
-    return mask.to(x.dtype)
 
 
 # Hugging Face's settings, or the released code's: ours, type, default.

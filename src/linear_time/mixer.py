@@ -1,15 +1,39 @@
-"""The frame of every sequence model: mixer, residual block, language model.
+"""The frame of every sequence model: mixer, block, language model.
 
-Chapter 15 uses it first. A mixer moves information along a sequence. It has a
+Chapter 01 uses it first. A mixer moves information along a sequence. It has a
 parallel form, for training, and a recurrent form, for generation, and both
 compute the same function. A block is a mixer that owns its norm and residual.
+
+**The contract of a layer**, which ``tests/test_contract.py`` holds every
+layer, model and scan of the package to:
+
+* *Forms.* ``forward`` = ``prefill`` = ``step`` after ``step``, and causal.
+* *Precision.* float64, float32, bfloat16, float16 and autocast run, forward,
+  backward and step. Recurrences, norms, sums of a softmax, kernels and angles
+  are at least float32 inside (``full``) and cast last. A recurrent state is
+  never below float32, nor are parameters registered with ``exact``.
+* *Derivatives.* A second derivative is right, or refused by an error.
+* *States.* A state holds, and saves, the numbers that it counts and no more.
+  What a step needs and does not change is made once. A step leaves the state
+  that it was given as it was.
+* *Padding.* Padding at the left changes nothing where ``mask`` says so; what
+  takes no mask refuses one.
+* *Checks.* Types and shapes always; values by the outermost call, unless
+  ``linear_time.checks(values=False)``. With that, ``torch.compile`` and
+  ``torch.export`` take every layer without a loop that depends on data.
+* *Sizes and devices.* Any size from 1, any strides; nothing needs float64 on
+  the device of its input.
+* *Decay.* Which parameters an optimizer decays is known by their module
+  (``parameter``), so that copies and casts of a model know it too.
 """
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from linear_time import _validate
@@ -17,7 +41,154 @@ from linear_time import _validate
 State = Any  # whatever a mixer carries from step to step
 
 
-class SequenceMixer(nn.Module):
+class Mark(NamedTuple):
+    """What an optimizer should know of a parameter."""
+
+    decay: bool  # whether weight decay may act on it
+    lr_scale: float  # its learning rate, relative to the others'
+
+
+class Layer(nn.Module):
+    """A module whose parameters may be marked, and kept in full precision."""
+
+    marks: dict[str, Mark]
+    exact: frozenset[str]
+
+    def parameter(
+        self,
+        name: str,
+        value: Tensor,
+        decay: bool = True,
+        lr_scale: float | int = 1.0,
+        exact: bool = False,
+    ) -> None:
+        """Register a copy of value, in torch's default dtype.
+
+        The marks are the module's, not the tensor's: they outlive
+        ``deepcopy``, ``to_empty``, casts, and ``load_state_dict`` with
+        ``assign=True``.
+
+        Args:
+            name: the attribute.
+            value: where it starts.
+            decay: whether weight decay may act on it.
+            lr_scale: its learning rate, relative to the others', ≥ 0.
+            exact: never below float32: ``.bfloat16()`` leaves it as it is.
+        """
+        _validate.number("lr_scale", lr_scale, or_equal=True)
+        value = value.detach().clone().to(torch.get_default_dtype())
+        self.register_parameter(name, nn.Parameter(value))
+        marks = self.__dict__.setdefault("marks", {})
+        marks[name] = Mark(decay, float(lr_scale))
+        if exact:
+            self.__dict__["exact"] = self.__dict__.get("exact", frozenset()) | {
+                name
+            }
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> Any:
+        """As ``nn.Module``: what moves and casts; spares ``exact``."""
+        names = self.__dict__.get("exact", frozenset())
+        spared = [self._parameters[name] for name in names]
+
+        def careful(t: Tensor) -> Tensor:
+            moved = fn(t)
+            low = moved.is_floating_point() and moved.itemsize < 4
+            if low and any(t is one for one in spared):
+                return t.to(moved.device)
+            return moved
+
+        return super()._apply(careful if spared else fn, recurse)
+
+
+def mark_of(module: nn.Module, name: str) -> Mark:
+    """How an optimizer should treat a module's own parameter.
+
+    Without a mark, parameters of two dimensions or more decay: not biases,
+    and not the scales of norms.
+    """
+    marks = getattr(module, "marks", {})
+    if name in marks:
+        mark: Mark = marks[name]
+        return mark
+    return Mark(getattr(module, name).ndim >= 2, 1.0)
+
+
+def log_uniform(
+    name: str,
+    low: float | int,
+    high: float | int,
+    *sizes: int,
+) -> Float[Tensor, "..."]:
+    """Logarithms of numbers that lie log-uniform between two limits.
+
+    Args:
+        name: of the number, for messages: its limits are ``name_min`` and
+            ``name_max``.
+        low, high: the limits, 0 < low ≤ high.
+        sizes: of the tensor.
+
+    Returns:
+        log low + (log high − log low) u, u uniform in [0, 1).
+
+    Raises:
+        TypeError, ValueError: the limits are not as above.
+    """
+    _validate.number(f"{name}_min", low)
+    _validate.number(f"{name}_max", high)
+    if low > high:
+        raise ValueError(
+            f"{name}_min: expected at most {name}_max = {high}, got {low}"
+        )
+    return math.log(low) + (math.log(high) - math.log(low)) * torch.rand(*sizes)
+
+
+def inverse_softplus(y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """x with softplus(x) = log(1 + exp(x)) = y, for y > 0.
+
+    x = log(exp(y) − 1) = y + log(1 − exp(−y)): the first form loses the
+    digits of a small y and overflows for a large one, the second does not.
+    """
+    return y + torch.log(-torch.expm1(-y))
+
+
+def full(x: Tensor) -> Tensor:
+    """x in at least float32 (complex64): where sums and powers are taken."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@contextmanager
+def without_autocast(x: Tensor) -> Iterator[None]:
+    """No autocast on x's device: what is ``full`` stays so in products."""
+    with torch.autocast(x.device.type, enabled=False):
+        yield
+
+
+def zeros(
+    like: Tensor,
+    *sizes: int,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """A recurrent state before its first step, at least float32.
+
+    Args:
+        like: a parameter: its device and dtype where none is given.
+        sizes: the batch first.
+        device, dtype: other ones.
+    """
+    for size in sizes:
+        _validate.count("batch_size" if size is sizes[0] else "size", size)
+    dtype = like.dtype if dtype is None else dtype
+    return torch.zeros(
+        sizes,
+        device=like.device if device is None else device,
+        dtype=torch.promote_types(dtype, torch.float32),
+    )
+
+
+class SequenceMixer(Layer):
     """A causal layer with a parallel and a recurrent form.
 
     A subclass defines ``forward``, ``initial_state`` and ``step`` such that
@@ -25,7 +196,8 @@ class SequenceMixer(nn.Module):
         state = mixer.initial_state(batch_size)
         y_t, state = mixer.step(x[:, t], state)   for t = 0, 1, …
 
-    gives the rows of ``mixer(x)``.
+    gives the rows of ``mixer(x)``. One that can read a prompt faster than
+    step by step, or that takes padding, also defines ``prefill``.
 
     Args:
         d_model: width of the input and of the output.
@@ -36,13 +208,14 @@ class SequenceMixer(nn.Module):
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
-        _validate.count("d_model", d_model)
-        self.d_model = d_model
+        self.d_model = _validate.count("d_model", d_model)
 
     def forward(
-        self, x: Float[Tensor, "batch length d_model"]
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        mask: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
-        """All positions at once."""
+        """All positions at once; the mask as for ``prefill``."""
         raise NotImplementedError
 
     def initial_state(
@@ -60,6 +233,44 @@ class SequenceMixer(nn.Module):
         """One position: its output and the state after it."""
         raise NotImplementedError
 
+    def prefill(
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        state: State | None = None,
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length d_model"], State]:
+        """All positions of a prompt, and the state after the last.
+
+        Here step by step; a subclass has its parallel form where there is
+        one.
+
+        Args:
+            x: (batch, length, d_model).
+            state: what came before; nothing if None.
+            mask: False where a shorter row of the batch is padded, which
+                must be at its left; (batch, length). No padding if None.
+                Padding at the right needs no mask: nothing reads it, except
+                the state that is returned.
+
+        Returns:
+            (y, state): (batch, length, d_model), and for ``step``. What y
+            is on padding means nothing.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above, or this layer
+                takes no mask.
+        """
+        self.check_input(x)
+        self.refuse_mask(mask)
+        if state is None:
+            state = self.initial_state(len(x), x.device, x.dtype)
+        outputs = []
+        with _validate.inner():
+            for x_t in x.unbind(1):
+                y_t, state = self.step(x_t, state)
+                outputs.append(y_t)
+        return torch.stack(outputs, dim=1), state
+
     def check_input(self, x: Tensor, name: str = "x") -> None:
         """Refuse an input that is not (batch, length, d_model).
 
@@ -71,21 +282,29 @@ class SequenceMixer(nn.Module):
             TypeError: not a floating-point tensor.
             ValueError: another shape, or a value that is not finite.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(
-                f"{name}: expected a floating-point tensor, "
-                f"got {_validate.describe(x)}"
-            )
-        words = ("batch", "length") if name == "x" else ("batch",)
-        fits = x.ndim == len(words) + 1 and x.shape[-1] == self.d_model
-        if not fits or 0 in x.shape:
-            raise ValueError(
-                f"{name}: expected shape "
-                f"{_validate.shape_text((*words, self.d_model))} without "
-                f"empty dimensions, got {_validate.describe(x)}"
-            )
         if name == "x":
-            _validate.finite(name, x)
+            _validate.layout(name, x, "batch", "length", self.d_model)
+        else:
+            with _validate.inner():
+                _validate.layout(name, x, "batch", self.d_model)
+
+    def check_mask(self, mask: Tensor | None, x: Tensor) -> None:
+        """Refuse a mask that is not padding at the left of x, or None.
+
+        Raises:
+            TypeError, ValueError: not boolean, not (batch, length) of x, or
+                False after a True.
+        """
+        if mask is not None:
+            _validate.left_padding("mask", mask, tuple(x.shape[:2]))
+
+    def refuse_mask(self, mask: Tensor | None) -> None:
+        """Say that this layer takes no padding, where a mask is given."""
+        if mask is not None:
+            raise ValueError(
+                f"mask: expected None, since {type(self).__name__} takes no "
+                f"padding, got {_validate.describe(mask)}"
+            )
 
 
 class Residual(SequenceMixer):
@@ -110,10 +329,14 @@ class Residual(SequenceMixer):
         self.mixer = mixer
 
     def forward(
-        self, x: Float[Tensor, "batch length d_model"]
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        mask: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         self.check_input(x)
-        return x + self.mixer(self.norm(x))
+        self.check_mask(mask, x)
+        with _validate.inner():
+            return x + mix(self.mixer, self.norm(x), mask)
 
     def initial_state(
         self,
@@ -130,17 +353,42 @@ class Residual(SequenceMixer):
         y_t, state = self.mixer.step(self.norm(x_t), state)
         return x_t + y_t, state
 
+    def prefill(
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        state: State | None = None,
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length d_model"], State]:
+        self.check_input(x)
+        self.check_mask(mask, x)
+        with _validate.inner():
+            y, state = self.mixer.prefill(self.norm(x), state, mask)
+        return x + y, state
+
+
+def mix(mixer: SequenceMixer, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``mixer(x)``, with the mask where there is one."""
+    y: Tensor = mixer(x) if mask is None else mixer(x, mask)
+    return y
+
 
 class LanguageModel(nn.Module):
-    """Embedding, a stack of blocks, a norm, and the embedding once more.
+    """Embedding, a stack of blocks, a norm, and a head.
 
-    logits = norm(block_n(… block_1(E[tokens]))) Eᵀ.
+    logits = norm(block_n(… block_1(E[tokens]))) Hᵀ, with H = E where the head
+    is tied to the embedding.
 
     Args:
         block: makes one block, called as ``block()`` n_layer times.
         vocab_size: number of tokens.
         d_model: width of the blocks.
         n_layer: number of blocks.
+        tied: whether the embedding is the head as well; else the head is a
+            matrix of its own, (vocab_size, d_model).
+        eps: of the last norm.
+        rows: of the embedding and the head, ≥ vocab_size, where a matrix is
+            filled up to a round number: such rows are no tokens, and are
+            never sampled. vocab_size if None.
 
     Raises:
         ValueError: a block's width is not d_model, or a size is below 1.
@@ -152,30 +400,54 @@ class LanguageModel(nn.Module):
         vocab_size: int,
         d_model: int,
         n_layer: int,
+        tied: bool = True,
+        eps: float | int = 1e-5,
+        rows: int | None = None,
     ) -> None:
         super().__init__()
-        _validate.count("vocab_size", vocab_size)
-        _validate.count("d_model", d_model)
-        _validate.count("n_layer", n_layer)
-        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.vocab_size = _validate.count("vocab_size", vocab_size)
+        d_model = _validate.count("d_model", d_model)
+        n_layer = _validate.count("n_layer", n_layer)
+        _validate.number("eps", eps)
+        rows = (
+            self.vocab_size if rows is None else _validate.count("rows", rows)
+        )
+        if rows < self.vocab_size:
+            raise ValueError(
+                f"rows: expected at least vocab_size = {vocab_size}, got {rows}"
+            )
+        self.embedding = nn.Embedding(rows, d_model)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.blocks: Any = nn.ModuleList(_blocks(block, d_model, n_layer))
-        self.norm = nn.RMSNorm(d_model, eps=1e-5)
+        self.blocks: Any = nn.ModuleList(stack(block, d_model, n_layer))
+        self.norm = nn.RMSNorm(d_model, eps=float(eps))
+        self.head: nn.Linear | None = None
+        if not tied:
+            self.head = nn.Linear(d_model, rows, bias=False)
+            nn.init.normal_(self.head.weight, std=0.02)
 
     def forward(
-        self, tokens: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length vocab_size"]:
+        self,
+        tokens: Int[Tensor, "batch length"],
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length rows"]:
         """The logits of the next token at every position.
 
+        Args:
+            tokens: (batch, length).
+            mask: False where a shorter row is padded at its left. The logits
+                on padding mean nothing.
+
         Raises:
-            ValueError: tokens are not (batch, length) integers of the
-                vocabulary.
+            TypeError, ValueError: tokens are not (batch, length) integers of
+                the vocabulary; the mask does not fit, or a block takes none.
         """
-        self._check_tokens("tokens", tokens, ("batch", "length"))
+        self.check_tokens("tokens", tokens, ("batch", "length"))
+        self.check_mask(mask, tokens)
         x = self.embedding(tokens)  # (batch, length, d_model)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x) @ self.embedding.weight.T
+        with _validate.inner():
+            for block in self.blocks:
+                x = mix(block, x, mask)
+        return self.logits(x)
 
     def initial_state(self, batch_size: int) -> list[State]:
         """The state of each block, before the first token."""
@@ -187,20 +459,54 @@ class LanguageModel(nn.Module):
 
     def step(
         self, token: Int[Tensor, " batch"], state: list[State]
-    ) -> tuple[Float[Tensor, "batch vocab_size"], list[State]]:
+    ) -> tuple[Float[Tensor, "batch rows"], list[State]]:
         """One token: the logits of the next, and the new states.
 
         Raises:
             ValueError: the tokens are not (batch,) integers of the
                 vocabulary, or the state is not one of this many blocks.
         """
-        self._check_tokens("token", token, ("batch",))
+        self.check_tokens("token", token, ("batch",))
+        self.check_state(state)
         x = self.embedding(token)  # (batch, d_model)
         new_state = []
-        for block, block_state in zip(self.blocks, state, strict=True):
-            x, block_state = block.step(x, block_state)
-            new_state.append(block_state)
-        return self.norm(x) @ self.embedding.weight.T, new_state
+        with _validate.inner():
+            for block, block_state in zip(self.blocks, state, strict=True):
+                x, block_state = block.step(x, block_state)
+                new_state.append(block_state)
+        return self.logits(x), new_state
+
+    def prefill(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        state: list[State] | None = None,
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch rows"], list[State]]:
+        """Read a prompt: the logits after it, and the states.
+
+        Equal to one ``step`` after the other. A block with a parallel form
+        of ``prefill`` reads the prompt at the cost of one forward pass.
+
+        Args:
+            tokens: (batch, length).
+            state: what came before; nothing if None.
+            mask: as for ``forward``.
+
+        Raises:
+            TypeError, ValueError: as ``forward``; the state is not one of
+                this many blocks.
+        """
+        self.check_tokens("tokens", tokens, ("batch", "length"))
+        self.check_mask(mask, tokens)
+        before = [None] * len(self.blocks) if state is None else state
+        self.check_state(before)
+        x = self.embedding(tokens)  # (batch, length, d_model)
+        after = []
+        with _validate.inner():
+            for block, block_state in zip(self.blocks, before, strict=True):
+                x, block_state = block.prefill(x, block_state, mask)
+                after.append(block_state)
+        return self.logits(x[:, -1]), after
 
     @torch.no_grad()
     def generate(
@@ -209,77 +515,83 @@ class LanguageModel(nn.Module):
         n: int,
         temperature: float | int = 1.0,
         seed: int = 0,
+        mask: Bool[Tensor, "batch prompt"] | None = None,
     ) -> Int[Tensor, "batch total"]:
-        """Continue a prompt by n tokens, one ``step`` each.
+        """Continue a prompt by n tokens: one ``prefill``, and a ``step`` each.
 
         Args:
             prompt: token ids (batch, length), length ≥ 1.
             n: how many tokens to add.
             temperature: divides the logits; 0 takes the likeliest token.
             seed: of the sampling.
+            mask: False where a shorter prompt is padded at its left.
 
         Returns:
             Prompt and continuation, (batch, length + n).
 
         Raises:
-            ValueError: prompt, n or temperature is not as above.
+            TypeError, ValueError: an argument is not as above, or a block
+                takes no padding.
         """
-        self._check_tokens("prompt", prompt, ("batch", "length"))
-        state = self.initial_state(len(prompt))
-        for token in prompt.unbind(1):
-            logits, state = self.step(token, state)
-        return self._continue(prompt, logits, state, n, temperature, seed)
-
-    def _continue(
-        self,
-        prompt: Tensor,
-        logits: Tensor,
-        state: list[State],
-        n: int,
-        temperature: float | int,
-        seed: int,
-    ) -> Tensor:
-        """A prompt and n more tokens, from what is known after the prompt."""
+        self.check_tokens("prompt", prompt, ("batch", "length"))
         _validate.count("n", n)
         _validate.number("temperature", temperature, above=0, or_equal=True)
         generator = torch.Generator(prompt.device).manual_seed(seed)
+        logits, state = self.prefill(prompt, None, mask)
         tokens = [prompt]
         for i in range(n):
-            if temperature == 0:
-                token = logits.argmax(-1)
-            else:
-                # The largest logit becomes 0: no temperature overflows.
-                logits = logits - logits.max(dim=-1, keepdim=True).values
-                weights = torch.softmax(logits / temperature, dim=-1)
-                token = torch.multinomial(weights, 1, generator=generator)[:, 0]
+            token = self.sample(logits, temperature, generator)
             tokens.append(token[:, None])
             if i < n - 1:
                 logits, state = self.step(token, state)
         return torch.cat(tokens, dim=1)
 
-    def _check_tokens(
+    def sample(
+        self,
+        logits: Float[Tensor, "batch rows"],
+        temperature: float | int,
+        generator: torch.Generator,
+    ) -> Int[Tensor, " batch"]:
+        """A token of the vocabulary for each row, at a temperature ≥ 0."""
+        logits = logits[:, : self.vocab_size]
+        if temperature == 0:
+            return logits.argmax(-1)
+        # The largest logit becomes 0: no temperature overflows.
+        logits = full(logits)
+        logits = logits - logits.max(dim=-1, keepdim=True).values
+        weights = torch.softmax(logits / temperature, dim=-1)
+        return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+    def logits(self, x: Float[Tensor, "*batch d_model"]) -> Tensor:
+        """The head on what the blocks made, (…, rows)."""
+        x = self.norm(x)
+        weight = (
+            self.embedding.weight if self.head is None else self.head.weight
+        )
+        return nn.functional.linear(x, weight)
+
+    def check_tokens(
         self, name: str, tokens: Tensor, words: tuple[str, ...]
     ) -> None:
-        vocab_size = self.embedding.num_embeddings
-        wanted = (
-            f"int64 or int32 of shape {_validate.shape_text(words)}, not "
-            f"empty, in 0 … {vocab_size - 1}"
-        )
-        fits = (
-            isinstance(tokens, Tensor)
-            and tokens.dtype in (torch.int64, torch.int32)
-            and tokens.ndim == len(words)
-            and tokens.numel() > 0
-        )
-        if not fits:
+        """Refuse what is not tokens of the vocabulary, of this shape."""
+        _validate.tokens(name, tokens, words, self.vocab_size)
+
+    def check_state(self, state: Any) -> None:
+        """Refuse what is not a list with the state of every block."""
+        n_layer = len(self.blocks)
+        if not isinstance(state, (list, tuple)) or len(state) != n_layer:
+            got = _validate.describe(state)
+            if isinstance(state, (list, tuple)):
+                got = f"{len(state)}"
             raise ValueError(
-                f"{name}: expected {wanted}, got {_validate.describe(tokens)}"
+                f"state: expected a list of {n_layer}, one for each block, "
+                f"got {got}"
             )
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= vocab_size:
-            raise ValueError(
-                f"{name}: expected {wanted}, got values from {low} to {high}"
-            )
+
+    def check_mask(self, mask: Tensor | None, tokens: Tensor) -> None:
+        """Refuse a mask that is not padding at the left of the tokens."""
+        if mask is not None:
+            _validate.left_padding("mask", mask, tuple(tokens.shape))
 
 
 class SequenceClassifier(nn.Module):
@@ -311,42 +623,57 @@ class SequenceClassifier(nn.Module):
         read: str = "mean",
     ) -> None:
         super().__init__()
-        _validate.count("d_in", d_in)
-        _validate.count("n_classes", n_classes)
-        _validate.count("d_model", d_model)
-        _validate.count("n_layer", n_layer)
+        d_in = _validate.count("d_in", d_in)
+        n_classes = _validate.count("n_classes", n_classes)
+        d_model = _validate.count("d_model", d_model)
+        n_layer = _validate.count("n_layer", n_layer)
         _validate.one_of("read", read, ("mean", "last"))
         self.embedding = nn.Linear(d_in, d_model)
-        self.blocks: Any = nn.ModuleList(_blocks(block, d_model, n_layer))
+        self.blocks: Any = nn.ModuleList(stack(block, d_model, n_layer))
         self.norm = nn.RMSNorm(d_model, eps=1e-5)
         self.head = nn.Linear(d_model, n_classes)
         self.read = read
 
     def forward(
-        self, x: Float[Tensor, "batch length d_in"]
+        self,
+        x: Float[Tensor, "batch length d_in"],
+        mask: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch n_classes"]:
         """The logits of each sequence.
 
+        Args:
+            x: (batch, length, d_in).
+            mask: False where a shorter row is padded at its left: no
+                position of padding is read.
+
         Raises:
-            ValueError: x is not (batch, length, d_in).
+            TypeError, ValueError: x is not (batch, length, d_in); the mask
+                does not fit, or a block takes none.
         """
-        if x.ndim != 3 or x.shape[-1] != self.embedding.in_features:
-            raise ValueError(
-                "x: expected shape (batch, length, "
-                f"{self.embedding.in_features}), got {_validate.describe(x)}"
-            )
+        d_in = self.embedding.in_features
+        _validate.layout("x", x, "batch", "length", d_in)
+        if mask is not None:
+            _validate.left_padding("mask", mask, tuple(x.shape[:2]))
         x = self.embedding(x)  # (batch, length, d_model)
-        for block in self.blocks:
-            x = block(x)
+        with _validate.inner():
+            for block in self.blocks:
+                x = mix(block, x, mask)
         x = self.norm(x)
-        r = x.mean(1) if self.read == "mean" else x[:, -1]  # (batch, d_model)
+        if self.read == "last":
+            r = x[:, -1]  # (batch, d_model)
+        elif mask is None:
+            r = x.mean(1)
+        else:
+            real = mask[..., None]
+            r = x.masked_fill(~real, 0).sum(1) / real.sum(1)
         logits: Tensor = self.head(r)
         return logits
 
 
-def _blocks(
+def stack(
     block: Callable[[], SequenceMixer], d_model: int, n_layer: int
 ) -> list[SequenceMixer]:
+    """n_layer blocks of width d_model, each made anew."""
     made = [block() for _ in range(n_layer)]
     for one in made:
         if one.d_model != d_model:

@@ -102,7 +102,7 @@ class PerceiverAR(LlamaLM):
             ValueError: tokens are not (batch, length) of the vocabulary, or
                 key_mask has another shape.
         """
-        self._check_tokens("tokens", tokens, ("batch", "length"))
+        self.check_tokens("tokens", tokens, ("batch", "length"))
         if key_mask is not None:
             _check_key_mask(key_mask, tokens)
         x = self.embedding(tokens)  # (batch, length, d_model)
@@ -116,7 +116,7 @@ class PerceiverAR(LlamaLM):
             real = None if key_mask is None else key_mask[:, start:]
             z = z + _read_last(block.attention, read, n, masked, start, real)
             z = z + block.mlp(block.mlp_norm(z))
-        return self._logits(z)
+        return self.logits(z)
 
     def prefill(
         self,
@@ -127,7 +127,7 @@ class PerceiverAR(LlamaLM):
 
         Args, Raises: as ``forward``.
         """
-        self._check_tokens("tokens", tokens, ("batch", "length"))
+        self.check_tokens("tokens", tokens, ("batch", "length"))
         x = self.embedding(tokens)
         n = self._latents(n_latents, x.shape[1])
         first = x.shape[1] - n
@@ -139,7 +139,7 @@ class PerceiverAR(LlamaLM):
             z = z + _read_last(block.attention, read, n, True, start)
             z = z + block.mlp(block.mlp_norm(z))
         state = ARState(tuple(caches), x.shape[1])
-        return self._logits(z)[:, -1], state
+        return self.logits(z)[:, -1], state
 
     def step(  # type: ignore[override]
         self,
@@ -158,7 +158,7 @@ class PerceiverAR(LlamaLM):
         Raises:
             ValueError: the tokens are not (batch,) of the vocabulary.
         """
-        self._check_tokens("token", token, ("batch",))
+        self.check_tokens("token", token, ("batch",))
         z = self.embedding(token)[:, None]  # (batch, 1, d_model)
         caches = []
         for i, (block, cache) in enumerate(
@@ -174,7 +174,7 @@ class PerceiverAR(LlamaLM):
             z = z + _attend(attention, q, cache.k, cache.v, None)
             z = z + block.mlp(block.mlp_norm(z))
             caches.append(cache)
-        return self._logits(z)[:, 0], ARState(tuple(caches), state.position + 1)
+        return self.logits(z)[:, 0], ARState(tuple(caches), state.position + 1)
 
     @torch.no_grad()
     def generate(
@@ -196,7 +196,7 @@ class PerceiverAR(LlamaLM):
         Returns, Raises: as ``LanguageModel.generate``; ValueError for a
             stride that is not a whole number from 1 to n_latents.
         """
-        self._check_tokens("prompt", prompt, ("batch", "length"))
+        self.check_tokens("prompt", prompt, ("batch", "length"))
         _validate.count("n", n)
         _validate.number("temperature", temperature, above=0, or_equal=True)
         if type(stride) is not int or not 1 <= stride <= self.n_latents:
@@ -225,13 +225,6 @@ class PerceiverAR(LlamaLM):
             n_latents = self.n_latents
         _validate.count("n_latents", n_latents)
         return min(n_latents, length)
-
-    def _logits(self, z: Tensor) -> Tensor:
-        z = self.norm(z)
-        if self.head is None:
-            return z @ self.embedding.weight.T
-        logits: Tensor = self.head(z)
-        return logits
 
 
 def _check_key_mask(key_mask: Tensor, tokens: Tensor) -> None:

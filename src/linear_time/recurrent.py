@@ -5,14 +5,12 @@ past. Generation therefore costs the same at every step, and training waits
 for one step after the other: nonlinear steps cannot be merged.
 """
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from linear_time import _validate
-from linear_time.mixer import SequenceMixer
+from linear_time.mixer import SequenceMixer, log_uniform
 
 
 class _Recurrent(SequenceMixer):
@@ -138,8 +136,7 @@ class GRU(_Recurrent):
         self.recurrent = nn.Linear(d_model, 3 * d_model)
         if memory is not None:
             _validate.number("memory", memory, above=2, or_equal=True)
-            low, high = math.log(2), math.log(memory)
-            tau = torch.exp(low + (high - low) * torch.rand(d_model))
+            tau = log_uniform("memory", 2, memory, d_model).exp()
             update = slice(d_model, 2 * d_model)
             self.input.bias.data[update] = (tau - 1).log()
             self.recurrent.bias.data[update] = 0  # the two are added

@@ -24,7 +24,7 @@ from linear_time.discretization import (
     zero_order_hold_diagonal,
 )
 from linear_time.hippo import legs, normal_plus_low_rank
-from linear_time.mixer import SequenceMixer
+from linear_time.mixer import SequenceMixer, log_uniform
 
 DIAGONAL_RULES = {
     "zero_order_hold": zero_order_hold_diagonal,
@@ -280,6 +280,12 @@ class _StateSpaceLayer(SequenceMixer):
     linear map W mixes them, position by position.
     """
 
+    log_delta: Tensor
+    log_decay: Tensor
+    frequency: Tensor
+    C: Tensor
+    D: Tensor
+
     def __init__(
         self,
         d_model: int,
@@ -290,25 +296,17 @@ class _StateSpaceLayer(SequenceMixer):
         lr_scale: float | int,
     ) -> None:
         super().__init__(d_model)
-        _validate.number("delta_min", delta_min)
-        _validate.number("delta_max", delta_max)
         _validate.number("lr_scale", lr_scale)
-        if delta_max < delta_min:
-            raise ValueError(
-                f"delta_max: expected at least delta_min = {delta_min:g}, "
-                f"got {delta_max:g}"
-            )
         self.N = N
-        low, high = math.log(delta_min), math.log(delta_max)
         every = eigenvalues.expand(d_model, -1)  # (d_model, N/2)
         C = torch.randn(d_model, N // 2, dtype=torch.complex64)
-        self.log_delta = _parameter(
-            low + (high - low) * torch.rand(d_model), lr_scale
-        )
-        self.log_decay = _parameter((-every.real).log(), lr_scale)
-        self.frequency = _parameter(every.imag, lr_scale)
-        self.C = _parameter(torch.view_as_real(C))
-        self.D = _parameter(torch.ones(d_model))
+        log_delta = log_uniform("delta", delta_min, delta_max, d_model)
+        slow: Any = {"decay": False, "lr_scale": lr_scale, "exact": True}
+        self.parameter("log_delta", log_delta, **slow)
+        self.parameter("log_decay", (-every.real).log(), **slow)
+        self.parameter("frequency", every.imag, **slow)
+        self.parameter("C", torch.view_as_real(C), decay=False, exact=True)
+        self.parameter("D", torch.ones(d_model), decay=False)
         self.out = nn.Linear(d_model, d_model)
 
     @property
@@ -383,9 +381,8 @@ class S4D(_StateSpaceLayer):
     λ_n, C_n, Δ and D are learned, for each channel; B = 1, since only the
     products C_n b̄_n matter. Then y = W gelu(SSM(x) + D ⊙ x) + b.
 
-    The parameters of the systems carry ``_no_weight_decay = True``, and λ and
-    Δ ``_lr_scale``, for an optimizer's groups to read. ``copy.deepcopy``
-    drops such marks: an optimizer wants the model as it was made.
+    No weight decay acts on the systems, and λ and Δ learn at ``lr_scale``
+    times the rate (``mixer.mark_of``).
 
     Args:
         d_model: number of channels, each with its own system.
@@ -448,8 +445,8 @@ class S4(_StateSpaceLayer):
     A + A* = 2 Re diag(λ) − 2 P P* is negative. The rule is bilinear. Then
     y = W gelu(SSM(x) + D ⊙ x) + b.
 
-    The parameters of the systems carry ``_no_weight_decay = True``, and
-    λ, P, B and Δ ``_lr_scale``, for an optimizer's groups to read.
+    No weight decay acts on the systems, and λ, P, B and Δ learn at
+    ``lr_scale`` times the rate (``mixer.mark_of``).
 
     Args:
         d_model: number of channels, each with its own system.
@@ -464,6 +461,9 @@ class S4(_StateSpaceLayer):
         (2022), "It's Raw!" (SaShiMi).
     """
 
+    P: Tensor
+    B: Tensor
+
     def __init__(
         self,
         d_model: int,
@@ -477,8 +477,9 @@ class S4(_StateSpaceLayer):
             d_model, N, eigenvalues, delta_min, delta_max, lr_scale
         )
         P, B = (v.expand(d_model, -1).clone() for v in (P, B))
-        self.P = _parameter(torch.view_as_real(P), lr_scale)
-        self.B = _parameter(torch.view_as_real(B), lr_scale)
+        slow: Any = {"decay": False, "lr_scale": lr_scale, "exact": True}
+        self.parameter("P", torch.view_as_real(P), **slow)
+        self.parameter("B", torch.view_as_real(B), **slow)
 
     def system(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(λ, P, B, C, Δ): (d_model, N/2) four times, and (d_model,)."""
@@ -493,17 +494,6 @@ class S4(_StateSpaceLayer):
         """h_k by ``dplr_step``."""
         eigenvalues, P, B, _, delta = self.system()
         return dplr_step(eigenvalues, P, delta, h, B * x_t[..., None])
-
-
-def _parameter(
-    value: Tensor, lr_scale: float | int | None = None
-) -> nn.Parameter:
-    """A parameter of a state-space system, marked for the optimizer."""
-    made: Any = nn.Parameter(value.clone().to(torch.get_default_dtype()))
-    made._no_weight_decay = True
-    if lr_scale is not None:
-        made._lr_scale = lr_scale
-    return made  # type: ignore[no-any-return]
 
 
 def _both(v: Tensor) -> Tensor:

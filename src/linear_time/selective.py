@@ -30,7 +30,7 @@ from linear_time.discretization import (
     zero_order_hold_diagonal,
     zoh_euler_diagonal,
 )
-from linear_time.mixer import SequenceMixer
+from linear_time.mixer import SequenceMixer, inverse_softplus, log_uniform
 
 RULES = {
     "released": zoh_euler_diagonal,
@@ -160,8 +160,8 @@ class Selective(SequenceMixer):
     layer is a convolution: the path from S4 to S6 is two switches.
 
     A_n starts at −n for n = 1 … N, D at 1, and β at the inverse of softplus,
-    so that Δ starts log-uniform between its two limits. A_log, D, β and the
-    fixed B and C carry ``_no_weight_decay = True``.
+    so that Δ starts log-uniform between its two limits. No weight decay acts
+    on A_log, D, β and the fixed B and C (``mixer.mark_of``).
 
     Args:
         d_model: number of channels.
@@ -196,21 +196,13 @@ class Selective(SequenceMixer):
         rank = math.ceil(d_model / 16) if rank is None else rank
         _validate.count("rank", rank)
         _validate.one_of("rule", rule, RULES)
-        _validate.number("delta_min", delta_min)
-        _validate.number("delta_max", delta_max)
-        if delta_min > delta_max:
-            raise ValueError(
-                f"delta_min: expected at most delta_max = {delta_max}, "
-                f"got {delta_min}"
-            )
         self.N, self.rule = N, rule
         n = torch.arange(1, N + 1).to(torch.get_default_dtype())
-        self.A_log = _unweighted(n.log().repeat(d_model, 1))
-        self.D = _unweighted(torch.ones(d_model))
-        low, high = math.log(delta_min), math.log(delta_max)
-        delta = torch.exp(low + (high - low) * torch.rand(d_model))
-        # softplus(β) = Δ: β = log(exp(Δ) − 1), without cancellation.
-        self.delta_bias = _unweighted(delta + torch.log(-torch.expm1(-delta)))
+        system: Any = {"decay": False, "exact": True}
+        self.parameter("A_log", n.log().repeat(d_model, 1), **system)
+        self.parameter("D", torch.ones(d_model), decay=False)
+        delta = log_uniform("delta", delta_min, delta_max, d_model).exp()
+        self.parameter("delta_bias", inverse_softplus(delta), **system)
         self.to_delta: nn.Module | None = None
         if select_delta:
             down = nn.Linear(d_model, rank, bias=False)
@@ -221,8 +213,8 @@ class Selective(SequenceMixer):
         if select_B_C:
             self.to_B_C = nn.Linear(d_model, 2 * N, bias=False)
         else:
-            self.B = _unweighted(torch.ones(N))
-            self.C = _unweighted(torch.randn(N) / math.sqrt(N))
+            self.parameter("B", torch.ones(N), decay=False)
+            self.parameter("C", torch.randn(N) / math.sqrt(N), decay=False)
         self.out = nn.Linear(d_model, d_model)
 
     @property
@@ -598,10 +590,3 @@ def _arguments(
     if initial_state is None:
         initial_state = u.new_zeros(batch, d_inner, N)
     return initial_state
-
-
-def _unweighted(value: Tensor) -> nn.Parameter:
-    """A parameter that an optimizer's weight decay leaves alone."""
-    made: Any = nn.Parameter(value)
-    made._no_weight_decay = True
-    return made  # type: ignore[no-any-return]

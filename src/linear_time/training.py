@@ -1,4 +1,4 @@
-"""From chapter 15 on: the one training loop of the book.
+"""From chapter 01 on: the one training loop of the book.
 
 A run is a model, a stream of batches, a loss and a ``Config``. The loss gives
 one number a term (a token, a row) and the loop takes their mean. Under
@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from linear_time import _validate
+from linear_time.mixer import mark_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class History:
 
     step: Int[np.ndarray, " steps"]
     loss: Float[np.ndarray, " steps"]  # of the whole batch, before the update
-    lr: Float[np.ndarray, " steps"]  # where ``_lr_scale`` is 1
+    lr: Float[np.ndarray, " steps"]  # where a parameter's scale is 1
     grad_norm: Float[np.ndarray, " steps"]  # before clipping
     eval_step: Int[np.ndarray, " evals"]
     metric: Float[np.ndarray, " evals"]
@@ -101,27 +102,28 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """An optimizer's groups; each trainable parameter is in exactly one.
 
-    Decay acts on parameters of two dimensions or more without the mark
-    ``_no_weight_decay``: not on biases and norms, nor on the systems of
-    state-space layers. The rate is lr · ``_lr_scale``, of 1 without the mark.
+    Decay acts on parameters of two dimensions or more, unless their module
+    says otherwise (``mixer.mark_of``): not on biases and norms, nor on the
+    systems of state-space layers. The rate is lr · the mark's ``lr_scale``.
 
     Raises:
-        ValueError: nothing to train, or an ``_lr_scale`` below 0.
+        ValueError: nothing to train.
 
     Source: Gu, Gupta, Goel & Ré (2022), "On the Parameterization and
         Initialization of Diagonal State Space Models".
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        scale = getattr(parameter, "_lr_scale", 1.0)
-        _validate.number(f"{name}._lr_scale", scale, or_equal=True)
-        marked = getattr(parameter, "_no_weight_decay", False)
-        decay = weight_decay if parameter.ndim >= 2 and not marked else 0.0
-        new = {"lr": lr * scale, "lr_scale": scale, "weight_decay": decay}
-        group = groups.setdefault((scale, decay), {**new, "params": []})
-        group["params"].append(parameter)
+    seen: set[Tensor] = set()  # a shared parameter is its first module's
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            mark = mark_of(module, name)
+            scale, decay = mark.lr_scale, weight_decay * mark.decay
+            new = {"lr": lr * scale, "lr_scale": scale, "weight_decay": decay}
+            group = groups.setdefault((scale, decay), {**new, "params": []})
+            group["params"].append(parameter)
     if not groups:
         raise ValueError("model: expected trainable parameters, got none")
     return list(groups.values())
@@ -140,7 +142,7 @@ def train(
     g ← g · min(1, clip/‖g‖), then AdamW at the step's ``learning_rate``.
 
     Args:
-        model: its parameters may bear the marks of ``parameter_groups``.
+        model: its layers may mark parameters, see ``parameter_groups``.
         batches: ``batches(generator)`` yields batches, random through the
             generator alone: tensors with rows along dimension 0, or tuples,
             lists or dicts of such.
