@@ -1,7 +1,8 @@
 """Execute, normalise and lint the committed notebooks.
 
-    python book/notebooks.py run [NOTEBOOK ...]     execute in place, then normalise
-    python book/notebooks.py lint [NOTEBOOK ...]    refuse what would not hold on a clone
+    python book/notebooks.py run [NOTEBOOK ...]      execute in place, then normalise
+    python book/notebooks.py lint [NOTEBOOK ...]     refuse what would not hold on a clone
+    python book/notebooks.py sources [NOTEBOOK ...]  renew what show() displays: src has changed
 
 A committed notebook is executed and carries its text outputs, which nbval compares. PNG images are
 stripped and their ``<Figure ...>`` text kept; execution counts run from 1; no metadata tells of a
@@ -9,11 +10,14 @@ machine.
 """
 
 import argparse
+import importlib
 import os
 import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import yaml
@@ -124,6 +128,41 @@ def run(path: Path) -> str:
     return ""
 
 
+def shown(notebook) -> list[tuple[Any, str]]:
+    """The outputs of ``show`` in a notebook, each with the dotted name of what it displays."""
+    found = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            text = output.get("data", {}).get("text/plain", "")
+            if match := re.fullmatch(r"<source of (linear_time[\w.]*)>", text):
+                found.append((output, match[1]))
+    return found
+
+
+def library_object(name: str) -> Any:
+    """The function, class or method of a dotted name."""
+    parts = name.split(".")
+    for size in range(len(parts), 0, -1):
+        try:
+            module = importlib.import_module(".".join(parts[:size]))
+        except ModuleNotFoundError:
+            continue
+        return reduce(getattr, parts[size:], module)
+    raise ModuleNotFoundError(f"{name}: no such module")
+
+
+def renew_sources(notebook) -> int:
+    """Put the library's present code where a notebook shows it; how many places changed."""
+    from linear_time.show import show
+
+    changed = 0
+    for output, name in shown(notebook):
+        now = show(library_object(name))._repr_mimebundle_()["text/markdown"]
+        changed += output.data["text/markdown"] != now
+        output.data["text/markdown"] = now
+    return changed
+
+
 def lint(path: Path) -> list[str]:
     """What is wrong with a committed notebook."""
     notebook = nbformat.read(path, as_version=4)
@@ -177,7 +216,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=["run", "lint"])
+    parser.add_argument("command", choices=["run", "lint", "sources"])
     parser.add_argument("paths", nargs="*", type=Path)
     arguments = parser.parse_args()
     paths = [p.resolve() for p in arguments.paths] or chapters()
@@ -185,6 +224,14 @@ def main() -> int:
         faults = [fault for path in paths for fault in lint(path)]
         print("\n".join(faults) or f"{len(paths)} notebooks: nothing to mend")
         return bool(faults)
+    if arguments.command == "sources":
+        sys.path.insert(0, str(ROOT / "src"))
+        for path in paths:
+            notebook = nbformat.read(path, as_version=4)
+            if changed := renew_sources(notebook):
+                nbformat.write(notebook, path)
+                print(f"{path.name}: {changed} renewed")
+        return 0
     cores = os.cpu_count() or 1
     # The notebooks see the source of this checkout, whatever else is installed.
     source = filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")])
