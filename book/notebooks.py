@@ -1,8 +1,9 @@
 """Execute, normalise and lint the committed notebooks.
 
-    python book/notebooks.py run [NOTEBOOK ...]      execute in place, then normalise
-    python book/notebooks.py lint [NOTEBOOK ...]     refuse what would not hold on a clone
-    python book/notebooks.py sources [NOTEBOOK ...]  renew what show() displays: src has changed
+    python book/notebooks.py run [NOTEBOOK ...]    execute in place, then normalise
+    python book/notebooks.py lint [NOTEBOOK ...]   refuse what would not hold on a clone
+    python book/notebooks.py renew [NOTEBOOK ...]  after a change in src: renew what show() and
+                                                   linear_time.pictures display, execute nothing
 
 A committed notebook is executed and carries its text outputs, which nbval compares. PNG images are
 stripped and their ``<Figure ...>`` text kept; execution counts run from 1; no metadata tells of a
@@ -10,6 +11,7 @@ machine.
 """
 
 import argparse
+import ast
 import importlib
 import os
 import re
@@ -151,15 +153,46 @@ def library_object(name: str) -> Any:
     raise ModuleNotFoundError(f"{name}: no such module")
 
 
-def renew_sources(notebook) -> int:
-    """Put the library's present code where a notebook shows it; how many places changed."""
+def pictured(notebook) -> list[tuple[Any, Any]]:
+    """The outputs of cells that are one call of ``linear_time.pictures``, each with the picture."""
+    names: dict[str, Any] = {}
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type != "code" or "setup" in tags(cell):
+            continue
+        try:
+            body = ast.parse(cell.source).body
+        except SyntaxError:  # a magic
+            continue
+        for node in body:
+            if isinstance(node, ast.ImportFrom) and "linear_time.pictures" in (node.module or ""):
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    names[alias.asname or alias.name] = library_object(name)
+        match body:
+            case [ast.Expr(value=ast.Call(func=ast.Name(id=name)))] if name in names:
+                picture = eval(cell.source, names)
+                found += [(output, picture) for output in cell.outputs]
+    return found
+
+
+def renew(notebook) -> int:
+    """Put in place what the package now shows and draws; how many outputs changed."""
     from linear_time.show import show
 
     changed = 0
-    for output, name in shown(notebook):
-        now = show(library_object(name))._repr_mimebundle_()["text/markdown"]
-        changed += output.data["text/markdown"] != now
-        output.data["text/markdown"] = now
+    fresh = [
+        (output, "text/markdown", show(library_object(name))._repr_mimebundle_()["text/markdown"])
+        for output, name in shown(notebook)
+    ]
+    for output, picture in pictured(notebook):
+        fresh += [
+            (output, "text/html", picture._repr_html_()),
+            (output, "text/plain", repr(picture)),
+        ]
+    for output, kind, now in fresh:
+        changed += output.data.get(kind) != now
+        output.data[kind] = now
     return changed
 
 
@@ -216,7 +249,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=["run", "lint", "sources"])
+    parser.add_argument("command", choices=["run", "lint", "renew"])
     parser.add_argument("paths", nargs="*", type=Path)
     arguments = parser.parse_args()
     paths = [p.resolve() for p in arguments.paths] or chapters()
@@ -224,11 +257,11 @@ def main() -> int:
         faults = [fault for path in paths for fault in lint(path)]
         print("\n".join(faults) or f"{len(paths)} notebooks: nothing to mend")
         return bool(faults)
-    if arguments.command == "sources":
+    if arguments.command == "renew":
         sys.path.insert(0, str(ROOT / "src"))
         for path in paths:
             notebook = nbformat.read(path, as_version=4)
-            if changed := renew_sources(notebook):
+            if changed := renew(notebook):
                 nbformat.write(notebook, path)
                 print(f"{path.name}: {changed} renewed")
         return 0

@@ -169,8 +169,8 @@ def library():
     """Normal form -> name, and the set of names, of the package's functions and classes."""
     forms, names = {}, set()
     for info in pkgutil.walk_packages(linear_time.__path__, "linear_time."):
-        if info.name.startswith("linear_time.exercises."):
-            continue  # the checks: not code that a chapter shows
+        if info.name.startswith(("linear_time.exercises.", "linear_time.pictures.")):
+            continue  # not code that a chapter shows
         module = importlib.import_module(info.name)
         for node in definitions(ast.parse(inspect.getsource(module))):
             if not node.name.startswith("__"):

@@ -155,7 +155,7 @@ def test_what_chapters_show_is_lines_of_the_source(shown):
     ast.parse(source.short)
     assert source.folded or source.short == source.code
     now = source._repr_mimebundle_()["text/markdown"]
-    assert committed == now, f"run: python book/notebooks.py sources chapters/{chapter}.ipynb"
+    assert committed == now, f"run: python book/notebooks.py renew chapters/{chapter}.ipynb"
 
 
 def test_chapters_show_much():

@@ -10,23 +10,18 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from xml.etree import ElementTree
 
 import pytest
-import torch
 import yaml
 from bs4 import BeautifulSoup
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-import browser
 from book import CHAPTERS, ROOT
-from linear_time import cost
-from linear_time.datasets import ecg
-from linear_time.discretization import METHODS
-from linear_time.hippo import project, reconstruct, sample_ages
+from drawn import pictures
 
 HTML = ROOT / "_build" / "html"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))
@@ -102,18 +97,6 @@ def address() -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    program = browser.find()
-    if program is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(browser.MISSING)
-    with sync_playwright() as playwright:
-        # A sandbox cannot be made by root or inside most containers; the pages are the book's own.
-        chrome = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chrome
-        chrome.close()
 
 
 @pytest.fixture
@@ -374,99 +357,8 @@ def test_buttons_follow_from_the_repository() -> None:
         assert any(link.startswith(f"{repository['url']}/issues/new") for link in links)
 
 
-# Interactive figures: an element with `data-interactive="name"` needs a check of the same name
-# here, which gets the page and the element's selector, moves its controls and compares the numbers
-# that it shows with the package.
-def discretization_explorer(page: Page, figure: str) -> None:
-    """At several settings every number is the library's, and the curves move."""
-
-    def shown(name: str) -> str:
-        return page.locator(f'{figure} [data-value="{name}"]').inner_text()
-
-    drawn = set()
-    for delta, a in ((0.9, -2.0), (0.05, -4.0), (2.0, -1.5), (1.0, -2.0), (3.0, 0.0)):
-        for control, value in (("delta", delta), ("a", a)):
-            page.locator(f"{figure} [data-input={control}]").evaluate(
-                "(input, value) => { input.value = value;"
-                " input.dispatchEvent(new Event('input', {bubbles: true})); }",
-                value,
-            )
-        one = torch.ones(1, dtype=torch.float64)
-        for name, rule in METHODS.items():
-            A_bar, B_bar = rule(a * one[None], one, delta)
-            assert float(shown(f"{name}.A_bar")) == pytest.approx(A_bar.item(), abs=6e-5)
-            assert float(shown(f"{name}.B_bar")) == pytest.approx(B_bar.item(), abs=6e-5)
-            growth = abs(A_bar.item())
-            sign = "<" if growth < 1 - 1e-12 else ">" if growth > 1 + 1e-12 else "="
-            assert shown(f"{name}.stable").startswith(sign)
-        drawn.add(page.locator(f"{figure} [data-curve=forward_euler]").get_attribute("d"))
-    assert len(drawn) == 5
-
-
-def memory_explorer(page: Page, figure: str) -> None:
-    """The numbers and the drawn curve are those of ``project`` and ``reconstruct``."""
-    x = ecg().x - ecg().x.mean()
-    c = project(x, 32)
-    for at in (0, 9, 31):
-        page.locator(f"{figure} [data-input=time]").evaluate(
-            "(input, value) => { input.value = value;"
-            " input.dispatchEvent(new Event('input', {bubbles: true})); }",
-            at,
-        )
-        end = 1024 * (at + 1) // 32
-        past = reconstruct(c[end - 1], sample_ages(end))
-        error = float((past - x[:end]).norm() / x[:end].norm())
-        shown = {
-            name: float(page.locator(f'{figure} [data-value="{name}"]').inner_text())
-            for name in ("samples", "error", "time")
-        }
-        assert shown["samples"] == end
-        assert shown["error"] == pytest.approx(error, abs=6e-3)
-        assert shown["time"] == pytest.approx(end / 360, abs=6e-3)
-        path = page.locator(f"{figure} [data-curve=memory]").get_attribute("d")
-        drawn = [float(point.split()[1]) for point in path[1:].split("L")]
-        ages = 1 - torch.arange(201, dtype=torch.float64) / 200
-        curve = (reconstruct(c[end - 1], ages) / 80).clamp(-1.6, 3.4)
-        assert drawn == pytest.approx((160 - 44 * curve).tolist(), abs=0.05)
-
-
-def cost_explorer(page: Page, figure: str) -> None:
-    """At several lengths the numbers are those of the formulas, and the cursor moves."""
-    formulas = {
-        "GRU": cost.gru_cost,
-        "attention": cost.attention_cost,
-        "S4D": cost.s4d_cost,
-        "Mamba": cost.mamba_cost,
-    }
-    prefixes = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
-
-    def shown(name: str) -> str:
-        return page.locator(f'{figure} [data-value="{name}"]').inner_text()
-
-    cursors = set()
-    for at in (0, 8, 13, 16):
-        page.locator(f"{figure} [data-input=length]").evaluate(
-            "(input, value) => { input.value = value;"
-            " input.dispatchEvent(new Event('input', {bubbles: true})); }",
-            at,
-        )
-        length = 2 ** (at + 4)
-        assert shown("length") == f"{length:,}"
-        for name, formula in formulas.items():
-            row = formula(length, 1024)
-            wanted = {"forward": row.forward_flops, "step": row.step_flops, "state": 4 * row.state}
-            for key, value in wanted.items():
-                number, _, prefix = shown(f"{name}.{key}").partition(" ")
-                assert float(number) * prefixes[prefix] == pytest.approx(value, rel=6e-3)
-        cursors.add(page.locator(f"{figure} [data-curve=now]").get_attribute("d"))
-    assert len(cursors) == 4
-
-
-INTERACTIVE: dict[str, Callable[[Page, str], None]] = {
-    "cost-explorer": cost_explorer,
-    "memory-explorer": memory_explorer,
-    "discretization-explorer": discretization_explorer,
-}
+# Interactive figures: what a function of linear_time.pictures of the same name makes.
+EXPLORERS = pictures("_explorer")
 
 
 def interactive() -> list[tuple[str, str]]:
@@ -479,8 +371,6 @@ def interactive() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "figure"), interactive())
 def test_interactive_figure(page: Page, address: str, name: str, figure: str) -> None:
-    assert figure in INTERACTIVE, (
-        f"{name}: the interactive figure {figure!r} has no check in INTERACTIVE"
-    )
+    assert figure in EXPLORERS, f"{name}: linear_time.pictures makes no {figure!r}"
     page.goto(address + name)
-    INTERACTIVE[figure](page, f'[data-interactive="{figure}"]')
+    check_interactive(page, f'[data-interactive="{figure}"]', EXPLORERS[figure]())

@@ -1,0 +1,100 @@
+"""The chapters' explorers: what they show is the library's."""
+
+import re
+
+import nbformat
+import pytest
+import torch
+
+from book import CHAPTERS, ROOT, load
+from linear_time import cost
+from linear_time.datasets import ecg
+from linear_time.discretization import METHODS
+from linear_time.hippo import project, reconstruct, sample_ages
+from linear_time.pictures.cost import cost_explorer, short
+from linear_time.pictures.discretization import PANEL, curve, discretization_explorer
+from linear_time.pictures.hippo import memory_explorer
+
+notebooks = load(ROOT / "book" / "notebooks.py")
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_chapters_hold_the_pictures_of_today(path):
+    for output, picture in notebooks.pictured(nbformat.read(path, as_version=4)):
+        says = f"run: python book/notebooks.py renew chapters/{path.name}"
+        assert output.data["text/html"] == picture._repr_html_(), says
+        assert output.data["text/plain"] == repr(picture), says
+
+
+@pytest.mark.parametrize(("delta", "a"), [(0.9, -2.0), (2.0, -1.5), (1.0, -2.0)])
+def test_rules_without_the_script_are_the_librarys(delta, a):
+    html = discretization_explorer(delta, a)._repr_html_()
+    values = dict(re.findall(r'data-value="([\w.]+)">([^<]*)</', html))
+    one = torch.ones(1, dtype=torch.float64)
+    for name, rule in METHODS.items():
+        A_bar, B_bar = rule(a * one[None], one, delta)
+        assert float(values[f"{name}.A_bar"]) == pytest.approx(A_bar.item(), abs=5e-5)
+        assert float(values[f"{name}.B_bar"]) == pytest.approx(B_bar.item(), abs=5e-5)
+        growth = abs(A_bar.item())
+        sign = "&lt;" if growth < 1 else "&gt;" if growth > 1 else "="
+        assert values[f"{name}.stable"].startswith(sign)
+        assert curve(name, delta, a) in html
+    assert float(values["delta"]) == delta and float(values["a"]) == a
+
+
+def test_zero_order_hold_is_drawn_on_the_exact_state():
+    """Its steps are points of the exact curve: a held input is what it assumes."""
+
+    def points(name, delta):
+        return [tuple(map(float, p.split())) for p in curve(name, delta, -2.0)[1:].split("L")]
+
+    exact = dict(points("exact", 1.0))
+    steps = points("zero_order_hold", 0.5)
+    assert len(steps) == 13 and all(abs(exact[t] - h) < 0.11 for t, h in steps)
+    assert steps[0] == (PANEL.at_x(0), pytest.approx(PANEL.at_y(0), abs=0.05))
+    # at its limit of stability forward Euler swings from 0 to twice the exact state, cut at 1.8
+    swing = {h for _, h in points("forward_euler", 1.0)}
+    assert swing == {round(PANEL.at_y(0), 1), round(PANEL.at_y(1.8), 1)}
+
+
+@pytest.mark.parametrize("at", [0, 8, 16])
+def test_costs_are_the_formulas(at):
+    shown = cost_explorer(start=at).shown(at)
+    length = 2 ** (at + 4)
+    assert shown["length"] == f"{length:,}"
+    prefixes = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+    for name in ("GRU", "attention", "S4D", "Mamba"):
+        row = getattr(cost, f"{name.lower()}_cost")(length, 1024)
+        wanted = {"forward": row.forward_flops, "step": row.step_flops, "state": 4 * row.state}
+        for key, value in wanted.items():
+            number, _, prefix = shown[f"{name}.{key}"].partition(" ")
+            assert float(number) * prefixes[prefix] == pytest.approx(value, rel=6e-3)
+
+
+def test_short_numbers_have_three_digits():
+    cases = {
+        1: "1", 999: "999", 1000: "1.00 k", 12_345: "12.3 k", 999_499: "999 k",
+        999_999: "1.00 M", 123_456_789: "123 M", 10**12: "1.00 T",
+    }  # fmt: skip
+    assert {value: short(value) for value in cases} == cases
+
+
+def test_the_memory_is_read_back_and_no_spike_is_cut():
+    made = memory_explorer()
+    x = ecg().x - ecg().x.mean()
+    c = project(x, 32)
+    for at in (0, 9, 31):
+        end = 1024 * (at + 1) // 32
+        past = reconstruct(c[end - 1], sample_ages(end))
+        seen = torch.tensor(made.frames[at].curves["memory"])
+        kept = torch.tensor(range(0, end, 4))
+        assert torch.allclose(seen[: len(kept)], past[kept].to(seen.dtype))
+        assert seen[len(kept) :].isnan().all()
+        shown = made.shown(at)
+        error = float((past - x[:end]).norm() / x[:end].norm())
+        assert shown["samples"] == str(end) and float(shown["error"]) == pytest.approx(
+            error, abs=6e-3
+        )
+        assert float(shown["time"]) == pytest.approx(end / 360, abs=6e-3)
+    low, high = made.panels[0].y_range
+    assert low < x.min() and x.max() < high
