@@ -1,6 +1,7 @@
 """What tests share: one thread, repeatable hypothesis, the switch of the shape check, a browser."""
 
 import os
+import re
 from collections.abc import Generator, Iterator
 
 import jaxtyping
@@ -10,6 +11,7 @@ from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
 import browser
+from contract import CASES
 
 torch.set_num_threads(1)  # many small operations: a second thread only adds waiting
 
@@ -40,3 +42,34 @@ def chromium() -> Iterator[Browser]:
         chrome = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield chrome
         chrome.close()
+
+
+@pytest.hookimpl
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the contract's table: which layer has which property (``test_contract.py``)."""
+    words: dict[str, dict[str, str]] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            test = re.search(r"test_contract\.py::test_(\w+)\[(.*)\]$", report.nodeid)
+            if test is None or report.when != "call":
+                continue
+            column, parameters = test.groups()
+            layer = max((n for n in CASES if parameters.endswith(n)), key=len, default=parameters)
+            entered = dict(report.user_properties).get("contract", "")
+            word = "FAILED" if outcome == "failed" else entered
+            row = words.setdefault(layer, {})
+            row[column] = row[column] if row.get(column) == "FAILED" else word
+    if not words:
+        return
+    columns = sorted({column for row in words.values() for column in row})
+    terminalreporter.section("the contract of a layer")
+    for number, column in enumerate(columns, 1):
+        terminalreporter.write_line(f"{number:>3} {column.replace('_', ' ')}")
+    signs = {"yes": "+", "refused": "r", "FAILED": "F", "": "."}
+    width = max(map(len, words))
+    head = "".join(f"{number:>3}" for number in range(1, len(columns) + 1))
+    terminalreporter.write_line(f"{'':{width}}{head}")
+    for layer in (*(name for name in CASES if name in words), *sorted(words.keys() - CASES)):
+        line = "".join(f"{signs[words[layer].get(column, '')]:>3}" for column in columns)
+        terminalreporter.write_line(f"{layer:{width}}{line}")
+    terminalreporter.write_line("+ holds, r refused by a clear error, . does not apply")

@@ -274,11 +274,22 @@ def sequence(name: str, value: Any, real: bool = False) -> int:
     return value.shape[-1]
 
 
+def precision(dtype: torch.dtype) -> torch.dtype:
+    """The real dtype of a dtype's parts: float64 of complex128."""
+    # dtype.to_real() says the same, and torch.compile does not know it.
+    parts = {
+        torch.complex32: torch.float16,
+        torch.complex64: torch.float32,
+        torch.complex128: torch.float64,
+    }
+    return parts.get(dtype, dtype)
+
+
 def same_precision(**tensors: Tensor) -> torch.dtype:
     """All of one precision (float64 goes with complex128); the joint dtype."""
     (first, reference), *others = tensors.items()
     for name, value in others:
-        if value.dtype.to_real() != reference.dtype.to_real():
+        if precision(value.dtype) != precision(reference.dtype):
             raise TypeError(
                 f"{name}: expected the precision of {first} "
                 f"({reference.dtype}), got {value.dtype}"

@@ -1,0 +1,314 @@
+"""The layers, models and scans of the package, as the contract's tests make them.
+
+A new public layer joins CASES, and every property of ``test_contract.py`` and ``test_gpu.py`` is
+asked of it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from linear_time import (
+    attention,
+    compression,
+    convolution,
+    decoder,
+    dhen,
+    mamba,
+    mixer,
+    perceiver,
+    perceiver_ar,
+    perceiver_io,
+    pyramid,
+    recurrent,
+    s4,
+    scan,
+    selective,
+)
+
+D, VOCAB = 8, 11
+
+
+class Function(nn.Module):
+    """A function as a module, so that it is tested as the layers are."""
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
+
+
+class Case(NamedTuple):
+    make: Callable  # of a type of whole numbers, int or numpy's
+    kind: str  # "mixer", "compressor", "model", "function"
+    inputs: Callable  # (batch, length) -> tensors
+    compiles: bool = True  # no loop whose length is that of the data
+    masked: str = ""  # the argument that takes padding at the left
+    twice: bool = True  # second derivatives are right; else they are refused
+    settled: bool = False  # an input that is no probability, such as a step or a factor
+
+
+def draw(*shape: int, seed: int = 1) -> Tensor:
+    """Standard normal numbers, the same for one seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def sequence(batch: int, length: int) -> tuple[Tensor, ...]:
+    return (draw(batch, length, D),)
+
+
+def tokens(batch: int, length: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(2)
+    return (torch.randint(VOCAB, (batch, length), generator=generator),)
+
+
+def features(batch: int, length: int) -> tuple[Tensor, ...]:
+    return (draw(batch, 6, D),)
+
+
+def asked(batch: int, length: int) -> tuple[Tensor, ...]:
+    return draw(batch, length, D), draw(batch, 5, 6, seed=2)
+
+
+def picture(batch: int, length: int) -> tuple[Tensor, ...]:
+    return (draw(batch, 3, 5, 6),)
+
+
+def heads(batch: int, length: int) -> tuple[Tensor, ...]:
+    return tuple(draw(batch, 2, length, 4, seed=seed) for seed in (1, 2, 3))
+
+
+def factors(batch: int, length: int) -> tuple[Tensor, ...]:
+    return torch.sigmoid(draw(batch, length, D)), draw(batch, length, D, seed=2)
+
+
+def filtered(batch: int, length: int) -> tuple[Tensor, ...]:
+    return draw(batch, D, length), draw(1, D, length, seed=2)
+
+
+def selected(batch: int, length: int) -> tuple[Tensor, ...]:
+    """u, Δ before softplus, A, B, C, D, z and the bias of Δ."""
+    u, delta, z = (draw(batch, D, length, seed=seed) for seed in (1, 2, 3))
+    B, C = (draw(batch, 4, length, seed=seed) for seed in (4, 5))
+    A = -torch.exp(draw(D, 4, seed=6))
+    return u, delta, A, B, C, draw(D, seed=7), z, draw(D, seed=8)
+
+
+def scanned(function: Callable) -> Callable:
+    def call(u, delta, A, B, C, D, z, bias):
+        return function(u, delta, A, B, C, D, z, bias, delta_softplus=True)
+
+    return lambda n: Function(call)
+
+
+def poles(batch: int, length: int) -> tuple[Tensor, ...]:
+    """Logarithms of decays, and frequencies, of N/2 pairs a channel."""
+    return draw(D, 3), draw(D, 3, seed=2)
+
+
+def vandermonde(n: type) -> nn.Module:
+    def call(decay: Tensor, frequency: Tensor) -> Tensor:
+        a_bar = torch.polar(torch.exp(-decay.exp()), frequency)
+        return s4.vandermonde_kernel(a_bar, torch.ones_like(a_bar), 16)
+
+    return Function(call)
+
+
+def language(block: Callable, **options: object) -> Callable:
+    return lambda n: mixer.LanguageModel(block, n(VOCAB), n(D), n(2), **options)
+
+
+LLAMA = {"n_heads": 4, "n_kv_heads": 2, "d_ff": 12}
+
+CASES: dict[str, Case] = {
+    # chapters 01 to 03
+    "ElmanRNN": Case(lambda n: recurrent.ElmanRNN(n(D)), "mixer", sequence, False, "mask"),
+    "GRU": Case(lambda n: recurrent.GRU(n(D)), "mixer", sequence, False, "mask"),
+    "attention": Case(lambda n: Function(attention.attention), "function", heads),
+    "online_softmax_attention": Case(
+        lambda n: Function(lambda q, k, v: attention.online_softmax_attention(q, k, v, block=4)),
+        *("function", heads, False),
+        twice=False,
+    ),
+    "MultiHeadAttention": Case(
+        lambda n: attention.MultiHeadAttention(n(D), n(2)), "compressor", sequence
+    ),
+    "CausalSelfAttention": Case(
+        lambda n: attention.CausalSelfAttention(n(D), n(2)), "mixer", sequence, True, "mask"
+    ),
+    "CausalSelfAttention, tiled": Case(
+        lambda n: attention.CausalSelfAttention(n(D), n(2), block=n(4)),
+        *("mixer", sequence, False, "mask"),
+        twice=False,
+    ),
+    "RMSNorm": Case(lambda n: decoder.RMSNorm(n(D)), "compressor", sequence),
+    "SwiGLU": Case(lambda n: decoder.SwiGLU(n(D), n(12)), "compressor", sequence),
+    "GroupedQueryAttention": Case(
+        lambda n: decoder.GroupedQueryAttention(n(D), n(4), n(2)), "mixer", sequence, True, "mask"
+    ),
+    "LlamaBlock": Case(
+        lambda n: decoder.LlamaBlock(n(D), n(4), n(2), n(12)), "mixer", sequence, True, "mask"
+    ),
+    "LlamaLM": Case(
+        lambda n: decoder.LlamaLM(n(VOCAB), n(D), n(2), **LLAMA), "model", tokens, True, "mask"
+    ),
+    # chapters 05 to 07
+    "LinearCompression": Case(
+        lambda n: compression.LinearCompression(n(6), n(3)), "compressor", features
+    ),
+    "MeanPooling": Case(lambda n: compression.MeanPooling(n(6), n(4)), "compressor", features),
+    "LowRank": Case(lambda n: compression.LowRank(n(6), n(3), n(2)), "compressor", features),
+    "PyramidCompression": Case(
+        lambda n: pyramid.PyramidCompression((n(6), n(3), n(2))), "compressor", features
+    ),
+    "InceptionBlock": Case(
+        lambda n: pyramid.InceptionBlock(n(3), n(2), n(2), n(4), n(2), n(4), n(2)),
+        *("compressor", picture),
+    ),
+    "factorization_machine": Case(
+        lambda n: Function(dhen.factorization_machine), "function", features
+    ),
+    "FactorizationMachine": Case(
+        lambda n: dhen.FactorizationMachine(n(6), n(3), n(D), n(2), (n(8),)),
+        *("compressor", features),
+    ),
+    "CrossNetwork": Case(
+        lambda n: dhen.CrossNetwork(n(6), n(3), n(D), n(2)), "compressor", features
+    ),
+    "SelfAttention": Case(lambda n: dhen.SelfAttention(n(6), n(3), n(D)), "compressor", features),
+    "Convolution": Case(lambda n: dhen.Convolution(n(6), n(3), n(D)), "compressor", features),
+    "MLP": Case(lambda n: dhen.MLP(n(6), n(3), n(D), (n(8),)), "compressor", features),
+    "DHEN": Case(
+        lambda n: dhen.DHEN(
+            lambda n_in: dhen.DHENLayer(
+                [dhen.CrossNetwork(n_in, n(3), n(D)), compression.LinearCompression(n_in, n(3))],
+                n(D),
+            ),
+            *(n(6), n(D), n(2)),
+        ),
+        *("compressor", features),
+    ),
+    "Wukong": Case(
+        lambda n: dhen.Wukong(n(6), n(D), n(2), n(3), n(3), n(2), (n(8),)), "compressor", features
+    ),
+    # chapters 08 to 10
+    "CrossAttention": Case(lambda n: perceiver.CrossAttention(n(D), n(2)), "compressor", sequence),
+    "Perceiver": Case(
+        lambda n: perceiver.Perceiver(n(D), n(4), n(12), n(2), n(2), n(2)), "compressor", sequence
+    ),
+    "PerceiverClassifier": Case(
+        lambda n: perceiver.PerceiverClassifier(perceiver.Perceiver(n(D), n(4), n(12)), n(5)),
+        *("compressor", sequence),
+    ),
+    "fourier_features": Case(
+        lambda n: Function(lambda p: perceiver.fourier_features(p.tanh(), 16, 64)),
+        *("function", sequence),
+    ),
+    "PerceiverIO": Case(
+        lambda n: perceiver_io.PerceiverIO(n(D), n(4), n(12), n(6), n(2)),
+        *("compressor", asked),
+    ),
+    "PerceiverAR": Case(
+        lambda n: perceiver_ar.PerceiverAR(n(VOCAB), n(D), n(3), n(4), **LLAMA),
+        *("model", tokens, True, "mask"),
+    ),
+    # chapters 12 to 15
+    "causal_convolution": Case(
+        lambda n: Function(convolution.causal_convolution), "function", filtered
+    ),
+    "vandermonde_kernel": Case(vandermonde, "function", poles, settled=True),
+    "S4": Case(lambda n: s4.S4(n(D), n(4)), "mixer", sequence, True, "mask"),
+    "S4D": Case(lambda n: s4.S4D(n(D), n(4)), "mixer", sequence, True, "mask"),
+    "S4D, bilinear": Case(
+        lambda n: s4.S4D(n(D), n(4), rule="bilinear"), "mixer", sequence, True, "mask"
+    ),
+    # chapters 16 to 18
+    "linear_scan": Case(lambda n: Function(scan.linear_scan), "function", factors, False),
+    "sequential_scan": Case(lambda n: Function(scan.sequential_scan), "function", factors, False),
+    "hillis_steele_scan": Case(
+        lambda n: Function(scan.hillis_steele_scan), "function", factors, False
+    ),
+    "blelloch_scan": Case(lambda n: Function(scan.blelloch_scan), "function", factors, False),
+    "chunked_scan": Case(
+        lambda n: Function(lambda a, b: scan.chunked_scan(a, b, chunk=4)),
+        "function",
+        factors,
+        False,
+    ),
+    "selective_scan": Case(
+        scanned(selective.selective_scan), "function", selected, False, twice=False
+    ),
+    "selective_scan_reference": Case(
+        scanned(selective.selective_scan_reference), "function", selected, False
+    ),
+    "Selective": Case(
+        lambda n: selective.Selective(n(D), n(4)), "mixer", sequence, False, "mask", twice=False
+    ),
+    "Selective, fixed": Case(
+        lambda n: selective.Selective(n(D), n(4), None, False, False),
+        *("mixer", sequence, False, "mask"),
+        twice=False,
+    ),
+    "Selective, zero-order hold": Case(
+        lambda n: selective.Selective(n(D), n(4), rule="zero_order_hold"),
+        *("mixer", sequence, False, "mask"),
+        twice=False,
+    ),
+    "Mamba": Case(lambda n: mamba.Mamba(n(D), n(4)), "mixer", sequence, False, "mask", twice=False),
+    "MambaLM": Case(
+        lambda n: mamba.MambaLM(mamba.MambaConfig(vocab_size=n(VOCAB), d_model=n(D), n_layer=n(2))),
+        *("model", tokens, False, "mask"),
+        twice=False,
+    ),
+    # the frame
+    "Residual": Case(lambda n: mixer.Residual(s4.S4D(n(D), n(4))), "mixer", sequence, True, "mask"),
+    "LanguageModel": Case(
+        language(lambda: mixer.Residual(s4.S4D(D, 4))), "model", tokens, True, "mask"
+    ),
+    "LanguageModel, untied": Case(
+        language(lambda: mixer.Residual(recurrent.GRU(D)), tied=False, rows=16),
+        *("model", tokens, False, "mask"),
+    ),
+    "SequenceClassifier": Case(
+        lambda n: mixer.SequenceClassifier(
+            lambda: mixer.Residual(s4.S4D(D, 4)), n(D), n(5), n(D), n(2)
+        ),
+        *("compressor", sequence, True, "mask"),
+    ),
+}
+
+
+def make(name: str, whole: type = int) -> nn.Module:
+    """The case's module in float32, the same at every call."""
+    torch.manual_seed(0)
+    return CASES[name].make(whole)
+
+
+def inputs(name: str, batch: int = 2, length: int = 9) -> tuple[Tensor, ...]:
+    """The case's inputs in float32, and token ids as they are."""
+    return CASES[name].inputs(batch, length)
+
+
+def cast(values: tuple[Tensor, ...], to: torch.dtype | torch.device) -> tuple[Tensor, ...]:
+    """Floating-point inputs in another dtype or on another device; whole numbers moved only."""
+    moved = []
+    for value in values:
+        is_dtype = isinstance(to, torch.dtype)
+        moved.append(value if is_dtype and not value.is_floating_point() else value.to(to))
+    return tuple(moved)
+
+
+def tensors(state: object) -> list[Tensor]:
+    """The tensors of a state, whatever it is made of."""
+    if isinstance(state, Tensor):
+        return [state]
+    if isinstance(state, dict):
+        return [t for part in state.values() for t in tensors(part)]
+    if isinstance(state, (list, tuple)):
+        return [t for part in state for t in tensors(part)]
+    inside = getattr(state, "__dict__", None)
+    return tensors(inside) if inside else []
