@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from linear_time.checkpoints import load, read, setting
+from linear_time.checkpoints import Layout, Setting, load, read, setting
 
 pytestmark = pytest.mark.bad_input
 INDEX = "model.safetensors.index.json"
@@ -302,3 +302,92 @@ def test_settings():
     ]:
         with pytest.raises(ValueError, match=f"^config.json: {message}"):
             setting(config, name, kind)
+
+
+# --- layout --------------------------------------------------------------------------------------
+
+SMALL = Layout(
+    model_type="small",
+    settings={
+        "width": Setting("d", int),
+        "rate": Setting("r", (int, float), 0.5, "inner"),
+        "name": Setting("n", str, None),
+    },
+    only={"act": "relu", "bias": False},
+    keys={"0": "net.first", "1.*.part": "net.*.other"},
+)
+
+
+def test_arguments_of_a_folder():
+    small = {"model_type": "small", "d": 3}
+    assert SMALL.arguments(small) == {"width": 3, "rate": 0.5, "name": None}
+    for more, rate in (
+        ({"inner": {"r": 2}}, 2),
+        ({"r": 2}, 2),  # where older writers had it
+        ({"inner": {"r": 2}, "r": 3}, 2),
+        ({"inner": {"r": None}, "r": None}, 0.5),
+        ({"inner": None, "act": None, "unknown": [1]}, 0.5),
+        ({"act": "relu", "inner": {"bias": False}}, 0.5),
+    ):
+        assert SMALL.arguments({**small, **more})["rate"] == rate
+    for more, message in (
+        ({"model_type": None}, r"expected model_type \(str\), got null"),
+        ({"model_type": "large"}, "expected model_type = 'small', the only one .*, got 'large'"),
+        ({"d": None}, r"expected d \(int\), got null"),
+        ({"inner": [1]}, "expected inner to be dict, got a list"),
+        ({"inner": {"r": "1"}}, "expected r to be int or float, got '1'"),
+        ({"act": "gelu"}, "expected act = 'relu', the only one supported, got 'gelu'"),
+        ({"inner": {"bias": True}}, "expected bias = False, .*got True"),
+    ):
+        with pytest.raises(ValueError, match=f"^config.json: {message}"):
+            SMALL.arguments({**small, **more})
+
+
+def test_keys_of_a_layout():
+    names = {
+        "0": "net.first",
+        "0.weight": "net.first.weight",
+        "00.weight": "00.weight",  # a part, not a beginning
+        "1.12.part.weight": "net.12.other.weight",
+        "1.x.part.weight": "1.x.part.weight",
+        "2.0.weight": "2.0.weight",
+    }
+    for name, key in names.items():
+        assert SMALL.key(name) == key
+
+
+def tied(wide=False):
+    return Layout(
+        settings={},
+        only={},
+        keys={"0": "embedding", "1": "norm"} | ({"2": "head"} if wide else {}),
+        same=("embedding.weight", "old.weight", "head.weight"),
+        derived=("inv_freq",),
+    )
+
+
+def test_one_matrix_under_some_of_its_keys():
+    one, other = torch.rand(4, 3), torch.rand(4, 3)
+    norm = {"norm.weight": torch.ones(3)}
+    names = ("embedding.weight", "old.weight", "head.weight")
+    for some in (names[:1], names[1:2], names[2:], names[1:], names):
+        mine = nn.Sequential(nn.Embedding(4, 3), nn.RMSNorm(3))
+        given = {**norm, **dict.fromkeys(some, one), "layers.3.inv_freq": torch.ones(2)}
+        tied().load(mine, given)
+        assert torch.equal(mine[0].weight, one)
+        assert "layers.3.inv_freq" in given  # the caller's own
+        if len(some) > 1:
+            with pytest.raises(ValueError, match=f"^{some[-1]}: expected the values of embedding"):
+                tied().load(mine, {**given, some[-1]: other})
+            for bad in (one[:3], one[None], one.mT):
+                with pytest.raises(ValueError, match=f"^{some[-1]}: expected the values of"):
+                    tied().load(mine, {**given, some[-1]: bad})
+            assert torch.equal(mine[0].weight, one)
+    tied().load(mine, {**norm, names[0]: one.half(), names[2]: one.half().float()})
+    assert torch.equal(mine[0].weight, one.half().float())
+    # a head of its own is a tensor of the model
+    mine.append(nn.Linear(3, 4, bias=False))
+    tied(wide=True).load(mine, {**norm, names[1]: one, names[2]: other})
+    assert torch.equal(mine[0].weight, one) and torch.equal(mine[2].weight, other)
+    with pytest.raises(ValueError, match=r"^head.weight: .*got no such key"):
+        tied(wide=True).load(mine, {**norm, names[0]: one})

@@ -433,6 +433,47 @@ def test_a_tied_head_may_be_stored_twice_but_not_differ(folder, tmp_path):
 
 
 @torch.no_grad()
+def test_a_tied_head_under_either_name_alone(folder, tmp_path):
+    changed(folder, tmp_path, {"tie_word_embeddings": True}, {"lm_head.weight": None})
+    tokens = tokens_of(2, 8)
+    model = LlamaLM.from_pretrained(tmp_path)
+    assert model.head is None
+    wanted = model(tokens)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert torch.equal(LlamaLM.from_pretrained(tmp_path)(tokens), wanted)
+    del tensors["lm_head.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"^model.embed_tokens.weight: .*got no such key"):
+        LlamaLM.from_pretrained(tmp_path)
+
+
+@torch.no_grad()
+def test_angles_in_old_files_are_ignored(folder, tmp_path):
+    """Writers before version 4.32 stored them, layer by layer."""
+    angles = 10_000 ** (-torch.arange(0, 6, 2) / 6)
+    old = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": angles.clone() for i in range(3)}
+    tokens = tokens_of(2, 30)
+    wanted = LlamaLM.from_pretrained(folder)(tokens)
+    ours = LlamaLM.from_pretrained(changed(folder, tmp_path, None, old))
+    assert torch.equal(ours(tokens), wanted)
+
+
+@torch.no_grad()
+def test_nulls_where_there_is_a_default(tmp_path):
+    theirs = save(tmp_path, num_key_value_heads=None, rms_norm_eps=1e-6, rope_parameters=None)
+    config = json.loads((tmp_path / "config.json").read_text())
+    nulls = ("num_key_value_heads", "rms_norm_eps", "rope_parameters", "head_dim", "hidden_act")
+    nulls += ("tie_word_embeddings", "attention_bias")
+    assert config.keys() >= set(nulls)
+    (tmp_path / "config.json").write_text(json.dumps({**config, **dict.fromkeys(nulls)}))
+    tokens = tokens_of(2, 30)
+    ours = LlamaLM.from_pretrained(tmp_path)(tokens)
+    torch.testing.assert_close(ours, theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
 def test_settings_of_transformers_before_version_5(folder, tmp_path):
     changed(folder, tmp_path, {"rope_parameters": None, "rope_theta": 5000.0})
     config = json.loads((tmp_path / "config.json").read_text())
@@ -444,11 +485,17 @@ def test_settings_of_transformers_before_version_5(folder, tmp_path):
 
 @torch.no_grad()
 def test_shards_of_transformers(folder, tmp_path):
-    LlamaForCausalLM.from_pretrained(folder).save_pretrained(tmp_path, max_shard_size="20KB")
+    theirs = LlamaForCausalLM.from_pretrained(folder)
+    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     tokens = tokens_of(2, 30)
     one, many = (LlamaLM.from_pretrained(place)(tokens) for place in (folder, tmp_path))
     assert torch.equal(one, many)
+    theirs.bfloat16().save_pretrained(tmp_path / "half", max_shard_size="20KB")
+    half = LlamaLM.from_pretrained(tmp_path / "half")
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "half", dtype=torch.float32)
+    torch.testing.assert_close(half(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5)
 
 
 # --- bad input -----------------------------------------------------------------------------------

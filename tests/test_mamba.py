@@ -478,9 +478,68 @@ def test_the_released_settings_of_a_layer(tmp_path):
         tmp_path / "hf", tmp_path, ssm_cfg=layer, vocab_size=50, pad_vocab_size_multiple=8
     )
     ours = MambaLM.from_pretrained(tmp_path)
-    assert ours.config.vocab_size == 56  # 50 filled up to a multiple of 8
-    wanted = MambaLM.from_pretrained(tmp_path / "hf")(tokens_of(2, 20))
-    assert torch.equal(ours(tokens_of(2, 20)), wanted)
+    assert (ours.vocab_size, ours.config.rows) == (50, 56)  # 50 filled up to a multiple of 8
+    tokens = tokens_of(2, 20).clamp(max=49)
+    assert torch.equal(ours(tokens), MambaLM.from_pretrained(tmp_path / "hf")(tokens))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("multiple", [8, None])
+def test_the_fill_of_the_vocabulary_is_never_sampled(tmp_path, multiple):
+    """53 tokens in a matrix of 56 rows, the last of which have the largest logits by far."""
+    (tmp_path / "hf").mkdir()
+    theirs = save(tmp_path / "hf", vocab_size=56)
+    assert MambaLM.from_pretrained(tmp_path / "hf").vocab_size == 56  # it says so
+    released_folder(tmp_path / "hf", tmp_path, vocab_size=53, pad_vocab_size_multiple=multiple)
+    ours = MambaLM.from_pretrained(tmp_path)
+    tokens = tokens_of(2, 6)
+    torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+    direction = ours.norm(ours.blocks[0](ours.embedding(tokens)))
+    ours.embedding.weight[53:] = 1e3 * direction[0, -1].sign()
+    for temperature in (0, 1, 5.0):
+        assert (ours.generate(tokens, 30, temperature) < 53).all()
+    with pytest.raises(ValueError, match=r"^tokens: .*in 0 … 52, got values"):
+        ours(torch.tensor([[53]]))
+
+
+def save_only(tensors, folder):
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("style", ["released", "hugging face"])
+def test_the_tied_matrix_under_any_of_its_names(folder, tmp_path, style):
+    if style == "released":
+        released_folder(folder, tmp_path)
+    else:
+        changed(folder, tmp_path)
+    tokens = tokens_of(2, 8)
+    wanted = MambaLM.from_pretrained(folder)(tokens)
+    tensors = load_file(tmp_path / "model.safetensors")
+    names = ("backbone.embedding.weight", "backbone.embeddings.weight", "lm_head.weight")
+    found = [tensors.pop(name) for name in names if name in tensors]
+    for some in (names[:1], names[1:2], names[2:], names[:2], names[1:], names):
+        save_only({**tensors, **{name: found[0].clone() for name in some}}, tmp_path)
+        assert torch.equal(MambaLM.from_pretrained(tmp_path)(tokens), wanted), some
+    save_only(tensors, tmp_path)
+    with pytest.raises(ValueError, match=r"^backbone.embeddings?.weight: .*got no such key"):
+        MambaLM.from_pretrained(tmp_path)
+
+
+@torch.no_grad()
+def test_shards_and_nulls_where_there_is_a_default(folder, tmp_path):
+    model = MambaForCausalLM.from_pretrained(folder)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    config = json.loads((tmp_path / "config.json").read_text())
+    nulls = ("state_size", "expand", "conv_kernel", "time_step_rank", "use_bias", "hidden_act")
+    nulls += ("use_conv_bias", "layer_norm_epsilon", "tie_word_embeddings")
+    assert config.keys() >= set(nulls)
+    (tmp_path / "config.json").write_text(json.dumps({**config, **dict.fromkeys(nulls)}))
+    tokens = tokens_of(2, 8)
+    ours = MambaLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(ours(tokens), model(tokens).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_a_layer_of_half_precision_is_read_into_float32(folder, tmp_path):
@@ -536,7 +595,7 @@ EMBEDDING = "backbone.embeddings.weight"
         ({X_PROJ: torch.ones(48, 34)}, rf"^{X_PROJ}: expected shape \(34, 48\), got .*\(48, 34\)"),
         ({X_PROJ: torch.full((34, 48), math.nan)}, f"^{X_PROJ}: expected finite values"),
         ({EMBEDDING: None}, rf"^{EMBEDDING}: expected a tensor of shape \(53, 24\), got no such"),
-        ({"backbone.embedding.weight": torch.ones(53, 24)}, f"^{EMBEDDING}: expected no such key"),
+        ({"backbone.embedding.weight": torch.ones(53, 24)}, f"embedding.weight: .*of {EMBEDDING}"),
         ({"backbone.norm_f.weight": None}, "^backbone.norm_f.weight: .*got no such key"),
         ({"lm_head.weight": torch.ones(53, 24)}, f"^lm_head.weight: .*values of {EMBEDDING}"),
         ({"backbone.layers.0.mlp.fc1.weight": torch.ones(2)}, "mlp.fc1.weight: expected no such"),

@@ -294,6 +294,24 @@ def test_settings_that_do_not_fit(image, tmp_path, settings, message):
         PerceiverImageClassifier.from_pretrained(changed(image[0], tmp_path, **settings))
 
 
+def test_nulls_where_there_is_a_default_shards_and_half_precision(language, tmp_path):
+    folder, theirs = language
+    theirs = PerceiverForMaskedLM.from_pretrained(folder).bfloat16()
+    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    config = json.loads((tmp_path / "config.json").read_text())
+    nulls = ("self_attention_widening_factor", "cross_attention_widening_factor", "hidden_act")
+    nulls += ("use_query_residual",)
+    assert config.keys() >= set(nulls)
+    (tmp_path / "config.json").write_text(json.dumps({**config, **dict.fromkeys(nulls)}))
+    tokens = torch.randint(30, (2, 20), generator=torch.Generator().manual_seed(0))
+    ours = PerceiverMaskedLM.from_pretrained(tmp_path)
+    assert {parameter.dtype for parameter in ours.parameters()} == {torch.float32}
+    with torch.no_grad():
+        wanted = theirs.float().eval()(tokens).logits
+        torch.testing.assert_close(ours(tokens), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_one_model_is_not_the_other(language, image):
     with pytest.raises(ValueError, match=r"no such key|n_heads"):
         PerceiverImageClassifier.from_pretrained(language[0])

@@ -4,12 +4,17 @@ A folder in the Hugging Face layout has the settings in ``config.json`` and
 the tensors in ``model.safetensors``, or in several such files that
 ``model.safetensors.index.json`` lists. Nothing else is opened: a pickled
 ``pytorch_model.bin`` could run any code when it is read.
+
+What such a folder may say, and how its keys name a model's tensors, is a
+``Layout``: a table beside each model that is loaded from folders.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -21,7 +26,7 @@ from linear_time import _validate
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_REQUIRED = object()
+REQUIRED = object()  # in the place of a default: there is none
 
 
 def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -75,7 +80,7 @@ def setting(
     config: Mapping[str, Any],
     name: str,
     kind: type | tuple[type, ...],
-    default: Any = _REQUIRED,
+    default: Any = REQUIRED,
 ) -> Any:
     """One entry of the settings, of the right type.
 
@@ -93,7 +98,7 @@ def setting(
     kinds = kind if isinstance(kind, tuple) else (kind,)
     wanted = " or ".join(each.__name__ for each in kinds)
     if value is None:
-        if default is _REQUIRED:
+        if default is REQUIRED:
             raise ValueError(
                 f"{CONFIG}: expected {name} ({wanted}), got "
                 + ("null" if name in config else "no such key")
@@ -106,6 +111,103 @@ def setting(
             f"got {_validate.describe(value)}"
         )
     return value
+
+
+class Setting(NamedTuple):
+    """Where an argument of a model stands in ``config.json``."""
+
+    name: str
+    kind: type | tuple[type, ...]
+    default: Any = REQUIRED
+    inside: str | None = None  # an object of the settings that may hold it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What the folders of one kind of model may say, as data."""
+
+    #: Of each argument of the model: where it stands.
+    settings: Mapping[str, Setting]
+    #: What ``model_type`` must be; None: no such setting is asked for.
+    model_type: str | None = None
+    #: What a setting must be where it is there, at the top or in an object
+    #: that ``settings`` names: another value is another model.
+    only: Mapping[str, Any]
+    #: Of each part of the model, by its own name: the file's. ``*`` is a
+    #: number; the rest of a tensor's name is the same on both sides.
+    keys: Mapping[str, str]
+    #: Keys of one matrix, which a writer may store under any of them, or
+    #: under several: the first is the file's key of the model's tensor. A
+    #: head that is not tied is a tensor of the model, and none of them.
+    same: tuple[str, ...] = ()
+    #: Ends of keys that say nothing new, and are ignored.
+    derived: tuple[str, ...] = ()
+
+    def arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of the model, from the settings of a folder.
+
+        Raises:
+            ValueError: a setting is missing, is of another type, or says
+                what the model does not have.
+        """
+        if self.model_type is not None:
+            found = setting(config, "model_type", str)
+            _check_only("model_type", found, self.model_type)
+        objects = {
+            entry.inside: setting(config, entry.inside, dict, {})
+            for entry in self.settings.values()
+            if entry.inside is not None
+        }
+        for where in (config, *objects.values()):
+            for name, only in self.only.items():
+                if where.get(name) is not None:
+                    _check_only(name, where[name], only)
+        found = {}
+        for argument, entry in self.settings.items():
+            where = config
+            if entry.inside is not None:
+                inside = objects[entry.inside]
+                where = config if inside.get(entry.name) is None else inside
+            found[argument] = setting(
+                where, entry.name, entry.kind, entry.default
+            )
+        return found
+
+    def key(self, name: str) -> str:
+        """The file's key of a tensor, from the model's own name of it."""
+        for ours, theirs in self.keys.items():
+            pattern = re.escape(ours).replace(r"\*", r"(\d+)")
+            match = re.match(rf"{pattern}(?=\.|$)", name)
+            if match:
+                for number in match.groups():
+                    theirs = theirs.replace("*", number, 1)
+                return theirs + name[match.end() :]
+        return name
+
+    def load(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Copy a folder's tensors into a model: all of them, or none.
+
+        Raises:
+            ValueError: as the function ``load``; or one matrix stands under
+                two keys with different values.
+        """
+        wanted = {self.key(name) for name in model.state_dict()}
+        tensors = {
+            key: value
+            for key, value in tensors.items()
+            if not key.endswith(self.derived)
+        }
+        for key in self.same[1:]:
+            if key not in tensors or key in wanted:
+                continue
+            value = tensors.pop(key)
+            first = tensors.setdefault(self.same[0], value)
+            if not _equal(first, value):
+                raise ValueError(
+                    f"{key}: expected the values of {self.same[0]}, since "
+                    "both name one matrix, got others"
+                )
+        load(model, tensors, self.key)
 
 
 @torch.no_grad()
@@ -160,6 +262,20 @@ def load(
         raise ValueError("\n".join(shown) + end)
     for key, value in own.items():
         value.copy_(tensors[key])
+
+
+def _check_only(name: str, value: Any, only: Any) -> None:
+    if value != only:
+        raise ValueError(
+            f"{CONFIG}: expected {name} = {only!r}, the only one supported, "
+            f"got {value!r}"
+        )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether the values are the same, in the wider of two dtypes."""
+    dtype = torch.promote_types(one.dtype, other.dtype)
+    return torch.equal(one.to(dtype), other.to(dtype))
 
 
 def _mismatch(own: Tensor, given: Tensor) -> str | None:

@@ -21,6 +21,7 @@ from linear_time.attention import (
     join_heads,
     split_heads,
 )
+from linear_time.checkpoints import Setting
 from linear_time.mixer import LanguageModel, SequenceMixer
 
 
@@ -388,17 +389,12 @@ class LlamaLM(LanguageModel):
                 have, such as scaled rotary frequencies.
         """
         config, tensors = checkpoints.read(folder)
-        model = cls(**_arguments(config))
-        embedding, head = "model.embed_tokens.weight", "lm_head.weight"
-        if model.head is None and head in tensors and embedding in tensors:
-            # Some writers store a tied matrix under both names.
-            if not torch.equal(tensors[head], tensors[embedding]):
-                raise ValueError(
-                    f"{head}: expected the values of {embedding}, since "
-                    "tie_word_embeddings is true, got others"
-                )
-            del tensors[head]
-        checkpoints.load(model, tensors, _hugging_face_key)
+        arguments = LAYOUT.arguments(config)
+        arguments["n_kv_heads"] = (
+            arguments["n_kv_heads"] or arguments["n_heads"]
+        )
+        model = cls(**arguments)
+        LAYOUT.load(model, tensors)
         return model
 
 
@@ -410,71 +406,48 @@ def _check_even(name: str, width: int) -> None:
         )
 
 
-# What a setting must be if it is there; another value is another model.
-_ONLY: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "rope_scaling": None,
-    "quantization_config": None,
-    "partial_rotary_factor": 1,
-    "sliding_window": None,
-}
+_NUMBER = (int, float)
 
-
-def _arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """LlamaLM's arguments from the settings of Hugging Face's Llama."""
-    checkpoints.setting(config, "model_type", str)
-    # Since version 5 the rotary settings stand in a dictionary of their own.
-    rotary = checkpoints.setting(config, "rope_parameters", dict, {})
-    for where in (config, rotary):
-        for name, only in {**_ONLY, "rope_type": "default"}.items():
-            value = where.get(name)
-            if value is not None and value != only:
-                raise ValueError(
-                    f"config.json: expected {name} = {only!r}, the only one "
-                    f"supported, got {value!r}"
-                )
-    number = (int, float)
-    base = checkpoints.setting(config, "rope_theta", number, 10_000.0)
-    n_heads = checkpoints.setting(config, "num_attention_heads", int)
-    return {
-        "vocab_size": checkpoints.setting(config, "vocab_size", int),
-        "d_model": checkpoints.setting(config, "hidden_size", int),
-        "n_layer": checkpoints.setting(config, "num_hidden_layers", int),
-        "tied": checkpoints.setting(config, "tie_word_embeddings", bool, False),
-        "eps": checkpoints.setting(config, "rms_norm_eps", number, 1e-6),
-        "n_heads": n_heads,
-        "n_kv_heads": checkpoints.setting(
-            config, "num_key_value_heads", int, n_heads
-        ),
-        "d_ff": checkpoints.setting(config, "intermediate_size", int),
-        "base": checkpoints.setting(rotary, "rope_theta", number, base),
-        "d_head": checkpoints.setting(config, "head_dim", int, None),
-    }
-
-
-_HUGGING_FACE = {
-    "embedding": "model.embed_tokens",
-    "norm": "model.norm",
-    "head": "lm_head",
-    "attention_norm": "input_layernorm",
-    "mlp_norm": "post_attention_layernorm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.out": "self_attn.o_proj",
-    "mlp.gate": "mlp.gate_proj",
-    "mlp.up": "mlp.up_proj",
-    "mlp.down": "mlp.down_proj",
-}
-
-
-def _hugging_face_key(name: str) -> str:
-    """``blocks.3.mlp.up.weight`` is ``model.layers.3.mlp.up_proj.weight``."""
-    part = name.removesuffix(".weight")
-    if not part.startswith("blocks."):
-        return f"{_HUGGING_FACE[part]}.weight"
-    _, layer, part = part.split(".", 2)
-    return f"model.layers.{layer}.{_HUGGING_FACE[part]}.weight"
+#: Folders of Hugging Face's Llama. Since version 5 its rotary settings stand
+#: in an object of their own.
+LAYOUT = checkpoints.Layout(
+    model_type="llama",
+    settings={
+        "vocab_size": Setting("vocab_size", int),
+        "d_model": Setting("hidden_size", int),
+        "n_layer": Setting("num_hidden_layers", int),
+        "tied": Setting("tie_word_embeddings", bool, False),
+        "eps": Setting("rms_norm_eps", _NUMBER, 1e-6),
+        "n_heads": Setting("num_attention_heads", int),
+        "n_kv_heads": Setting("num_key_value_heads", int, None),
+        "d_ff": Setting("intermediate_size", int),
+        "base": Setting("rope_theta", _NUMBER, 10_000.0, "rope_parameters"),
+        "d_head": Setting("head_dim", int, None),
+    },
+    only={
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rope_scaling": None,
+        "rope_type": "default",
+        "quantization_config": None,
+        "partial_rotary_factor": 1,
+        "sliding_window": None,
+    },
+    keys={
+        "embedding": "model.embed_tokens",
+        "norm": "model.norm",
+        "head": "lm_head",
+        "blocks.*.attention_norm": "model.layers.*.input_layernorm",
+        "blocks.*.mlp_norm": "model.layers.*.post_attention_layernorm",
+        "blocks.*.attention.query": "model.layers.*.self_attn.q_proj",
+        "blocks.*.attention.key": "model.layers.*.self_attn.k_proj",
+        "blocks.*.attention.value": "model.layers.*.self_attn.v_proj",
+        "blocks.*.attention.out": "model.layers.*.self_attn.o_proj",
+        "blocks.*.mlp.gate": "model.layers.*.mlp.gate_proj",
+        "blocks.*.mlp.up": "model.layers.*.mlp.up_proj",
+        "blocks.*.mlp.down": "model.layers.*.mlp.down_proj",
+    },
+    same=("model.embed_tokens.weight", "lm_head.weight"),
+    derived=("rotary_emb.inv_freq",),  # the angles, in old files
+)

@@ -15,7 +15,7 @@ of the convolution, (d_inner, taps − 1).
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from linear_time import _validate, checkpoints
+from linear_time.checkpoints import Setting
 from linear_time.mixer import (
     LanguageModel,
     Residual,
@@ -259,7 +260,7 @@ def delta_bias(
 class MambaConfig:
     """The settings of a language model; those of a layer as for ``Mamba``."""
 
-    vocab_size: int  # number of tokens, and of rows of the embedding
+    vocab_size: int  # number of tokens
     d_model: int  # width of the blocks
     n_layer: int  # number of blocks
     N: int = 16
@@ -272,6 +273,7 @@ class MambaConfig:
     bias: bool = False
     conv_bias: bool = True
     eps: float | int = 1e-5  # of the norms
+    rows: int | None = None  # of the embedding, ≥ vocab_size; None: as many
 
     def mixer(self) -> Mamba:
         """One layer with these settings."""
@@ -309,6 +311,7 @@ class MambaLM(LanguageModel):
             config.d_model,
             config.n_layer,
             eps=config.eps,
+            rows=config.rows,
         )
         self.config = config
         for one in self.blocks:
@@ -332,108 +335,84 @@ class MambaLM(LanguageModel):
                 ``checkpoints.load``; also settings that this model does not
                 have.
         """
-        settings, tensors = checkpoints.read(folder)
-        model = cls(MambaConfig(**_arguments(settings)))
-        released = "backbone.embedding.weight"
-        hugging_face = "backbone.embeddings.weight"
-        embedding = released if released in tensors else hugging_face
-        head = tensors.pop("lm_head.weight", None)
-        # A tied matrix may be stored under both names, or under one.
-        matrix = tensors.get(embedding)
-        both = head is not None and matrix is not None
-        if both and not torch.equal(head, matrix):  # type: ignore[arg-type]
-            raise ValueError(
-                f"lm_head.weight: expected the values of {embedding}, since "
-                "the head is tied to it, got others"
-            )
-        names = {"embedding.weight": embedding, "norm.weight": _FINAL_NORM}
-
-        def rename(name: str) -> str:
-            """``blocks.3.mixer.D`` is ``backbone.layers.3.mixer.D``."""
-            layer = name.replace("blocks.", "backbone.layers.", 1)
-            return names.get(name, layer)
-
-        checkpoints.load(model, tensors, rename)
+        config, tensors = checkpoints.read(folder)
+        released = "d_model" in config and "model_type" not in config
+        layout = RELEASED if released else HUGGING_FACE
+        arguments = layout.arguments(config)
+        if isinstance(arguments["rank"], str):
+            if arguments["rank"] != "auto":
+                raise ValueError(
+                    f"config.json: expected {layout.settings['rank'].name} to "
+                    f"be a number or 'auto', got {arguments['rank']!r}"
+                )
+            arguments["rank"] = None
+        # The released code fills its matrix up to a multiple of this.
+        fill = arguments.pop("fill", 1)
+        _validate.count("config.json: pad_vocab_size_multiple", fill)
+        vocab_size = arguments["vocab_size"]
+        model = cls(
+            MambaConfig(**arguments, rows=vocab_size + -vocab_size % fill)
+        )
+        layout.load(model, tensors)
         return model
 
 
-_FINAL_NORM = "backbone.norm_f.weight"
-
-
-# Hugging Face's settings, or the released code's: ours, type, default.
-_REQUIRED = checkpoints._REQUIRED
 _NUMBER = (int, float)
-_HUGGING_FACE: dict[str, tuple[str, Any, Any]] = {
-    "vocab_size": ("vocab_size", int, _REQUIRED),
-    "hidden_size": ("d_model", int, _REQUIRED),
-    "num_hidden_layers": ("n_layer", int, _REQUIRED),
-    "state_size": ("N", int, 16),
-    "expand": ("expand", int, 2),
-    "conv_kernel": ("taps", int, 4),
-    "time_step_rank": ("rank", (int, str), "auto"),
-    "use_bias": ("bias", bool, False),
-    "use_conv_bias": ("conv_bias", bool, True),
-    "layer_norm_epsilon": ("eps", _NUMBER, 1e-5),
-}
-_RELEASED: dict[str, tuple[str, Any, Any]] = {
-    "vocab_size": ("vocab_size", int, _REQUIRED),
-    "d_model": ("d_model", int, _REQUIRED),
-    "n_layer": ("n_layer", int, _REQUIRED),
-    "norm_epsilon": ("eps", _NUMBER, 1e-5),
-}
-_RELEASED_LAYER: dict[str, tuple[str, Any, Any]] = {
-    "d_state": ("N", int, 16),
-    "expand": ("expand", int, 2),
-    "d_conv": ("taps", int, 4),
-    "dt_rank": ("rank", (int, str), "auto"),
-    "bias": ("bias", bool, False),
-    "conv_bias": ("conv_bias", bool, True),
-}
-# What a setting must be if it is there; another value is another model.
-_ONLY: dict[str, Any] = {
-    "model_type": "mamba",
-    "hidden_act": "silu",
-    "tie_word_embeddings": True,
-    "quantization_config": None,
-    "rms_norm": True,
-    "tie_embeddings": True,
-    "d_intermediate": 0,
-    "attn_layer_idx": [],
-    "layer": "Mamba1",
-}
+# A writer may store the tied matrix under its name as the head's too, or
+# alone; early folders of Hugging Face have the released name of it.
+_EMBEDDING, _EMBEDDINGS = "backbone.embedding", "backbone.embeddings"
+_HEAD = "lm_head.weight"
 
+#: Folders of Hugging Face's Mamba.
+HUGGING_FACE = checkpoints.Layout(
+    model_type="mamba",
+    settings={
+        "vocab_size": Setting("vocab_size", int),
+        "d_model": Setting("hidden_size", int),
+        "n_layer": Setting("num_hidden_layers", int),
+        "N": Setting("state_size", int, 16),
+        "expand": Setting("expand", int, 2),
+        "taps": Setting("conv_kernel", int, 4),
+        "rank": Setting("time_step_rank", (int, str), "auto"),
+        "bias": Setting("use_bias", bool, False),
+        "conv_bias": Setting("use_conv_bias", bool, True),
+        "eps": Setting("layer_norm_epsilon", _NUMBER, 1e-5),
+    },
+    only={
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "quantization_config": None,
+    },
+    keys={
+        "embedding": _EMBEDDINGS,
+        "norm": "backbone.norm_f",
+        "blocks.*": "backbone.layers.*",
+    },
+    same=(f"{_EMBEDDINGS}.weight", f"{_EMBEDDING}.weight", _HEAD),
+)
 
-def _arguments(settings: dict[str, Any]) -> dict[str, Any]:
-    """MambaConfig's arguments from the settings of either kind of folder."""
-    layer = checkpoints.setting(settings, "ssm_cfg", dict, {})
-    for where in (settings, layer):
-        for name, only in _ONLY.items():
-            value = where.get(name)
-            if value is not None and value != only:
-                raise ValueError(
-                    f"config.json: expected {name} = {only!r}, the only one "
-                    f"supported, got {value!r}"
-                )
-    if "model_type" in settings or "d_model" not in settings:
-        checkpoints.setting(settings, "model_type", str)
-        places = [(settings, _HUGGING_FACE)]
-    else:
-        places = [(settings, _RELEASED), (layer, _RELEASED_LAYER)]
-    arguments = {}
-    for where, names in places:
-        for name, (ours, kind, default) in names.items():
-            value = checkpoints.setting(where, name, kind, default)
-            arguments[ours] = value
-    if isinstance(arguments["rank"], str):
-        if arguments["rank"] != "auto":
-            name = next(k for k, v in names.items() if v[0] == "rank")
-            raise ValueError(
-                f"config.json: expected {name} to be a number or 'auto', "
-                f"got {arguments['rank']!r}"
-            )
-        arguments["rank"] = None
-    # The released code fills the vocabulary up to a multiple of this.
-    fill = checkpoints.setting(settings, "pad_vocab_size_multiple", int, 1)
-    _validate.count("config.json: pad_vocab_size_multiple", fill)
-    arguments["vocab_size"] += -arguments["vocab_size"] % fill
-    return arguments
+#: Folders of the released code; its names of a tensor within a layer are ours.
+RELEASED = checkpoints.Layout(
+    settings={
+        "vocab_size": Setting("vocab_size", int),
+        "fill": Setting("pad_vocab_size_multiple", int, 8),
+        "d_model": Setting("d_model", int),
+        "n_layer": Setting("n_layer", int),
+        "N": Setting("d_state", int, 16, "ssm_cfg"),
+        "expand": Setting("expand", int, 2, "ssm_cfg"),
+        "taps": Setting("d_conv", int, 4, "ssm_cfg"),
+        "rank": Setting("dt_rank", (int, str), "auto", "ssm_cfg"),
+        "bias": Setting("bias", bool, False, "ssm_cfg"),
+        "conv_bias": Setting("conv_bias", bool, True, "ssm_cfg"),
+        "eps": Setting("norm_epsilon", _NUMBER, 1e-5),
+    },
+    only={
+        "layer": "Mamba1",
+        "rms_norm": True,
+        "tie_embeddings": True,
+        "d_intermediate": 0,
+        "attn_layer_idx": [],
+    },
+    keys={**HUGGING_FACE.keys, "embedding": _EMBEDDING},
+    same=(f"{_EMBEDDING}.weight", f"{_EMBEDDINGS}.weight", _HEAD),
+)

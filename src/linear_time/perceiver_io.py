@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from linear_time import _validate, checkpoints
+from linear_time.checkpoints import Setting
 from linear_time.perceiver import (
     CrossAttention,
     check_tokens,
@@ -209,31 +210,13 @@ class PerceiverMaskedLM(nn.Module):
                 ``checkpoints.load``; or settings that it does not have.
         """
         config, tensors = checkpoints.read(folder)
-        d_model = checkpoints.setting(config, "d_model", int)
+        arguments = _arguments(MASKED_LM, config)
+        d_model = arguments["d_model"]
+        # Three that are not among the settings.
         model = cls(
-            vocab_size=checkpoints.setting(config, "vocab_size", int),
-            d_model=d_model,
-            max_length=checkpoints.setting(
-                config, "max_position_embeddings", int
-            ),
-            n_query_heads=8,  # not among the settings
-            d_query_qk=256,
-            d_query_v=d_model,
-            **_arguments(config, d_model),
+            **arguments, n_query_heads=8, d_query_qk=256, d_query_v=d_model
         )
-        words = "perceiver.input_preprocessor."
-        own = {
-            "embedding.weight": f"{words}embeddings.weight",
-            "position.weight": f"{words}position_embeddings.weight",
-            "queries": "perceiver.decoder.output_position_encodings."
-            "position_embeddings",
-            "bias": "embedding_decoder.bias",
-        }
-        checkpoints.load(
-            model,
-            tensors,
-            lambda name: own.get(name) or _hugging_face_key(name, ""),
-        )
+        MASKED_LM.load(model, tensors)
         return model
 
     def forward(
@@ -318,23 +301,10 @@ class PerceiverImageClassifier(nn.Module):
                 ``checkpoints.load``; or settings that it does not have.
         """
         config, tensors = checkpoints.read(folder)
-        labels = checkpoints.setting(config, "id2label", dict, {})
-        d_in = 3 + 2 * (2 * 64 + 1)  # 64 bands, 224 a side: not settings
-        model = cls(
-            n_classes=len(labels) or 2,
-            **_arguments(config, d_in),
-        )
-        decoder = "perceiver.decoder.decoder."
-        query = f"{decoder}output_position_encodings.position_embeddings"
-        checkpoints.load(
-            model,
-            tensors,
-            lambda name: (
-                query
-                if name == "query"
-                else _hugging_face_key(name, "decoder.")
-            ),
-        )
+        arguments = _arguments(IMAGE_CLASSIFIER, config)
+        labels = arguments.pop("labels")
+        model = cls(len(labels) or 2, **arguments)
+        IMAGE_CLASSIFIER.load(model, tensors)
         return model
 
     def tokens(
@@ -362,48 +332,37 @@ class PerceiverImageClassifier(nn.Module):
         return y
 
 
-_ONLY: dict[str, Any] = {
-    "hidden_act": "gelu",
-    "use_query_residual": True,
-    "cross_attention_shape_for_attention": "kv",
-}
-
-
-def _arguments(config: dict[str, Any], d_in: int) -> dict[str, Any]:
-    """PerceiverIO's arguments from the settings of Hugging Face's model."""
-    for name, only in {**_ONLY, "model_type": "perceiver"}.items():
-        value = config.get(name, only)
-        if value != only:
-            raise ValueError(
-                f"config.json: expected {name} = {only!r}, the only one "
-                f"supported, got {value!r}"
-            )
-    widths = (
-        checkpoints.setting(config, "self_attention_widening_factor", int, 1),
-        checkpoints.setting(config, "cross_attention_widening_factor", int, 1),
-    )
+def _arguments(
+    layout: checkpoints.Layout, config: dict[str, Any]
+) -> dict[str, Any]:
+    """A model's arguments; two settings are one argument here."""
+    arguments = layout.arguments(config)
+    widths = arguments["widening"], arguments.pop("cross_widening")
     if widths[0] != widths[1]:
         raise ValueError(
             "config.json: expected equal widening factors, "
             f"got {widths[0]} and {widths[1]}"
         )
-    return {
-        "n_latents": checkpoints.setting(config, "num_latents", int),
-        "d_latent": checkpoints.setting(config, "d_latents", int),
-        "n_self": checkpoints.setting(
-            config, "num_self_attends_per_block", int
-        ),
-        "n_blocks": checkpoints.setting(config, "num_blocks", int, 1),
-        "n_heads": checkpoints.setting(config, "num_self_attention_heads", int),
-        "n_cross_heads": checkpoints.setting(
-            config, "num_cross_attention_heads", int
-        ),
-        "d_qk": checkpoints.setting(config, "qk_channels", int, None),
-        "d_v": checkpoints.setting(config, "v_channels", int, None),
-        "widening": widths[0],
-    }
+    return arguments
 
 
+_SETTINGS = {
+    "n_latents": Setting("num_latents", int),
+    "d_latent": Setting("d_latents", int),
+    "n_self": Setting("num_self_attends_per_block", int),
+    "n_blocks": Setting("num_blocks", int, 1),
+    "n_heads": Setting("num_self_attention_heads", int),
+    "n_cross_heads": Setting("num_cross_attention_heads", int),
+    "d_qk": Setting("qk_channels", int, None),
+    "d_v": Setting("v_channels", int, None),
+    "widening": Setting("self_attention_widening_factor", int, 1),
+    "cross_widening": Setting("cross_attention_widening_factor", int, 1),
+}
+_ONLY: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "use_query_residual": True,
+    "cross_attention_shape_for_attention": "kv",
+}
 _PARTS = {
     "norm": "attention.self.layernorm1",
     "context_norm": "attention.self.layernorm2",
@@ -417,23 +376,51 @@ _PARTS = {
 }
 
 
-def _hugging_face_key(name: str, inner: str) -> str:
-    """``io.layers.3.mlp.0.weight`` is
-    ``perceiver.encoder.self_attends.3.mlp.dense1.weight``; ``inner`` is what
-    stands before the decoder's own names.
-    """
-    name = name.removeprefix("io.")
-    if name == "latents":
-        return "perceiver.embeddings.latents"
-    if name.startswith("head."):
-        return f"perceiver.decoder.{inner}final_layer.{name[5:]}"
-    block, part = name.split(".", 1)
-    if block == "layers":
-        index, part = part.split(".", 1)
-        block = f"perceiver.encoder.self_attends.{index}"
-    elif block == "encoder":
-        block = "perceiver.encoder.cross_attention"
-    else:
-        block = f"perceiver.decoder.{inner}decoding_cross_attention"
-    part, kind = part.rsplit(".", 1)
-    return f"{block}.{_PARTS[part]}.{kind}"
+def _keys(decoder: str) -> dict[str, str]:
+    """Those of PerceiverIO, whose decoder has another name in each model."""
+    places = {
+        "io.encoder": "perceiver.encoder.cross_attention",
+        "io.layers.*": "perceiver.encoder.self_attends.*",
+        "io.decoder": f"{decoder}decoding_cross_attention",
+    }
+    keys = {
+        f"{place}.{part}": f"{there}.{name}"
+        for place, there in places.items()
+        for part, name in _PARTS.items()
+    }
+    return {**keys, "io.latents": "perceiver.embeddings.latents"}
+
+
+#: Folders of Hugging Face's PerceiverForMaskedLM.
+MASKED_LM = checkpoints.Layout(
+    model_type="perceiver",
+    settings={
+        "vocab_size": Setting("vocab_size", int),
+        "d_model": Setting("d_model", int),
+        "max_length": Setting("max_position_embeddings", int),
+        **_SETTINGS,
+    },
+    only=_ONLY,
+    keys={
+        **_keys("perceiver.decoder."),
+        "embedding": "perceiver.input_preprocessor.embeddings",
+        "position": "perceiver.input_preprocessor.position_embeddings",
+        "queries": "perceiver.decoder.output_position_encodings."
+        "position_embeddings",
+        "bias": "embedding_decoder.bias",
+    },
+)
+
+#: Folders of Hugging Face's PerceiverForImageClassificationFourier, whose 64
+#: bands and 224 pixels a side are not among the settings.
+IMAGE_CLASSIFIER = checkpoints.Layout(
+    model_type="perceiver",
+    settings={"labels": Setting("id2label", dict, {}), **_SETTINGS},
+    only=_ONLY,
+    keys={
+        **_keys("perceiver.decoder.decoder."),
+        "io.head": "perceiver.decoder.decoder.final_layer",
+        "query": "perceiver.decoder.decoder.output_position_encodings."
+        "position_embeddings",
+    },
+)
