@@ -11,7 +11,6 @@ from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
 import browser
-from contract import CASES
 
 torch.set_num_threads(1)  # many small operations: a second thread only adds waiting
 
@@ -47,6 +46,8 @@ def chromium() -> Iterator[Browser]:
 @pytest.hookimpl
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the contract's table: which layer has which property (``test_contract.py``)."""
+    from contract import CASES  # not before: the runtime check of shapes hooks the first import
+
     words: dict[str, dict[str, str]] = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
