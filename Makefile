@@ -6,7 +6,6 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-JAXTYPING := --jaxtyping-packages=linear_time,beartype.beartype
 LOGS := _build/logs
 
 help:  ## say what can be made
@@ -58,8 +57,8 @@ browser: venv
 	@$(BIN)/python tests/browser.py
 
 unit: venv
-	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/test_site.py \
-	  $(JAXTYPING) -n $(CORES) --dist loadfile 2>&1 | tee $(LOGS)/$@.log
+	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests \
+	  -n $(CORES) --dist loadfile 2>&1 | tee $(LOGS)/$@.log
 
 nbval: venv
 	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval chapters \
@@ -69,7 +68,7 @@ lint-notebooks: venv
 	@$(BIN)/python book/notebooks.py lint
 
 site: venv
-	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; $(BIN)/python -m pytest tests/test_site.py 2>&1 | tee $(LOGS)/$@.log
+	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; $(BIN)/python -m pytest tests/test_site.py -m site 2>&1 | tee $(LOGS)/$@.log
 
 notebooks: venv  ## execute and normalise every chapter in place
 	@$(BIN)/python book/notebooks.py run

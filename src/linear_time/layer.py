@@ -1,0 +1,163 @@
+"""The frame of every layer: its parameters, and the precision that it keeps.
+
+What an optimizer should know of a parameter is kept in its module; sums and
+powers are taken in at least float32.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from linear_time import _validate
+
+
+class Mark(NamedTuple):
+    """What an optimizer should know of a parameter."""
+
+    decay: bool  # whether weight decay may act on it
+    lr_scale: float  # its learning rate, relative to the others'
+
+
+class Layer(nn.Module):
+    """A module whose parameters may be marked, and kept in full precision."""
+
+    marks: dict[str, Mark]
+    exact: frozenset[str]
+
+    def parameter(
+        self,
+        name: str,
+        value: Tensor,
+        decay: bool = True,
+        lr_scale: float | int = 1.0,
+        exact: bool = False,
+    ) -> None:
+        """Register a copy of value, in torch's default dtype.
+
+        The marks are the module's, not the tensor's: they outlive
+        ``deepcopy``, ``to_empty``, casts, and ``load_state_dict`` with
+        ``assign=True``.
+
+        Args:
+            name: the attribute.
+            value: where it starts.
+            decay: whether weight decay may act on it.
+            lr_scale: its learning rate, relative to the others', ≥ 0.
+            exact: never below float32: ``.bfloat16()`` leaves it as it is.
+        """
+        _validate.number("lr_scale", lr_scale, or_equal=True)
+        value = value.detach().clone().to(torch.get_default_dtype())
+        self.register_parameter(name, nn.Parameter(value))
+        marks = self.__dict__.setdefault("marks", {})
+        marks[name] = Mark(decay, float(lr_scale))
+        if exact:
+            self.__dict__["exact"] = self.__dict__.get("exact", frozenset()) | {
+                name
+            }
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> Any:
+        """As ``nn.Module``: what moves and casts; spares ``exact``."""
+        names = self.__dict__.get("exact", frozenset())
+        spared = [self._parameters[name] for name in names]
+
+        def careful(t: Tensor) -> Tensor:
+            moved = fn(t)
+            low = moved.is_floating_point() and moved.itemsize < 4
+            if low and any(t is one for one in spared):
+                return t.to(moved.device)
+            return moved
+
+        return super()._apply(careful if spared else fn, recurse)
+
+
+def mark_of(module: nn.Module, name: str) -> Mark:
+    """How an optimizer should treat a module's own parameter.
+
+    Without a mark, parameters of two dimensions or more decay: not biases,
+    and not the scales of norms.
+    """
+    marks = getattr(module, "marks", {})
+    if name in marks:
+        mark: Mark = marks[name]
+        return mark
+    return Mark(getattr(module, name).ndim >= 2, 1.0)
+
+
+def log_uniform(
+    name: str,
+    low: float | int,
+    high: float | int,
+    *sizes: int,
+) -> Float[Tensor, "..."]:
+    """Logarithms of numbers that lie log-uniform between two limits.
+
+    Args:
+        name: of the number, for messages: its limits are ``name_min`` and
+            ``name_max``.
+        low, high: the limits, 0 < low ≤ high.
+        sizes: of the tensor.
+
+    Returns:
+        log low + (log high − log low) u, u uniform in [0, 1).
+
+    Raises:
+        TypeError, ValueError: the limits are not as above.
+    """
+    _validate.number(f"{name}_min", low)
+    _validate.number(f"{name}_max", high)
+    if low > high:
+        raise ValueError(
+            f"{name}_min: expected at most {name}_max = {high}, got {low}"
+        )
+    return math.log(low) + (math.log(high) - math.log(low)) * torch.rand(*sizes)
+
+
+def inverse_softplus(y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """x with softplus(x) = log(1 + exp(x)) = y, for y > 0.
+
+    x = log(exp(y) − 1) = y + log(1 − exp(−y)): the first form loses the
+    digits of a small y and overflows for a large one, the second does not.
+    """
+    return y + torch.log(-torch.expm1(-y))
+
+
+def full(x: Tensor) -> Tensor:
+    """x in at least float32 (complex64): where sums and powers are taken."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@contextmanager
+def without_autocast(x: Tensor) -> Iterator[None]:
+    """No autocast on x's device: what is ``full`` stays so in products."""
+    with torch.autocast(x.device.type, enabled=False):
+        yield
+
+
+def zeros(
+    like: Tensor,
+    *sizes: int,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """A recurrent state before its first step, at least float32.
+
+    Args:
+        like: a parameter: its device and dtype where none is given.
+        sizes: the batch first.
+        device, dtype: other ones.
+    """
+    for size in sizes:
+        _validate.count("batch_size" if size is sizes[0] else "size", size)
+    dtype = like.dtype if dtype is None else dtype
+    return torch.zeros(
+        sizes,
+        device=like.device if device is None else device,
+        dtype=torch.promote_types(dtype, torch.float32),
+    )

@@ -1,0 +1,105 @@
+"""Every layer and model of the contract on a GPU: float32 and bfloat16, both forms, generation.
+
+Skips where there is none. Run it on a machine that has one: ``pytest tests/test_gpu.py``.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from contract import CASES, cast, inputs, make, tensors
+from linear_time import checks
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICE = torch.device("cuda")
+every = pytest.mark.parametrize("name", CASES)
+stateful = pytest.mark.parametrize(
+    "name", [n for n, c in CASES.items() if c.kind in ("mixer", "model")]
+)
+both = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.bfloat16, 0.15)], ids=str
+)
+
+
+def run(module: torch.nn.Module, values: tuple[Tensor, ...]) -> list[Tensor]:
+    """Output and gradients of a weighted sum of it."""
+    leaves = [v.detach().requires_grad_() if v.is_floating_point() else v for v in values]
+    y = module(*leaves)
+    weight = torch.linspace(-1, 1, y.numel(), device=y.device).view(y.shape)
+    asked = [v for v in leaves if v.requires_grad] + list(module.parameters())
+    return [y, *torch.autograd.grad((y * weight.to(y.dtype)).sum(), asked)]
+
+
+@every
+@both
+def test_forward_and_backward_are_the_cpus(name, dtype, tolerance):
+    module, values = make(name).to(dtype), cast(inputs(name, 2, 33), dtype)
+    wanted = run(copy.deepcopy(module).double(), cast(values, torch.float64))
+    found = run(module.to(DEVICE), cast(values, DEVICE))
+    assert found[0].dtype == dtype and {t.device.type for t in found} == {"cuda"}
+    least = 1e-2 * max(w.abs().max().item() for w in wanted[1:])
+    for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
+        scale = other.abs().max().item() if index == 0 else max(other.abs().max().item(), least)
+        assert (one.cpu().double() - other).abs().max().item() <= tolerance * scale
+
+
+@every
+def test_autocast(name):
+    module, values = make(name), inputs(name, 2, 33)
+    wanted = run(copy.deepcopy(module).double(), cast(values, torch.float64))[0]
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        y = run(module.to(DEVICE), cast(values, DEVICE))[0]
+    assert (y.cpu().double() - wanted).abs().max() <= 0.15 * wanted.abs().max()
+
+
+@stateful
+@both
+@torch.no_grad()
+def test_steps_and_prefill(name, dtype, tolerance):
+    module = make(name).to(dtype)
+    (values,) = cast(inputs(name, 2, 4), dtype)
+    wanted = copy.deepcopy(module).double()(*cast((values,), torch.float64))
+    module = module.to(DEVICE)
+    values = values.to(DEVICE)
+    state = module.initial_state(2)
+    assert {t.device.type for t in tensors(state)} <= {"cuda"}
+    outputs = []
+    for value in values.unbind(1):
+        y, state = module.step(value, state)
+        outputs.append(y)
+    assert {t.device.type for t in tensors(state)} == {"cuda"}
+    found = torch.stack(outputs, 1).cpu().double()
+    assert (found - wanted).abs().max() <= tolerance * wanted.abs().max()
+    y, _ = module.prefill(values)
+    last = wanted[:, -1] if CASES[name].kind == "model" else wanted
+    assert (y.cpu().double() - last).abs().max() <= tolerance * last.abs().max()
+
+
+@pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.kind == "model"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_generation(name, dtype):
+    model = make(name).to(DEVICE, dtype)
+    prompt = inputs(name, 2, 6)[0].to(DEVICE)
+    out = model.generate(prompt, 5)
+    assert out.shape == (2, 11) and out.device.type == "cuda" and out.max() < model.vocab_size
+    mask = torch.ones(2, 6, dtype=torch.bool, device=DEVICE)
+    mask[1, :2] = False
+    padded = model.generate(prompt, 3, temperature=0, mask=mask)
+    alone = model.generate(prompt[1:, 2:], 3, temperature=0)
+    if dtype == torch.float32:
+        assert torch.equal(padded[1, 6:], alone[0, 4:])
+
+
+@every
+def test_no_check_waits_for_the_gpu(name):
+    """In a training step, with value checks off: no synchronisation."""
+    module, values = make(name).to(DEVICE), cast(inputs(name, 2, 33), DEVICE)
+    with checks(values=False):
+        run(module, values)  # what is made once is made
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            run(module, values)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
