@@ -196,6 +196,11 @@ def renew(notebook) -> int:
     return changed
 
 
+def is_sentence(text: str | None) -> bool:
+    """Whether an alt text says something: six words or more, and a full stop."""
+    return len((text or "").split()) >= 6 and (text or "").rstrip().endswith(".")
+
+
 def lint(path: Path) -> list[str]:
     """What is wrong with a committed notebook."""
     notebook = nbformat.read(path, as_version=4)
@@ -236,12 +241,20 @@ def lint(path: Path) -> list[str]:
                 fault(i, "a path of a machine in the output")
             if re.search(r"\bat 0x[0-9a-f]{6,}", text):
                 fault(i, "a memory address in the output")
-        if any("<Figure" in o.get("data", {}).get("text/plain", "") for o in cell.outputs):
-            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
-            if len(alt.split()) < 6 or not alt.rstrip().endswith("."):
-                fault(i, "a figure without an alt text of a full sentence")
-            if not cell.metadata.get("mystnb", {}).get("figure", {}).get("caption"):
-                fault(i, "a figure without a caption")
+        data = [output.get("data", {}) for output in cell.outputs]
+        shapes = [tag for d in data for tag in re.findall(r"<svg\b[^>]*>", d.get("text/html", ""))]
+        shapes = [tag for tag in shapes if 'aria-hidden="true"' not in tag]
+        for tag in shapes:
+            alt = re.search(r'aria-label="([^"]*)"', tag)
+            if 'role="img"' not in tag or not is_sentence(alt[1] if alt else ""):
+                fault(i, "a drawing without an alt text of a full sentence")
+        plotted = any("<Figure" in d.get("text/plain", "") for d in data)
+        if plotted and not is_sentence(cell.metadata.get("mystnb", {}).get("image", {}).get("alt")):
+            fault(i, "a figure without an alt text of a full sentence")
+        moves = any("data-interactive" in d.get("text/html", "") for d in data)
+        captioned = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption")
+        if (plotted or shapes) and not moves and not captioned:
+            fault(i, "a figure without a caption")
     return faults
 
 

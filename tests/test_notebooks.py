@@ -45,6 +45,15 @@ def planted():
         data = {"text/plain": "<Figure size 10x10 with 1 Axes>"}
         nb.cells[1].outputs = [nbformat.v4.new_output("display_data", data)]
 
+    def drawing(nb):
+        data = {"text/plain": "<drawing>", "text/html": '<svg role="img" aria-label="A box."/>'}
+        nb.cells[1].outputs = [nbformat.v4.new_output("display_data", data)]
+
+    def caption(nb):
+        label = 'aria-label="A box with a word, and an arrow."'
+        data = {"text/plain": "<drawing>", "text/html": f'<svg role="img" {label}/>'}
+        nb.cells[1].outputs = [nbformat.v4.new_output("display_data", data)]
+
     def title(nb):
         nb.cells[0].source = "# 13 · Other"
 
@@ -64,7 +73,8 @@ def planted():
 
     answers = {
         not_executed: "not executed", error: "an error", image: "not stripped", stderr: "stderr",
-        path: "a path", address: "a memory address", figure: "alt text", title: "the title",
+        path: "a path", address: "a memory address", figure: "a figure without an alt",
+        drawing: "a drawing without an alt", caption: "without a caption", title: "the title",
         metadata: "metadata", setup: "set-up", empty: "empty", unfolded: "not folded",
     }  # fmt: skip
     return [pytest.param(fault, answer, id=fault.__name__) for fault, answer in answers.items()]

@@ -154,6 +154,7 @@ def visits(chromium: Browser, address: str) -> dict[tuple[str, int, str], dict]:
                 found[name, width, scheme] = page.evaluate(INSPECT) | {
                     "trouble": list(trouble),
                     "elsewhere": list(elsewhere),
+                    "faults": faults(page),
                 }
         context.close()
     return found
@@ -211,6 +212,10 @@ def test_code_fits_a_wide_page(visits: dict) -> None:
 def test_every_image_has_a_sentence_beside_it(visits: dict) -> None:
     assert wrong(visits, "alts") == {}
     assert wrong(visits, "empty") == {}
+
+
+def test_drawings_are_legible(visits: dict) -> None:
+    assert wrong(visits, "faults") == {}
 
 
 def test_the_page_follows_the_reader_s_scheme(visits: dict) -> None:

@@ -193,7 +193,7 @@ class Drawing:
                 there).
         """
         if text:
-            mark = " data-inside" if inside else ""
+            mark = ' data-inside=""' if inside else ""
             self.parts.append(
                 words(x, y, text, size, anchor, KINDS[kind], mark)
             )
@@ -252,7 +252,7 @@ class Drawing:
     def _shape(self, shape: str, kind: str, own: bool = True) -> None:
         """A filled outline that hides what is behind it."""
         veil, edge = (0, 0.6) if kind in ("plain", "quiet") else (0.14, 1)
-        mark = " data-box" if own else ""
+        mark = ' data-box=""' if own else ""
         self.parts.append(f'<{shape} fill="{GROUND}"/>')
         self.parts.append(
             f'<{shape}{mark} fill="{KINDS[kind]}" fill-opacity="{veil}" '
