@@ -20,6 +20,31 @@ def test_lint(path):
     assert notebooks.lint(path) == []
 
 
+def cell_of(source, tags=(), count=None, printed=""):
+    """A code cell if it has an execution count, else a Markdown cell, with its tags as typed."""
+    if count is None:
+        cell = nbformat.v4.new_markdown_cell(source)
+    else:
+        cell = nbformat.v4.new_code_cell(source, execution_count=count)
+        if printed:
+            cell.outputs = [nbformat.v4.new_output("stream", text=printed)]
+    if tags:
+        cell.metadata["tags"] = list(tags)
+    return cell
+
+
+def prediction():
+    """A prediction with its answer: stub, measuring cell, words."""
+    cells = [
+        cell_of("guess = None  # a number of steps", ["predict"], 2),
+        cell_of("predict('steps', guess, 74)", ["answer"], 3, "steps:\n  measured 74\n"),
+        cell_of("It takes longer than $1/\\rho$ says.", ["answer"]),
+    ]
+    for cell in cells:
+        notebooks.mark_up(cell)
+    return cells
+
+
 def planted():
     """Name -> a fault to plant in a clean notebook, and a piece of the lint's answer to it."""
 
@@ -71,11 +96,47 @@ def planted():
         cell.metadata["tags"] = ["solution"]
         nb.cells.append(cell)
 
+    def imports(nb):
+        nb.cells.append(cell_of("import math", ["imports"], count=2))
+
+    def detour_without_heading(nb):
+        nb.cells.append(cell_of("A proof.", ["detour"]))
+
+    def detour_of_the_page(nb):
+        nb.cells[0].metadata["tags"] = ["detour"]
+
+    def detour_ends_inside(nb):
+        nb.cells.append(cell_of("## A proof", ["detour"]))
+        nb.cells.append(cell_of("So much for it.\n\n## Next"))
+
+    def no_answer(nb):
+        nb.cells += prediction()[:1]
+
+    def no_unit(nb):
+        rest = prediction()[1:]
+        nb.cells += [cell_of("guess = None", ["predict"], count=2), *rest]
+
+    def fewer_measured(nb):
+        stub, *rest = prediction()
+        stub.source += "\nother = None  # in steps"
+        nb.cells += [stub, *rest]
+
+    def lone_answer(nb):
+        nb.cells += prediction()[1:]
+
+    def heading_in_an_answer(nb):
+        nb.cells += [*prediction(), cell_of("### Why", ["answer"])]
+
     answers = {
         not_executed: "not executed", error: "an error", image: "not stripped", stderr: "stderr",
         path: "a path", address: "a memory address", figure: "a figure without an alt",
         drawing: "a drawing without an alt", caption: "without a caption", title: "the title",
-        metadata: "metadata", setup: "set-up", empty: "empty", unfolded: "not folded",
+        metadata: "metadata", setup: "set-up", empty: "empty", unfolded: "not written out",
+        imports: "not written out", detour_without_heading: "must begin with a heading",
+        detour_of_the_page: "must begin with a heading", detour_ends_inside: "must begin its cell",
+        no_answer: "no cell tagged 'answer'", no_unit: "is written 'name = None",
+        fewer_measured: "2 predictions, and their answer measures 1",
+        lone_answer: "must follow a prediction", heading_in_an_answer: "a heading inside",
     }  # fmt: skip
     return [pytest.param(fault, answer, id=fault.__name__) for fault, answer in answers.items()]
 
@@ -96,7 +157,8 @@ def test_lint_accepts_a_clean_notebook(tmp_path):
 
 
 @pytest.mark.parametrize(("fault", "answer"), planted())
-def test_lint_finds(fault, answer, tmp_path):
+def test_lint_finds(fault, answer, tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "UNCONVERTED", set())
     path = tmp_path / "12-test.ipynb"
     notebook = clean_notebook()
     fault(notebook)
@@ -128,6 +190,89 @@ def test_normalise_fences_an_exercise_with_colons():
     assert notebook.cells[-1].source == colons
     notebooks.normalise(notebook)
     assert notebook.cells[-1].source == colons
+
+
+def test_normalise_writes_out_what_tags_mean():
+    notebook = clean_notebook()
+    notebook.cells += [
+        cell_of("import math", ["imports"], 2), cell_of("## A proof", ["detour"]),
+        cell_of("fig = 1", ["hide-input"], 3), *prediction(), cell_of("a = 1", ["solution"], 4),
+    ]  # fmt: skip
+    notebooks.normalise(notebook)
+    _, setup, imports, detour, plot, stub, measured, words, solution = notebook.cells
+    assert setup.metadata == {"tags": ["remove-cell", "setup"], "jupyter": {"source_hidden": True}}
+    assert imports.source == "# @title What this page imports\nimport math"
+    assert imports.metadata == {
+        "tags": ["hide-input", "imports"],
+        "cellView": "form",
+        "jupyter": {"source_hidden": True},
+        "mystnb": {
+            "code_prompt_show": "What this page imports",
+            "code_prompt_hide": "Fold the imports",
+        },
+    }
+    assert detour.metadata == {"tags": ["detour"], "jp-MarkdownHeadingCollapsed": True}
+    assert plot.metadata["jupyter"] == {"source_hidden": True}
+    assert stub.metadata == {"tags": ["predict"]}
+    assert measured.metadata["jupyter"] == {"source_hidden": True, "outputs_hidden": True}
+    assert words.source == (
+        "<details><summary>What was measured</summary>\n\n"
+        "It takes longer than $1/\\rho$ says.\n\n</details>"
+    )
+    assert set(solution.metadata["tags"]) == {"hide-cell", "solution"}
+    once = nbformat.writes(notebook)
+    notebooks.normalise(notebook)
+    assert nbformat.writes(notebook) == once
+    detour.metadata["tags"] = measured.metadata["tags"] = []  # a tag taken back takes its marks
+    notebooks.normalise(notebook)
+    assert detour.metadata == measured.metadata == {"tags": []}
+
+
+LONG = "\n".join(f"x_{k} = {k}" for k in range(23))
+
+
+@pytest.mark.parametrize(
+    ("cells", "answer"),
+    [
+        ([cell_of(LONG, count=2)], "more than 22 lines"),
+        ([cell_of("assert 1\nassert 2", count=2)], "assertions alone"),
+        ([cell_of("predict('a', None, 1)", count=2)], "lies open"),
+    ],
+    ids=["long", "assertions", "open answer"],
+)
+def test_what_stands_open_is_short_and_says_something(cells, answer, monkeypatch):
+    def found(cells):
+        return [text for _, text in notebooks.lint_layers("12", cells)]
+
+    monkeypatch.setattr(notebooks, "UNCONVERTED", set())
+    assert len(found(cells)) == 1 and answer in found(cells)[0]
+    folded = copy.deepcopy(cells)
+    folded[0].metadata["tags"] = ["hide-input"]
+    assert found(folded) == []
+    detour = [cell_of("## A proof", ["detour"]), *cells]
+    assert found(detour) == []
+    assert found([*detour, cell_of("### Part of it"), *cells]) == []
+    assert len(found([*detour, cell_of("## Next"), *cells])) == 1
+    shorter = [cell_of(LONG.rpartition("\n")[0], count=2), cell_of("assert 1\nprint(1)", count=3)]
+    assert found(shorter) == []
+    monkeypatch.setattr(notebooks, "UNCONVERTED", {"12"})
+    assert found(cells) == []
+
+
+def test_a_marked_notebook_is_clean(tmp_path):
+    notebook = clean_notebook()
+    notebook.cells += [
+        cell_of("import math", ["imports"], 2), *prediction(), cell_of("## A proof", ["detour"]),
+        cell_of("```python\n# no heading\n```"), cell_of("## Next\n\n### Deeper"),
+    ]  # fmt: skip
+    notebooks.normalise(notebook)
+    path = tmp_path / "12-test.ipynb"
+    nbformat.write(notebook, path)
+    assert notebooks.lint(path) == []
+
+
+def test_unconverted_chapters_exist():
+    assert {path.stem[:2] for path in CHAPTERS} >= notebooks.UNCONVERTED
 
 
 class _Anonymous(ast.NodeTransformer):
