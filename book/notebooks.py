@@ -44,7 +44,7 @@ def chapters() -> list[Path]:
 
 def setup_source() -> str:
     """The first code cell of every chapter; the repository is the one that _config.yml names."""
-    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    url = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))["repository"]["url"]
     return (
         "try:\n"
         "    import linear_time\n"

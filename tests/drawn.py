@@ -95,6 +95,15 @@ def pictures(ending: str) -> dict[str, Callable[[], Any]]:
     return found
 
 
+def example(name: str) -> Any:
+    """A picture that CONTRIBUTING.md shows how to make."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(next(block for block in blocks if f"def {name}(" in block), names)
+    return names[name]()
+
+
 def sheet(*figures: Any) -> str:
     """A page that holds nothing but these, as wide and as spaced as the book's."""
     style = (ROOT / "book" / "_static" / "custom.css").read_text(encoding="utf8")

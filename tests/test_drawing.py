@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from drawn import faults, pictures, sheet
+from drawn import example, faults, pictures, sheet
 from linear_time.drawing import INKS, KINDS, Drawing, markup
 from linear_time.pictures.mamba import PARTS, mamba_drawing
 
@@ -136,7 +136,7 @@ def test_small_letters_and_a_missing_sentence_are_found(chromium):
     assert look(chromium, drawing) == ["no sentence"]
 
 
-DRAWINGS = pictures("_drawing")
+DRAWINGS = pictures("_drawing") | {"gate-drawing": lambda: example("gate_drawing")}
 
 
 @pytest.mark.parametrize("name", DRAWINGS)

@@ -7,18 +7,9 @@ import re
 import pytest
 import torch
 
-from drawn import check_interactive, drive, faults, pictures, sheet
-from linear_time.explorer import (
-    BOTTOM,
-    LEFT,
-    RIGHT,
-    TOP,
-    Curve,
-    Explorer,
-    Frame,
-    Panel,
-    Slider,
-)
+from drawn import check_interactive, drive, example, faults, pictures, sheet
+from linear_time.explorer import Explorer, Frame, Slider
+from linear_time.panel import BOTTOM, LEFT, RIGHT, TOP, Curve, Panel
 
 
 def explorer(frame=None, text="<p>of {where}: {sum}</p>", **panel):
@@ -161,7 +152,9 @@ def test_driving_notices_a_wrong_number_and_a_wrong_curve(chromium):
     page.close()
 
 
-EXPLORERS = pictures("_explorer")
+EXPLORERS = pictures("_explorer") | {
+    "key-scale-explorer": lambda: example("key_scale_explorer"),
+}
 
 
 @pytest.mark.parametrize("name", EXPLORERS)

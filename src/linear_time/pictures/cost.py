@@ -3,7 +3,8 @@
 import math
 
 from linear_time import cost
-from linear_time.explorer import Curve, Explorer, Frame, Panel, Slider
+from linear_time.explorer import Explorer, Frame, Slider
+from linear_time.panel import Curve, Panel
 
 FORMULAS = {
     "GRU": (cost.gru_cost, "orange", "8 4"),

@@ -12,17 +12,15 @@ from pathlib import Path
 import torch
 
 from linear_time.discretization import METHODS
-from linear_time.explorer import (
+from linear_time.explorer import Interactive, control, fill
+from linear_time.panel import (
     BOTTOM,
     LEFT,
     RIGHT,
     TOP,
     Curve,
-    Interactive,
     Panel,
     axes,
-    control,
-    fill,
     picture,
 )
 

@@ -3,8 +3,9 @@
 import torch
 
 from linear_time.datasets import ecg
-from linear_time.explorer import Curve, Explorer, Frame, Panel, Slider
+from linear_time.explorer import Explorer, Frame, Slider
 from linear_time.hippo import project, reconstruct, sample_ages
+from linear_time.panel import Curve, Panel
 
 
 def memory_explorer(N: int = 32, moments: int = 32) -> Explorer:
