@@ -9,17 +9,10 @@ values for attention, and for the others, whose state has a fixed size, that aft
 Memory is what torch's CPU allocator holds beyond the layer and its input, at most, by its profiler.
 """
 
-import argparse
-import datetime
-import json
-import os
-import platform
-import sys
 import time
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
+import bench
 import torch
 
 from linear_time.attention import CausalSelfAttention, KVCache
@@ -28,7 +21,6 @@ from linear_time.mamba import Mamba
 from linear_time.recurrent import GRU
 from linear_time.s4 import S4D
 
-RESULT = Path(__file__).parent / "results" / "cost.json"
 D_MODEL = 64
 TRAINING = [128, 256, 512, 1024, 2048, 4096, 8192]
 GENERATION = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
@@ -46,19 +38,9 @@ def models():
     }
 
 
-def processor():
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def row(kind, name, length, mixer, seen):
     counted = cost(mixer, length)
-    out = {"kind": kind, "model": name, "length": length}
-    for key in ("seconds", "fastest", "slowest"):
-        ms = round(1e3 * getattr(seen, key), 5)
-        out["median_ms" if key == "seconds" else f"{key}_ms"] = ms
+    out = {"kind": kind, "model": name, "length": length, **bench.milliseconds(seen, 5)}
     if kind == "training":
         return out | {"peak_bytes": seen.peak_bytes, "forward_flops": counted.forward_flops}
     return out | {"state": counted.state, "step_flops": counted.step_flops}
@@ -104,22 +86,13 @@ def generation(lengths, repeats):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser = bench.parser(__doc__, repeats=5)
     parser.add_argument("--longest", type=int, default=65536, help="leave longer sequences out")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = bench.start(parser)
     begin = time.perf_counter()
-    runs = training([n for n in TRAINING if n <= options.longest], options.repeats)
-    runs += generation([n for n in GENERATION if n <= options.longest], options.repeats)
-    record = {
-        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores, {options.threads} threads",
-        "python": platform.python_version(),
-        "torch": version("torch"),
+    rows = training([n for n in TRAINING if n <= options.longest], options.repeats)
+    rows += generation([n for n in GENERATION if n <= options.longest], options.repeats)
+    settings = {
         "seconds": round(time.perf_counter() - begin),
         "dtype": "float32",
         "batch": 1,
@@ -130,10 +103,7 @@ def main():
         "time": "median of the repeats, the layers called in turn",
         "memory": "peak of what torch's CPU allocator holds beyond layer and input, its profiler",
     }
-    head = json.dumps(record, indent=2, ensure_ascii=False)[:-2]
-    lines = ",\n".join("    " + json.dumps(entry) for entry in runs)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(f'{head},\n  "runs": [\n{lines}\n  ]\n}}\n')
+    bench.write("cost", options, settings, rows)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,16 @@ Run ``python benchmarks/generation.py`` on a quiet machine. Both models have two
 depends on the values. A time is the median over the steps around a position; the state is counted.
 """
 
-import argparse
-import datetime
-import json
-import os
-import platform
 import statistics
 import time
-from pathlib import Path
 
+import bench
 import torch
 from torch import Tensor
 
 from linear_time.decoder import LlamaLM
 from linear_time.mamba import MambaConfig, MambaLM
 
-RESULT = Path(__file__).parent / "results" / "generation.json"
 VOCAB = 66
 MODELS = {
     "mamba": lambda: MambaLM(MambaConfig(vocab_size=VOCAB, d_model=128, n_layer=2)),
@@ -36,13 +30,6 @@ def state_bytes(state) -> int:
     if hasattr(state, "k"):
         state = (state.k, state.v)
     return sum(state_bytes(part) for part in state)
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 @torch.no_grad()
@@ -72,33 +59,16 @@ def measure(name: str, positions: list[int]) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__, threads=1)
     parser.add_argument("--longest", type=int, default=100_000, help="tokens of Mamba")
     parser.add_argument("--longest-llama", type=int, default=10_000)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = bench.start(parser)
     longest = {"mamba": options.longest, "llama": options.longest_llama}
     rows = []
     for name, most in longest.items():
         rows += measure(name, [p for p in POSITIONS if p <= most])
-    extra = "".join(
-        f" --{key} {getattr(options, key.replace('-', '_'))}"
-        for key in ("longest", "longest-llama", "threads")
-    )
-    record = {
-        "command": "python benchmarks/generation.py" + extra,
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores, {options.threads} threads",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "time": "median over the steps before the position, a fifth of them, at most 1000",
-    }
-    lines = ",\n".join("    " + json.dumps(row) for row in rows)
-    head = json.dumps(record, indent=2)[:-2]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(head + ',\n  "rows": [\n' + lines + "\n  ]\n}\n")
+    time_of = "median over the steps before the position, a fifth of them, at most 1000"
+    bench.write("generation", options, {"time": time_of}, rows)
 
 
 if __name__ == "__main__":

@@ -8,27 +8,18 @@ Memory is what torch's profiler sees its CPU allocator hand out and take back, i
 above that at the call's start, in a call of its own: results and gradients count, inputs do not.
 """
 
-import argparse
-import datetime
-import json
 import logging
-import os
-import platform
-import statistics
-import sys
-import time
-from importlib.metadata import version
-from pathlib import Path
+from functools import partial
 
+import bench
 import torch
-from torch.profiler import ProfilerActivity, profile
 
+from linear_time.cost import measure
 from linear_time.selective import selective_scan
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan  # noqa: E402
 
-RESULT = Path(__file__).parent / "results" / "scan.json"
 SHAPES = [(4, 1024, 128, 16), (1, 4096, 256, 16), (16, 256, 64, 16)]  # batch, length, d_inner, N
 TARGETS = [3, 3, 2]  # times faster than the fastest peer
 
@@ -85,111 +76,52 @@ def call(method, tensors, kind):
     return torch.autograd.grad(y, leaves, tensors["u"])
 
 
-def seconds(method, tensors, kind):
-    begin = time.perf_counter()
-    call(method, tensors, kind)
-    return time.perf_counter() - begin
-
-
-def peak_bytes(method, tensors, kind):
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        call(method, tensors, kind)
-    events = profiler.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    now = peak = 0
-    for _, change in changes:
-        now += change
-        peak = max(peak, now)
-    return peak
-
-
-def processor():
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def measure(shape, kind, repeats):
+def compare(shape, kind, repeats, target):
+    """A row for each method; ours says how it stands to the fastest and to the leanest peer."""
     tensors = inputs(*shape)
     methods = [m for m in METHODS if (m, kind, shape[1]) not in TOO_SLOW]
     wanted = call("linear_time", tensors, "forward")
-    for method in methods:  # also the warm-up
+    for method in methods:
         error = (call(method, tensors, "forward") - wanted).abs().max() / wanted.abs().max()
         assert error < 1e-4, (method, error)
-    times = {method: [] for method in methods}
-    for _ in range(repeats):
-        for method in methods:
-            times[method].append(seconds(method, tensors, kind))
-    rows = []
-    for method in METHODS:
-        row = {"shape": shape, "kind": kind, "method": method}
-        if method in times:
-            ms = sorted(1e3 * t for t in times[method])
-            row |= {"median_ms": round(statistics.median(ms), 2)}
-            row |= {"fastest_ms": round(ms[0], 2), "slowest_ms": round(ms[-1], 2)}
-            row |= {"peak_MiB": round(peak_bytes(method, tensors, kind) / 2**20, 2)}
+    calls = {method: partial(call, method, tensors, kind) for method in methods}
+    seen = measure(calls, repeats, memory=True)
+    rows = {method: {"shape": shape, "kind": kind, "method": method} for method in METHODS}
+    for method, row in rows.items():
+        if method in seen:
+            row |= bench.milliseconds(seen[method], 2)
+            row["peak_MiB"] = round(seen[method].peak_bytes / 2**20, 2)
         else:
-            row |= {"skipped": "its indexing under autograd costs O(L^2)"}
-        rows.append(row)
-    return rows
-
-
-def compare(rows, target):
-    """Our row against the fastest and against the leanest of the peers."""
-    ours, *peers = [row for row in rows if "median_ms" in row]
+            row["skipped"] = "its indexing under autograd costs O(L^2)"
+    ours, *peers = (rows[method] for method in methods)
     time_ratio = min(peer["median_ms"] for peer in peers) / ours["median_ms"]
     memory_ratio = ours["peak_MiB"] / min(peer["peak_MiB"] for peer in peers)
-    return {
-        "shape": ours["shape"],
-        "kind": ours["kind"],
-        "times_faster_than_the_fastest_peer": round(time_ratio, 2),
-        "target": target,
-        "peak_memory_over_the_leanest_peer": round(memory_ratio, 3),
-    }
+    ours["times_faster_than_the_fastest_peer"] = round(time_ratio, 2)
+    ours["target"] = target
+    ours["peak_memory_over_the_leanest_peer"] = round(memory_ratio, 3)
+    return list(rows.values())
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    runs, comparisons = [], []
+    options, rows = bench.start(bench.parser(__doc__, repeats=7)), []
     for shape, target in zip(SHAPES, TARGETS, strict=True):
         for kind in ("forward", "forward + backward"):
-            rows = measure(shape, kind, options.repeats)
-            comparisons.append(compare(rows, target))
-            runs += rows
+            rows += (case := compare(shape, kind, options.repeats, target))
             print(f"(batch, length, d_inner, N) = {shape}, {kind}")
-            for row in rows:
-                if "skipped" in row:
-                    print(f"  {row['method']:24} skipped: {row['skipped']}")
-                else:
-                    print(
-                        f"  {row['method']:24} {row['median_ms']:9.1f} ms "
-                        f"{row['peak_MiB']:9.1f} MiB"
-                    )
-            print(f"  {comparisons[-1]}", flush=True)
-    record = {
-        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores, {options.threads} threads",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "mambapy")},
+            for row in case:
+                what = "skipped: " + row.get("skipped", "")
+                if "median_ms" in row:
+                    what = f"{row['median_ms']:9.1f} ms {row['peak_MiB']:9.1f} MiB"
+                print(f"  {row['method']:24} {what}")
+            faster, memory = list(case[0].values())[-3::2]
+            print(f"  {faster} times faster (target {target}), {memory} of the memory", flush=True)
+    settings = {
         "dtype": "float32",
         "repeats": options.repeats,
         "time": "median of the repeats, the methods called in turn",
         "memory": "peak of what torch's CPU allocator holds beyond the inputs, by its profiler",
     }
-    head = json.dumps(record, indent=2)[:-2]
-    parts = {"comparisons": comparisons, "runs": runs}
-    for name, rows in parts.items():
-        lines = ",\n".join("    " + json.dumps(row) for row in rows)
-        head += f',\n  "{name}": [\n{lines}\n  ]'
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(head + "\n}\n")
+    bench.write("scan", options, settings, rows, ["transformers", "mambapy"])
 
 
 if __name__ == "__main__":

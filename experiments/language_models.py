@@ -10,7 +10,6 @@ Beside them what needs no gradient: n-grams with interpolated Kneser–Ney smoot
 compressors of Python's standard library.
 """
 
-import argparse
 import functools
 import math
 import time
@@ -26,7 +25,7 @@ from linear_time.datasets import text
 from linear_time.decoder import LlamaBlock
 from linear_time.mamba import Mamba
 from linear_time.mixer import LanguageModel, Residual, SequenceMixer
-from linear_time.recurrent import GRU, ElmanRNN
+from linear_time.recurrent import ElmanRNN
 from linear_time.s4 import S4D
 from linear_time.training import Config, seed_everything, train
 
@@ -60,15 +59,6 @@ SIZES = {
         *((64, 48, 122, 73, 123, 70, 65, 73, 68),),
     ),
 }
-
-
-class FusedGRU(GRU):
-    """The library's GRU; its parallel form by torch's fused kernel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = x.new_zeros(1, len(x), self.d_model)
-        weights = [self.input.weight, self.recurrent.weight, self.input.bias, self.recurrent.bias]
-        return torch.gru(x, h, weights, True, 1, 0.0, self.training, False, True)[0]
 
 
 class FusedElman(ElmanRNN):
@@ -148,7 +138,7 @@ MODELS: dict[str, Callable[[int], SequenceMixer]] = {
     "mamba": residual(Mamba),
     "llama": lambda d: LlamaBlock(d, 4, 4, d_ff={96: 277, 48: 166}[d]),
     "s4d": residual(S4D),
-    "gru": residual(FusedGRU),
+    "gru": residual(runs.FusedGRU),
     "elman": residual(FusedElman),
     "mamba without selection": residual(WithoutSelection),
     "mamba without convolution": residual(WithoutConvolution),
@@ -263,7 +253,7 @@ def train_one(job: dict) -> dict:
         progress=False,
     )
     some = validation[: 64 * size.length + 1]
-    found = {"parameters": sum(p.numel() for p in network.parameters())}
+    found = {"parameters": runs.count(network)}
     try:
         history = train(
             network,
@@ -356,19 +346,10 @@ def run(job: dict) -> dict:
     return train_one(job) if "model" in job else n_grams(job)
 
 
-def chosen(results: list[dict], name: str) -> list[dict]:
-    """The runs, one a seed, of a model at the rate with the fewest bits on validation text."""
-    return runs.chosen([r for r in results if r.get("model") == name], "validation")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--steps", type=int, help="updates of a run")
+    parser = runs.parser(__doc__, SIZES)
     parser.add_argument("--repeats", type=int, default=10, help="of a timing; 0: no timings")
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--out", help="folder of the result file")
     options = parser.parse_args()
     size = SIZES[options.size]
     steps = options.steps or size.steps
@@ -386,7 +367,6 @@ def main() -> None:
     jobs += [{"compressor": name, **same} for name in COMPRESSORS]
     jobs += training_jobs(lambda name: size.rates)
 
-    name = runs.sized("language_models", options.size)
     fixed = {
         "n_layer": N_LAYER,
         **size._asdict(),
@@ -396,15 +376,14 @@ def main() -> None:
         "weight_decay": 0.1,
     }
 
-    def run_all(jobs: list[dict], workers: int = options.workers) -> list[dict]:
-        return runs.run_all(run, jobs, workers, name, fixed, options.out)
-
+    run_all = runs.Runner("language_models", run, fixed, options)
     if options.repeats:  # one after the other, with nothing beside them; then all the rest
         run_all([{"speed": n, **same, "repeats": options.repeats} for n in options.only], 1)
-    results = run_all(jobs)
+    by_model = run_all(jobs).by("model")
 
     def beyond(name: str) -> list[float]:
-        return runs.beyond(chosen(results, name)[0]["lr"], size.rates, size.more_rates)
+        best = by_model[name].chosen("validation")[0]["lr"]
+        return runs.beyond(best, size.rates, size.more_rates)
 
     if size.more_rates:
         run_all(training_jobs(beyond))

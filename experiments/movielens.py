@@ -12,8 +12,6 @@ one at a time, and varies its depth.
 `--quick` is one seed, one learning rate and one epoch: a minute on a CPU, and no evidence.
 """
 
-import argparse
-import collections
 import functools
 import math
 import statistics
@@ -41,6 +39,9 @@ from linear_time.dhen import (
 )
 from linear_time.ranking import (
     Fields,
+    Ranker,
+    Split,
+    fit,
     global_time_split,
     movielens_fields,
     per_user_split,
@@ -48,7 +49,8 @@ from linear_time.ranking import (
     seen,
     smoothed_rate,
 )
-from linear_time.training import Config, seed_everything, train
+from linear_time.records import Record
+from linear_time.training import Config, seed_everything
 
 D = 16
 N_FIELDS = 6
@@ -62,55 +64,24 @@ EPOCHS, BATCH, WEIGHT_DECAY = 6, 1024, 0.1
 GROUPS = ("all", "warm", "cold-user", "cold-movie")
 
 
-class Embedding(nn.Module):
-    """Six tokens of a rating: five values, and the mean of the movie's genres.
+class Pairs(nn.Module):
+    """The second-order term of a factorization machine."""
 
-    A value that training does not have is a zero, and stays one.
-    """
-
-    def __init__(self, fields: Fields, d: int) -> None:
-        super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(n, d, padding_idx=0) for n in fields.sizes)
-        self.genres = nn.Linear(fields.genres.shape[1], d, bias=False)
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter *= 0.1 / parameter.std()
-
-    def forward(self, codes: Tensor, genres: Tensor) -> Tensor:
-        tokens = [table(code) for table, code in zip(self.tables, codes.unbind(1), strict=True)]
-        return torch.stack([*tokens, self.genres(genres)], dim=1)  # (batch, 6, d)
+    def forward(self, x: Tensor) -> Tensor:
+        return factorization_machine(x).sum(1, keepdim=True)
 
 
-class Ranker(nn.Module):
-    """logit = network(embedding) or, for logistic regression and FM, weights and pairs."""
-
-    def __init__(self, fields: Fields, name: str) -> None:
-        super().__init__()
-        self.linear = Embedding(fields, 1) if name in ("logistic", "fm") else None
-        self.embedding = Embedding(fields, D) if name != "logistic" else None
-        self.network = network(name)
-        self.bias = nn.Parameter(torch.zeros(()))
-        self.pairs = name == "fm"
-
-    def forward(self, codes: Tensor, genres: Tensor) -> Tensor:
-        logit = self.bias.expand(len(codes))
-        if self.linear is not None:
-            logit = logit + self.linear(codes, genres).sum((1, 2))
-        if self.embedding is not None:
-            x = self.embedding(codes, genres)
-            if self.pairs:
-                logit = logit + factorization_machine(x).sum(1)
-            else:
-                # Unit scale at the start, as the networks expect: the tables start at 0.1.
-                logit = logit + self.network(10 * x)[:, 0]
-        return logit
+def ranker(fields: Fields, name: str) -> Ranker:
+    if name == "logistic":
+        return Ranker(fields, linear=True)
+    if name == "fm":
+        return Ranker(fields, Pairs, D, linear=True, scale=1)
+    return Ranker(fields, functools.partial(network, name), D)
 
 
-def network(name: str) -> nn.Module | None:
+def network(name: str) -> nn.Module:
     """(batch, 6, 16) → (batch, 1): about 40,000 parameters, ablations apart."""
     flat = N_FIELDS * D
-    if name in ("logistic", "fm"):
-        return None
     if name == "mlp":
         return nn.Sequential(nn.Flatten(), mlp(flat, (156, 156), 1))
     if name == "dcn":
@@ -147,7 +118,7 @@ def dhen_layer(without: str | None, n: int) -> DHENLayer:
 class Data(NamedTuple):
     fields: Fields
     label: Tensor
-    parts: dict[str, Tensor]  # train, validation, test
+    split: Split
     groups: dict[str, Tensor]  # rows of the test part
     user: Tensor
     movie: Tensor
@@ -169,7 +140,7 @@ def data(protocol: str, device: torch.device) -> Data:
     return Data(
         fields,
         ml.liked.to(device),
-        {name: rows.to(device) for name, rows in split._asdict().items()},
+        Split(*(rows.to(device) for rows in split)),
         {name: split.test[kept[name]].to(device) for name in GROUPS},
         ml.user,
         ml.movie,
@@ -192,36 +163,9 @@ def run(job: dict) -> dict:
     d = data(job["protocol"], device)
     if job["model"].startswith("rate"):
         return baseline(job["model"], d)
-    rows, held_out = d.parts["train"], d.parts["validation"]
     seed_everything(job["seed"])
-    model = Ranker(d.fields, job["model"]).to(device)
-    steps_an_epoch = math.ceil(len(rows) / BATCH)
-
-    def batches(generator: torch.Generator):
-        while True:
-            order = torch.randperm(len(rows), generator=generator).to(device)
-            yield from ((rows[i],) for i in order.split(BATCH))
-
-    def loss(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
-        (at,) = batch
-        logit = model(d.fields.codes[at], d.fields.genres[at])
-        return nn.functional.binary_cross_entropy_with_logits(
-            logit, d.label[at].float(), reduction="none"
-        )
-
-    def logits(model: nn.Module, at: Tensor) -> Tensor:
-        parts = [model(d.fields.codes[i], d.fields.genres[i]) for i in at.split(16_384)]
-        return torch.cat(parts)
-
-    best = {"loss": math.inf}
-
-    def validate(model: nn.Module) -> float:
-        found = scores(logits(model, held_out), d.label[held_out]).log_loss
-        if found < best["loss"]:
-            best["loss"] = found
-            best["state"] = {k: v.clone() for k, v in model.state_dict().items()}
-        return found
-
+    model = ranker(d.fields, job["model"]).to(device)
+    steps_an_epoch = math.ceil(len(d.split.train) / BATCH)
     config = Config(
         steps=job["epochs"] * steps_an_epoch,
         lr=job["lr"],
@@ -231,17 +175,16 @@ def run(job: dict) -> dict:
         eval_every=steps_an_epoch,
         progress=False,
     )
-    history = train(model, batches, loss, config, validate)
-    model.load_state_dict(best["state"])
+    history = fit(model, d.fields, d.label, d.split, config, BATCH)
     model.eval()
     with torch.no_grad():
         # Only the test rows' logits are computed; the rest of this vector is never read.
         logit = torch.zeros(len(d.label), device=device)
-        logit[d.parts["test"]] = logits(model, d.parts["test"])
+        logit[d.split.test] = model.logits(d.fields, d.split.test)
     return {
-        "parameters": count(model),
-        "network_parameters": count(model.network) if model.network else 0,
-        "validation": round(best["loss"], 5),
+        "parameters": runs.count(model),
+        "network_parameters": runs.count(model.network) if model.network else 0,
+        "validation": round(float(history.metric.min()), 5),
         "best_epoch": int(history.metric.argmin()) + 1,
         "curve": [round(float(m), 5) for m in history.metric],
         "test": test_scores(logit, d),
@@ -250,7 +193,7 @@ def run(job: dict) -> dict:
 
 def baseline(name: str, d: Data) -> dict:
     """What needs no gradient: the movie's rate, the user's rate, and mere popularity."""
-    label, rows = d.label.cpu(), d.parts["train"].cpu()
+    label, rows = d.label.cpu(), d.split.train.cpu()
     if name == "rate of the movie's popularity":
         # How often the movie was rated, whatever the stars: one number, calibrated.
         ratings = torch.bincount(d.movie[rows], minlength=int(d.movie.max()) + 1)
@@ -261,13 +204,9 @@ def baseline(name: str, d: Data) -> dict:
         value = d.movie if name == "rate of the movie" else d.user
         logit = torch.logit(smoothed_rate(value, label, rows))
     logit = logit.to(d.label.device)
-    held_out = d.parts["validation"]
+    held_out = d.split.validation
     found = scores(logit[held_out], d.label[held_out]).log_loss
     return {"parameters": 0, "validation": round(found, 5), "test": test_scores(logit, d)}
-
-
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def throughput(name: str, steps: int) -> dict:
@@ -275,9 +214,9 @@ def throughput(name: str, steps: int) -> dict:
     device = runs.device()
     d = data("user", device)
     seed_everything(0)
-    model = Ranker(d.fields, name).to(device)
+    model = ranker(d.fields, name).to(device)
     optimizer = torch.optim.AdamW(model.parameters())
-    at = d.parts["train"][:BATCH]
+    at = d.split.train[:BATCH]
     codes, genres, label = d.fields.codes[at], d.fields.genres[at], d.label[at].float()
     times = []
     for _ in range(steps + 5):  # the first few warm up
@@ -297,42 +236,27 @@ def throughput(name: str, steps: int) -> dict:
     }
 
 
-def chosen(results: list[dict], protocol: str, model: str) -> list[dict]:
-    """The runs, one a seed, of the learning rate that is best in validation, in the mean."""
-    by_rate = collections.defaultdict(list)
-    for r in results:
-        if r.get("protocol") == protocol and r.get("model") == model:
-            by_rate[r.get("lr")].append(r)
-    if not by_rate:
-        return []
-    return min(by_rate.values(), key=lambda rs: statistics.mean(r["validation"] for r in rs))
-
-
-def report(results: list[dict]) -> None:
+def report(record: Record) -> None:
     """The mean and its standard error over the seeds."""
-    for protocol in PROTOCOLS:
+    for protocol, of_protocol in record.by("protocol").items():
         print(f"\n{protocol}: test AUC, normalised entropy; mean ± standard error")
-        names = dict.fromkeys(r["model"] for r in results if r.get("protocol") == protocol)
-        for name in names:
-            picked = chosen(results, protocol, name)
+        for name, own in of_protocol.by("model").items():
+            picked = own.chosen("validation")
             cells = []
-            for group in GROUPS:
+            for group in picked[0]["test"]:
                 for key in ("auc", "normalised_entropy"):
-                    values = [r["test"][group][key] for r in picked if group in r["test"]]
-                    if values:
-                        spread = statistics.stdev(values) if len(values) > 1 else math.nan
-                        error = spread / math.sqrt(len(values))
-                        cells.append(f"{statistics.mean(values):.4f} ± {error:.4f}")
+                    values = picked.values(f"test.{group}.{key}")
+                    spread = statistics.stdev(values) if len(values) > 1 else math.nan
+                    error = spread / math.sqrt(len(values))
+                    cells.append(f"{statistics.mean(values):.4f} ± {error:.4f}")
             rate = picked[0].get("lr", "")
             print(f"{name:32} {picked[0]['parameters']:>8} {rate!s:>6}  " + "  ".join(cells))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=8 if torch.cuda.is_available() else 2)
+    parser = runs.parser(__doc__, workers=8 if torch.cuda.is_available() else 2)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", help="folder of the result file")
     options = parser.parse_args()
     rates, seeds, epochs = LEARNING_RATES, SEEDS, options.epochs
     if options.quick:
@@ -346,11 +270,15 @@ def main() -> None:
         for lr in rates
         for seed in seeds
     ]
-    if options.quick and not options.out:
+    if options.quick and options.out == runs.RECORDED:
         parser.error("--quick needs --out: it must not replace the recorded runs")
-    timed = runs.recorded("movielens", options.out).get("settings", {}).get("throughput")
-    timed = timed or [throughput(name, 10 if options.quick else 100) for name in MODELS]
-    settings = {
+    run_all = runs.Runner("movielens", run, {}, options)
+    before = run_all.before()
+    if before:
+        timed = before.settings["throughput"]
+    else:
+        timed = [throughput(name, 10 if options.quick else 100) for name in MODELS]
+    run_all.settings = {
         "d": D,
         "batch": BATCH,
         "weight_decay": WEIGHT_DECAY,
@@ -358,13 +286,13 @@ def main() -> None:
         "seeds": seeds,
         "epochs": epochs,
         "rows": {
-            p: {k: len(v) for k, v in (d.parts | d.groups).items()}
+            p: {k: len(v) for k, v in (d.split._asdict() | d.groups).items()}
             for p in PROTOCOLS
             for d in [data(p, torch.device("cpu"))]
         },
         "throughput": timed,
     }
-    report(runs.run_all(run, jobs, options.workers, "movielens", settings, options.out))
+    report(run_all(jobs))
 
 
 if __name__ == "__main__":

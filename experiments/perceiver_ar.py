@@ -9,7 +9,6 @@ characters of the validation and test parts, the last 32 positions of windows of
 ``--size small`` is an hour on two cores of a CPU; ``--size full`` is for a GPU.
 """
 
-import argparse
 import functools
 import math
 from typing import NamedTuple
@@ -125,7 +124,7 @@ def run(job: dict) -> dict:
         found = [bits(network, part, M, longest) for part in (validation, test)]
     return {
         "updates": steps,
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": runs.count(network),
         "flops_a_step": 3 * size.batch * forward_flops(size, M, N, vocab_size),
         "losses": steps * size.batch * N,
         "validation": round(found[0], 4),
@@ -135,14 +134,9 @@ def run(job: dict) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--steps", type=int, help="updates of the plain decoder")
-    parser.add_argument("--out", help="folder of the result file")
-    options = parser.parse_args()
+    options = runs.parser(__doc__, SIZES).parse_args()
     size = SIZES[options.size]
-    steps = options.steps or size.steps
+    steps = options.steps or size.steps  # of the plain decoder
     jobs = [
         {"size": options.size, "M": M, "N": N, "lr": lr, "seed": seed, "steps": steps}
         for seed in SEEDS
@@ -155,8 +149,7 @@ def main() -> None:
         "seeds": SEEDS,
         "scored": f"the last {SCORED} positions of {WINDOWS} windows",
     }
-    name = runs.sized("perceiver_ar", options.size)
-    runs.run_all(run, jobs, options.workers, name, fixed, options.out)
+    runs.Runner("perceiver_ar", run, fixed, options)(jobs)
 
 
 if __name__ == "__main__":

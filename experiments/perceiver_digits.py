@@ -8,7 +8,6 @@ pixel values, is the baseline of a model that knows no positions), the same upda
 batches, and its learning rate chosen from the same four by validation accuracy.
 """
 
-import argparse
 import functools
 from typing import Any
 
@@ -17,7 +16,6 @@ import runs
 import torch
 from torch import Tensor, nn
 
-from linear_time.datasets import digits
 from linear_time.perceiver import (
     CrossAttention,
     Perceiver,
@@ -136,18 +134,15 @@ def model(name: str) -> nn.Module:
 
 def data(condition: str, device: torch.device) -> dict[str, Any]:
     """Pixels in [−1, 1], (rows, 64, 1), positions and indices that go with them; a fixed split."""
-    images, y = digits()
-    x = 2 * images.reshape(len(images), 64, 1) - 1
-    order = torch.tensor(np.random.default_rng(0).permutation(len(x)))
+    order = torch.arange(64)
     moved = torch.tensor(np.random.default_rng(1).permutation(64))
-    positions, index = POSITIONS, torch.arange(64)
-    if condition != "raw":
-        x = x[:, moved]
-    if condition == "permuted":
-        positions, index = positions[moved], index[moved]
-    parts = {"train": order[:1200], "validation": order[1200:1440], "test": order[1440:]}
-    rows = {k: (x[i].to(device), y[i].to(device)) for k, i in parts.items()}
-    return rows | {"positions": positions.to(device), "index": index.to(device)}
+    places = (order if condition == "raw" else moved).to(device)
+    index = (moved if condition == "permuted" else order).to(device)
+    parts = {
+        name: (2 * images.flatten(1)[:, places, None] - 1, classes)
+        for name, (images, classes) in runs.digits_parts(device).items()
+    }
+    return {**parts, "positions": POSITIONS.to(device)[index], "index": index}
 
 
 def run(job: dict) -> dict:
@@ -182,7 +177,7 @@ def run(job: dict) -> dict:
     history = train(network, batches, loss, config, lambda n: accuracy(n, "validation"))
     network.eval()
     return {
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": runs.count(network),
         "validation": round(float(history.metric[-1]), 4),
         "test": round(accuracy(network, "test"), 4),
         "curve": [round(float(m), 4) for m in history.metric],
@@ -194,11 +189,7 @@ def _logits(network: nn.Module, x: Tensor, positions: Tensor, index: Tensor) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--out", help="folder of the result file")
-    options = parser.parse_args()
+    options = runs.parser(__doc__, steps=STEPS).parse_args()
     jobs = [
         {"condition": c, "model": m, "lr": lr, "seed": seed, "steps": options.steps}
         for seed in SEEDS
@@ -212,9 +203,9 @@ def main() -> None:
         "warmup": WARMUP,
         "learning_rates": LEARNING_RATES,
         "seeds": SEEDS,
-        "rows": {"train": 1200, "validation": 240, "test": 357},
+        "rows": runs.DIGITS_ROWS,
     }
-    runs.run_all(run, jobs, options.workers, "perceiver_digits", fixed, options.out)
+    runs.Runner("perceiver_digits", run, fixed, options)(jobs)
 
 
 if __name__ == "__main__":

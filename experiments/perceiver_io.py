@@ -8,15 +8,12 @@ of the nearest pixel that was read. "queries" is how many of the 64 outputs each
 decodes: 16 at random, or all.
 """
 
-import argparse
 from typing import Any
 
-import numpy as np
 import runs
 import torch
 from torch import Tensor, nn
 
-from linear_time.datasets import digits
 from linear_time.perceiver import fourier_features, grid
 from linear_time.perceiver_io import PerceiverIO
 from linear_time.training import Config, seed_everything, train
@@ -54,12 +51,9 @@ class DigitIO(nn.Module):
 
 
 def data(device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
-    """Pixels in [0, 1], (rows, 64), and classes; the split of the other runs on digits."""
-    images, y = digits()
-    x = images.reshape(len(images), 64)
-    order = torch.tensor(np.random.default_rng(0).permutation(len(x)))
-    parts = {"train": order[:1200], "validation": order[1200:1440], "test": order[1440:]}
-    return {k: (x[i].to(device), y[i].to(device)) for k, i in parts.items()}
+    """Pixels in [0, 1], (rows, 64), and classes."""
+    parts = runs.digits_parts(device)
+    return {name: (images.flatten(1), classes) for name, (images, classes) in parts.items()}
 
 
 def choose(rows: int, generator: torch.Generator) -> Tensor:
@@ -140,7 +134,7 @@ def run(job: dict) -> dict:
     history = train(network, batches, loss, config, metric)
     network.eval()
     return {
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": runs.count(network),
         "validation": scores(network, *parts["validation"]),
         "test": scores(network, *parts["test"]),
         "curve": [round(float(m), 5) for m in history.metric],
@@ -148,11 +142,7 @@ def run(job: dict) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--out", help="folder of the result file")
-    options = parser.parse_args()
+    options = runs.parser(__doc__, steps=STEPS).parse_args()
     jobs = [
         {"task": task, "queries": queries, "lr": lr, "seed": seed, "steps": options.steps}
         for seed in SEEDS
@@ -165,10 +155,10 @@ def main() -> None:
         "read": READ,
         "learning_rates": LEARNING_RATES,
         "seeds": SEEDS,
-        "rows": {"train": 1200, "validation": 240, "test": 357},
+        "rows": runs.DIGITS_ROWS,
         "baselines": baselines(data(torch.device("cpu"))),
     }
-    runs.run_all(run, jobs, options.workers, "perceiver_io", fixed, options.out)
+    runs.Runner("perceiver_io", run, fixed, options)(jobs)
 
 
 if __name__ == "__main__":

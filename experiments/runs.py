@@ -1,24 +1,47 @@
-"""What the experiments share: jobs in parallel, and a result file that says how it was made."""
+"""What the experiments share: a command line, jobs in parallel, a record that is resumed."""
 
-import datetime
+import argparse
 import json
 import multiprocessing
-import os
-import platform
-import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from linear_time import checks
+from linear_time import checks, records
+from linear_time.datasets import digits
+from linear_time.records import Record
+from linear_time.recurrent import GRU
 
-RESULTS = Path(__file__).parent / "results"
+RECORDED = Path(__file__).parent.parent / "src" / "linear_time" / "recorded"
+DIGITS_ROWS = {"train": 1200, "validation": 240, "test": 357}
+
+
+def parser(
+    doc: str | None,
+    sizes: Collection[str] = (),
+    steps: int | None = None,
+    workers: int = 2,
+) -> argparse.ArgumentParser:
+    """The command line of all experiments, to which each may add its own options.
+
+    Where there are sizes, they say how many steps there are unless ``--steps`` does.
+    """
+    found = argparse.ArgumentParser(description=doc)
+    found.add_argument("--workers", type=int, default=workers, help="processes")
+    if sizes:
+        found.add_argument("--size", choices=sizes, default="full")
+    if sizes or steps:
+        found.add_argument("--steps", type=int, default=steps, help="updates of a run")
+    found.add_argument("--out", type=Path, default=RECORDED, help="folder of the record")
+    return found
 
 
 def device() -> torch.device:
@@ -52,14 +75,28 @@ def graphed(network: nn.Module, tokens: Tensor) -> nn.Module:
     return graph
 
 
-def machine() -> dict[str, Any]:
-    """The machine and the versions, without a name or a path of its own."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+def count(module: nn.Module) -> int:
+    """Its parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+class FusedGRU(GRU):
+    """The library's GRU; its parallel form by torch's fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(1, len(x), self.d_model)
+        weights = [self.input.weight, self.recurrent.weight, self.input.bias, self.recurrent.bias]
+        return torch.gru(x, h, weights, True, 1, 0.0, self.training, False, True)[0]
+
+
+def digits_parts(device: torch.device, size: int = 8) -> dict[str, tuple[Tensor, Tensor]]:
+    """Images (rows, size, size) of pixels in [0, 1], and classes: one split for all experiments."""
+    images, classes = digits(size)
+    order = torch.tensor(np.random.default_rng(0).permutation(len(images)))
+    rows = order.split(list(DIGITS_ROWS.values()))
     return {
-        "device": gpu or f"CPU, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "date": datetime.date.today().isoformat(),
+        name: (images[at].to(device), classes[at].to(device))
+        for name, at in zip(DIGITS_ROWS, rows, strict=True)
     }
 
 
@@ -71,81 +108,68 @@ def _work(task: tuple[Callable[[dict], dict], dict]) -> dict:
     return {**job, **result, "seconds": round(time.perf_counter() - begin, 1)}
 
 
-def run_all(
-    run: Callable[[dict], dict],
-    jobs: Sequence[dict],
-    workers: int,
-    name: str,
-    settings: dict,
-    out: str | None = None,
-) -> list[dict]:
-    """Each job in one of ``workers`` processes; the record is written after each run.
+class Runner:
+    """Runs jobs, and keeps the record of an experiment.
 
-    Jobs that the record has results of, from a run that was stopped, are not run again. Returns
-    the results of these jobs; the record keeps what it had of others.
+    Args:
+        name: of the record; a size other than "full" is appended.
+        run: what a job gives, job → result.
+        settings: what is the same for all jobs.
+        options: of the command line, ``parser``'s.
     """
-    context = multiprocessing.get_context("spawn")
-    results, begin = recorded(name, out)["runs"], time.perf_counter()
 
-    def found(job: dict) -> list[dict]:
-        return [result for result in results if job.items() <= result.items()]
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[dict], dict],
+        settings: dict[str, Any],
+        options: argparse.Namespace,
+    ) -> None:
+        size = getattr(options, "size", "full")
+        self.run, self.settings, self.options = run, settings, options
+        self.name = name if size == "full" else f"{name}_{size}"
 
-    missing = [job for job in jobs if not found(job)]
-    print(f"{len(missing)} runs, {len(jobs) - len(missing)} done before", flush=True)
-    with context.Pool(workers) as pool:
-        new = pool.imap_unordered(_work, [(run, job) for job in missing])
-        for count, result in enumerate(new, start=1):
-            results.append(result)
-            write(name, settings, sorted(results, key=lambda r: json.dumps(r)), out)
-            if count % 10 == 0 or count == len(missing):
-                elapsed = time.perf_counter() - begin
-                print(f"{count}/{len(missing)} runs, {elapsed:.0f} s", flush=True)
-    return [result for job in jobs for result in found(job)]
+    def before(self) -> Record | None:
+        """The record of a run that was stopped."""
+        if (self.options.out / f"{self.name}.json").exists():
+            return records.read(self.name, self.options.out)
+        return None
+
+    def __call__(self, jobs: Sequence[dict], workers: int | None = None) -> Record:
+        """Each job in one of the processes; the record is written after each.
+
+        Jobs that the record has results of are not run again. Returns the results of these jobs;
+        the record keeps what it had of others, and its machines stay beside this one.
+        """
+        workers, before = workers or self.options.workers, self.before()
+        here = records.machine("cuda" if torch.cuda.is_available() else "cpu")
+        machines = before.machines if before else ()
+        record = Record(
+            self.name,
+            "python experiments/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            machines if here in machines else (*machines, here),
+            self.settings,
+            before.rows if before else (),
+        )
+
+        def found(job: dict) -> list:
+            return [row for row in record if job.items() <= row.items()]
+
+        missing, begin = [job for job in jobs if not found(job)], time.perf_counter()
+        print(f"{len(missing)} runs, {len(jobs) - len(missing)} done before", flush=True)
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            new = pool.imap_unordered(_work, [(self.run, job) for job in missing])
+            for done, result in enumerate(new, start=1):
+                rows = sorted((*record, result), key=lambda row: json.dumps(row))
+                record = replace(record, rows=tuple(rows))
+                record.write(self.options.out)
+                if done % 10 == 0 or done == len(missing):
+                    elapsed = time.perf_counter() - begin
+                    print(f"{done}/{len(missing)} runs, {elapsed:.0f} s", flush=True)
+        return replace(record, rows=tuple(row for job in jobs for row in found(job)))
 
 
-def chosen(results: Sequence[dict], key: str) -> list[dict]:
-    """The runs, one a seed, of the learning rate with the least mean of ``key``.
-
-    Runs that diverged have None there and do not count, and nor do rates with fewer seeds left.
-    """
-    by_rate: dict[float, list[dict]] = {}
-    for result in results:
-        if result[key] is not None:
-            by_rate.setdefault(result["lr"], []).append(result)
-    most = max(map(len, by_rate.values()), default=0)
-    complete = [group for group in by_rate.values() if len(group) == most]
-    return min(complete, key=lambda group: statistics.mean(r[key] for r in group), default=[])
-
-
-def beyond(best: float, rates: Sequence[float], more: Sequence[float]) -> list[float]:
+def beyond(best: float, rates: Iterable[float], more: Iterable[float]) -> list[float]:
     """The learning rates of ``more`` that lie beyond ``best``, if that is an end of ``rates``."""
     low, high = min(rates), max(rates)
     return [lr for lr in more if (best == low and lr < low) or (best == high and lr > high)]
-
-
-def sized(name: str, size: str) -> str:
-    """The name of a record of this size."""
-    return name if size == "full" else f"{name}_{size}"
-
-
-def recorded(name: str, out: str | None = None) -> dict[str, Any]:
-    """The record that ``write`` left, or an empty one."""
-    path = (Path(out) if out else RESULTS) / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else {"machines": [], "runs": []}
-
-
-def write(name: str, settings: dict, results: list[dict], out: str | None = None) -> None:
-    """``results/name.json``: the command, the settings, the machines and every run.
-
-    A record that is there already is resumed: its machines stay beside this one.
-    """
-    command = "python experiments/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    machines = recorded(name, out)["machines"]
-    if machine() not in machines:
-        machines.append(machine())
-    record = {"command": command, "machines": machines, "settings": settings, "runs": results}
-    path = (Path(out) if out else RESULTS) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join("    " + json.dumps(result) for result in results)
-    head = json.dumps({k: v for k, v in record.items() if k != "runs"}, indent=2)
-    path.write_text(head[:-2] + ',\n  "runs": [\n' + lines + "\n  ]\n}\n")

@@ -10,10 +10,10 @@ sequences with all eight answers right.
 and the rate chosen is run with all three. A run that is stopped is resumed by the same command.
 """
 
-import argparse
 import functools
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import runs
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from linear_time.mixer import LanguageModel, Residual
+from linear_time.records import Record
 from linear_time.s4 import S4D
 from linear_time.selective import Selective
 from linear_time.tasks import accuracy, answer_loss, selective_copying
@@ -66,17 +67,13 @@ def network(name: str, width: int, size: Size) -> nn.Module:
     return LanguageModel(lambda: Residual(MIXERS[name](width)), size.vocab_size, width, N_LAYER)
 
 
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
 @functools.cache
 def width(name: str, of_size: str) -> int:
     """The width that gives a model as many parameters as S6 has."""
     size = SIZES[of_size]
-    wanted = count(network("S6", size.d_model, size))
+    wanted = runs.count(network("S6", size.d_model, size))
     widths = range(size.d_model // 4, 2 * size.d_model)
-    return min(widths, key=lambda w: abs(count(network(name, w, size)) - wanted))
+    return min(widths, key=lambda w: abs(runs.count(network(name, w, size)) - wanted))
 
 
 def run(job: dict) -> dict:
@@ -117,7 +114,7 @@ def run(job: dict) -> dict:
         eval_every=max(1, steps // 20),
         progress=False,
     )
-    found: dict[str, Any] = {"parameters": count(model), "width": own}
+    found: dict[str, Any] = {"parameters": runs.count(model), "width": own}
     try:
         history = train(model, batches, answer_loss, config, evaluate)
     except FloatingPointError:  # it diverged: a result, too
@@ -136,46 +133,26 @@ def run(job: dict) -> dict:
     }
 
 
-def chosen(results: list[dict], length: int, model: str) -> list[dict]:
-    """The runs, one a seed, of the learning rate with the least mean validation loss."""
-    own = [r for r in results if (r["length"], r["model"]) == (length, model)]
-    return runs.chosen(own, "validation_loss")
-
-
-def mean(results: list[dict], key: str) -> float:
-    return statistics.mean(r[key] for r in results)
-
-
-def report(results: list[dict]) -> None:
-    for length in sorted({r["length"] for r in results}):
-        names = [name for name in MIXERS if any(r["model"] == name for r in results)]
+def report(record: Record) -> None:
+    for length, of_length in sorted(record.by("length").items()):
         print(f"\nlength {length}, {N_TOKENS} data tokens: right sequences, right tokens")
-        for name in names:
-            own = [r for r in results if r["length"] == length and r["model"] == name]
-            picked = chosen(results, length, name)
-            if not picked:
-                continue
-            rates = sorted({r["lr"] for r in own})
+        for name, own in of_length.by("model").items():
+            picked = own.chosen("validation_loss")
+            right, tokens = (statistics.mean(picked.values(k)) for k in ("sequences", "tokens"))
             by_rate = {
-                x: round(mean([r for r in own if r["lr"] == x], "sequences"), 3) for x in rates
+                rate: round(statistics.mean(rows.values("sequences")), 3)
+                for rate, rows in sorted(own.by("lr").items())
             }
             print(
                 f"{name:22} {picked[0]['parameters']} parameters, lr {picked[0]['lr']}: "
-                f"{mean(picked, 'sequences'):.3f} {[r['sequences'] for r in picked]}, "
-                f"{mean(picked, 'tokens'):.3f}; by rate {by_rate}"
+                f"{right:.3f} {picked.values('sequences')}, {tokens:.3f}; by rate {by_rate}"
             )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--steps", type=int, help="updates of a run")
-    parser.add_argument("--out", help="folder of the result file")
-    options = parser.parse_args()
+    options = runs.parser(__doc__, SIZES).parse_args()
     size = SIZES[options.size]
     steps = options.steps or size.steps
-    name = runs.sized("selective_copying", options.size)
     fixed = {
         **size._asdict(),
         "n_tokens": N_TOKENS,
@@ -186,8 +163,7 @@ def main() -> None:
         "sequences_evaluated": EVALUATED,
     }
 
-    def run_all(jobs: list[dict]) -> list[dict]:
-        return runs.run_all(run, jobs, options.workers, name, fixed, options.out)
+    run_all = runs.Runner("selective_copying", run, fixed, options)
 
     def jobs(rates_of: Callable[[int, str], Sequence[float]], seeds: Sequence[int]) -> list[dict]:
         return [
@@ -205,20 +181,19 @@ def main() -> None:
         return size.rates
 
     swept_seeds = SEEDS if options.size == "full" else SEEDS[:1]
-    results = run_all(jobs(swept, swept_seeds))
+    found = run_all(jobs(swept, swept_seeds))
     best = {
-        (length, model): chosen(results, length, model)[0]["lr"]
-        for length, models in size.lengths.items()
-        for model in models
+        key: own.chosen("validation_loss")[0]["lr"]
+        for key, own in found.by("length", "model").items()
     }
 
     def more(length: int, model: str) -> Sequence[float]:
         return runs.beyond(best[length, model], size.rates, size.more_rates)
 
-    results += run_all(jobs(more, swept_seeds))
+    rows = [*found, *run_all(jobs(more, swept_seeds))]
     if options.size == "small":  # the rate chosen with one seed, with the others too
-        results += run_all(jobs(lambda *key: [best[key]], SEEDS[1:]))
-    report(results)
+        rows += run_all(jobs(lambda *key: [best[key]], SEEDS[1:]))
+    report(replace(found, rows=tuple(rows)))
 
 
 if __name__ == "__main__":

@@ -7,17 +7,13 @@ learning rate chosen from the same three by validation accuracy. A model's read 
 positions, or the last position.
 """
 
-import argparse
 from typing import Any
 
-import numpy as np
 import runs
 import torch
 from torch import Tensor, nn
 
-from linear_time.datasets import digits
-from linear_time.mixer import Residual, SequenceClassifier, SequenceMixer
-from linear_time.recurrent import GRU
+from linear_time.mixer import Residual, SequenceClassifier
 from linear_time.s4 import S4, S4D
 from linear_time.training import Config, seed_everything, train
 
@@ -28,24 +24,10 @@ STEPS, BATCH, WARMUP = 1000, 64, 50
 INITS = ("lin", "inv", "legs", "real", "random")
 
 
-class FusedGRU(SequenceMixer):
-    """``recurrent.GRU`` with torch's fused kernel, and that layer's start."""
-
-    def __init__(self, d_model: int, memory: int | None = None) -> None:
-        super().__init__(d_model)
-        ours = GRU(d_model, memory)
-        self.gru = nn.GRU(d_model, d_model, batch_first=True)
-        self.gru.load_state_dict(
-            {
-                "weight_ih_l0": ours.input.weight,
-                "bias_ih_l0": ours.input.bias,
-                "weight_hh_l0": ours.recurrent.weight,
-                "bias_hh_l0": ours.recurrent.bias,
-            }
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.gru(x)[0]
+def fused_gru(width: int, memory: int | None) -> runs.FusedGRU:
+    gru = runs.FusedGRU(width, memory)
+    nn.GRU(width, width)  # draws as many numbers as in the recorded runs, which made one first
+    return gru
 
 
 def model(name: str, size: int, read: str) -> nn.Module:
@@ -58,17 +40,17 @@ def model(name: str, size: int, read: str) -> nn.Module:
     else:
         width = 45
         memory = size**2 if name == "gru-long" else None
-        make = lambda: FusedGRU(width, memory)  # noqa: E731
+        make = lambda: fused_gru(width, memory)  # noqa: E731
     return SequenceClassifier(lambda: Residual(make()), 1, 10, width, N_LAYER, read)
 
 
 def data(size: int, device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
-    """Pixels in [−1, 1], row by row, (rows, size², 1), and classes; a fixed split."""
-    images, y = digits(size)
-    x = 2 * images.reshape(len(images), -1, 1) - 1
-    order = torch.tensor(np.random.default_rng(0).permutation(len(x)))
-    parts = {"train": order[:1200], "validation": order[1200:1440], "test": order[1440:]}
-    return {k: (x[i].to(device), y[i].to(device)) for k, i in parts.items()}
+    """Pixels in [−1, 1], row by row, (rows, size², 1), and classes."""
+    parts = runs.digits_parts(device, size)
+    return {
+        name: (2 * images.flatten(1)[..., None] - 1, classes)
+        for name, (images, classes) in parts.items()
+    }
 
 
 def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -109,10 +91,10 @@ def run(job: dict) -> dict:
     try:
         history = train(network, batches, loss, config, score)
     except FloatingPointError:  # it diverged: a result, too
-        return {"parameters": count(network), "validation": 0.0, "test": 0.0, "curve": []}
+        return {"parameters": runs.count(network), "validation": 0.0, "test": 0.0, "curve": []}
     network.eval()
     return {
-        "parameters": count(network),
+        "parameters": runs.count(network),
         "validation": round(float(history.metric[-1]), 4),
         "test": round(accuracy(network, *parts["test"]), 4),
         "loss": round(float(history.loss[-50:].mean()), 4),
@@ -120,16 +102,8 @@ def run(job: dict) -> dict:
     }
 
 
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--out", help="folder of the result file")
-    options = parser.parse_args()
+    options = runs.parser(__doc__, steps=STEPS).parse_args()
     models = [f"s4d-{init}" for init in INITS] + ["s4", "gru", "gru-long"]
     long_read = ["s4d-lin", "s4", "gru", "gru-long"]
     settings = [(32, "mean", m) for m in models] + [(32, "last", m) for m in long_read]
@@ -146,9 +120,9 @@ def main() -> None:
         "n_layer": N_LAYER,
         "batch": BATCH,
         "warmup": WARMUP,
-        "rows": {"train": 1200, "validation": 240, "test": 357},
+        "rows": runs.DIGITS_ROWS,
     }
-    runs.run_all(run, jobs, options.workers, "sequential_digits", fixed, options.out)
+    runs.Runner("sequential_digits", run, fixed, options)(jobs)
 
 
 if __name__ == "__main__":

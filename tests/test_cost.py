@@ -1,6 +1,5 @@
 """Chapter 04: the counts against the layers, torch's counter and loops that count themselves."""
 
-import json
 import math
 from itertools import pairwise
 
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from book import ROOT
 from linear_time import cost as costs
+from linear_time import records
 from linear_time.attention import CausalSelfAttention, attend, causal_mask
 from linear_time.convolution import causal_convolution
 from linear_time.cost import (
@@ -658,22 +658,22 @@ def test_crossover():
 
 # --- the recorded run ----------------------------------------------------------------------------
 
-RECORD = json.loads((ROOT / "benchmarks" / "results" / "cost.json").read_text())
+RECORD = records.read("cost")
 
 
 def recorded(kind, model, key="median_ms"):
-    rows = [r for r in RECORD["runs"] if (r["kind"], r["model"]) == (kind, model)]
-    return [r["length"] for r in rows], [r[key] for r in rows]
+    rows = RECORD.where(kind=kind, model=model)
+    return rows.values("length"), rows.values(key)
 
 
 def test_the_recorded_run_is_of_these_layers():
-    for row in RECORD["runs"]:
+    for row in RECORD:
         formula = {"GRU": gru_cost, "S4D": s4d_cost, "Mamba": mamba_cost}.get(row["model"])
-        counted = (formula or attention_cost)(row["length"], RECORD["d_model"])
-        assert counted.parameters == RECORD["parameters"][row["model"]]
+        counted = (formula or attention_cost)(row["length"], RECORD.settings["d_model"])
+        assert counted.parameters == RECORD.settings["parameters"][row["model"]]
         for key in {"forward_flops", "step_flops", "state"} & row.keys():
             assert row[key] == getattr(counted, key)
-    assert RECORD["repeats"] >= 5 and RECORD["machine"] and RECORD["torch"] and RECORD["date"]
+    assert RECORD.settings["repeats"] >= 5
 
 
 def test_the_chapter_quotes_the_recorded_run():

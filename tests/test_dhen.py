@@ -2,7 +2,6 @@
 
 import importlib
 import itertools
-import json
 import sys
 import types
 
@@ -17,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from book import ROOT
+from linear_time import records
 from linear_time.compression import LinearCompression, MeanPooling
 from linear_time.dhen import (
     DHEN,
@@ -483,18 +483,14 @@ def test_bad_input_the_rest():
 
 
 def test_what_the_chapter_quotes_from_the_record():
-    """The numbers in the prose of chapter 07 that come from experiments/results/movielens.json."""
-    record = json.loads((ROOT / "experiments" / "results" / "movielens.json").read_text())
+    """The numbers in the prose of chapter 07 that come from experiments/movielens.py."""
+    record = records.read("movielens")
     text = (ROOT / "chapters" / "07-dhen.ipynb").read_text()
 
     def auc(protocol, model, group="all"):
-        by_rate = {}
-        for run in record["runs"]:
-            if (run["protocol"], run["model"]) == (protocol, model):
-                by_rate.setdefault(run.get("lr"), []).append(run)
-        best = min(by_rate.values(), key=lambda runs: np.mean([r["validation"] for r in runs]))
+        best = record.where(protocol=protocol, model=model).chosen("validation")
         assert len(best) == (1 if "rate" in model else 5)
-        values = [run["test"][group]["auc"] for run in best]
+        values = best.values(f"test.{group}.auc")
         return np.mean(values), np.std(values) / max(1, len(values) - 1) ** 0.5
 
     models = ("logistic", "fm", "mlp", "dcn", "lce", "dhen", "wukong")
@@ -516,10 +512,11 @@ def test_what_the_chapter_quotes_from_the_record():
     for model in (*modules, *(f"dhen depth {n}" for n in (1, 3, 4))):
         mean, error = auc("user", model)
         assert abs(mean - full) < 2 * max(error, 0.0017)
-    speed = {t["throughput"]: t["rows_a_second"] for t in record["settings"]["throughput"]}
+    speed = {t["throughput"]: t["rows_a_second"] for t in record.settings["throughput"]}
     slow, mlp_slow = (speed[m] / speed["dhen"] for m in ("logistic", "mlp"))
     assert f"is {slow:.0f} times slower than logistic regression and {mlp_slow:.0f} times" in text
-    sizes = [r["network_parameters"] for r in record["runs"] if r["model"] in models[2:]]
+    by_model = record.by("model")
+    sizes = [size for m in models[2:] for size in by_model[m].values("network_parameters")]
     assert max(sizes) < 1.03 * 40_000 and min(sizes) > 0.97 * 40_000
-    assert {r["epochs"] for r in record["runs"] if "lr" in r} == {6}
-    assert record["settings"]["learning_rates"] == [0.001, 0.003, 0.01, 0.03]
+    assert set(record.by("epochs")) == {6}
+    assert record.settings["learning_rates"] == (0.001, 0.003, 0.01, 0.03)

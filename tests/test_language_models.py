@@ -1,15 +1,12 @@
 """Chapter 18's comparison: the models are what they are called, the record is what is quoted."""
 
-import json
-
 import pytest
 import torch
 
-from book import ROOT, experiment
+from book import experiment
+from linear_time import records
 from linear_time.datasets import text
 from linear_time.mamba import MambaConfig, MambaLM
-
-RESULTS = ROOT / "experiments" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -104,41 +101,33 @@ def test_arithmetic(script):
 def read(script, size_name):
     """A record's runs; for each model its rate, its test bits and its bits by position."""
     name = "language_models" + ("" if size_name == "full" else "_small")
-    record = json.loads((RESULTS / f"{name}.json").read_text())
+    record = records.read(name)
     size = script.SIZES[size_name]
     for key, value in size._asdict().items():
         wanted = dict(zip(script.MODELS, value, strict=True)) if key == "widths" else value
-        assert record["settings"][key] == json.loads(json.dumps(wanted))
-    groups = {}
-    for run in record["runs"]:
-        if "lr" in run:
-            assert run["steps"] == size.steps
-            groups.setdefault(run["model"], {}).setdefault(run["lr"], {})[run["seed"]] = run
-    assert set(groups) == set(script.MODELS)
+        assert record.settings[key] == wanted
+    assert set(record.by("steps")) == {size.steps}
+    by_model = record.by("model")
+    assert set(by_model) == set(script.MODELS)
     found = {}
-    for model_name, rates in groups.items():
-        assert all(sorted(seeds) == [0, 1, 2] for seeds in rates.values())
-        bits = {lr: sum(r["validation"] for r in s.values()) for lr, s in rates.items()}
+    for model_name, own in by_model.items():
+        rates = own.by("lr")
+        assert all(seeds.values("seed") == [0, 1, 2] for seeds in rates.values())
+        bits = {lr: sum(seeds.values("validation")) for lr, seeds in rates.items()}
         best = min(bits, key=bits.get)
         swept = min(size.rates, key=bits.get)
         beyond = [lr for lr in size.more_rates if (lr > swept) == (swept == max(size.rates))]
         at_an_end = swept in (min(size.rates), max(size.rates))
         assert set(rates) == {*size.rates, *(beyond if at_an_end else [])}
-        runs = list(rates[best].values())
-        assert sorted(r["test"] for r in script.chosen(record["runs"], model_name)) == sorted(
-            r["test"] for r in runs
-        )
-        places = zip(*(r["by_position"] for r in runs), strict=True)
-        found[model_name] = (
-            best,
-            [r["test"] for r in runs],
-            [sum(place) / 3 for place in places],
-        )
-    return record["runs"], found
+        runs = own.chosen("validation")
+        assert set(runs.values("lr")) == {best}
+        places = zip(*runs.values("by_position"), strict=True)
+        found[model_name] = (best, runs.values("test"), [sum(place) / 3 for place in places])
+    return record, found
 
 
 def counted(runs):
-    (grams,) = (r for r in runs if r.get("baseline") == "n-gram")
+    (grams,) = runs.where(baseline="n-gram")
     return grams
 
 
@@ -179,7 +168,7 @@ def test_the_record_is_what_the_chapter_reads(script):
         *("gru", "mamba", "elman", "mamba without selection"),
     }
     assert sum(low[n] > grams["test"]["7"] for n in mean) == 5
-    (xz,) = (r["test"] for r in runs if r.get("compressor") == "xz")
+    (xz,) = runs.where(compressor="xz").values("test")
     assert round(xz, 2) == 1.93
 
     few = {name: sum(test) / 3 for name, (_, test, _) in small.items()}
@@ -225,20 +214,11 @@ def test_the_record_is_what_the_chapter_reads(script):
     assert states == {"mamba": 9728, "s4d": 35_200, "gru": 278, "elman": 476}
 
 
-def test_the_chosen_rate_has_the_lowest_validation_bits(script):
-    runs = [
-        {"model": "gru", "lr": lr, "seed": seed, "validation": bits}
-        for lr, seeds in {0.1: (1.0, 3.0), 0.2: (1.5, 1.7), 0.3: (0.1,), 0.4: (None, 0.1)}.items()
-        for seed, bits in enumerate(seeds)
-    ]
-    assert [r["lr"] for r in script.chosen(runs, "gru")] == [0.2, 0.2]
-
-
 def test_the_recorded_generation():
     """The figure of chapter 18: Mamba's time and state stay, a Llama's cache and time grow."""
-    record = json.loads((ROOT / "benchmarks" / "results" / "generation.json").read_text())
-    rows = {(r["model"], r["position"]): r for r in record["rows"]}
-    mamba = [r for r in record["rows"] if r["model"] == "mamba"]
+    record = records.read("generation")
+    rows = {at: row for at, (row,) in record.by("model", "position").items()}
+    mamba = record.where(model="mamba")
     assert mamba[-1]["position"] == 100_000
     assert {r["state_bytes"] for r in mamba} == {4 * 2 * 38 * 128}
     assert mamba[-1]["step_ms"] < 1.2 * rows["mamba", 1000]["step_ms"]

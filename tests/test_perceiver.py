@@ -1,6 +1,5 @@
 """Perceiver: torch's attention, Hugging Face's features, the paper's parameter counts."""
 
-import json
 import math
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from transformers.models.perceiver.modeling_perceiver import (
     generate_fourier_features,
 )
 
+from linear_time import records
 from linear_time.compression import MeanPooling
 from linear_time.perceiver import (
     CrossAttention,
@@ -253,17 +253,15 @@ def test_classifier_is_the_mean_latent():
 
 
 def test_the_recorded_runs_say_what_the_chapter_says():
-    record = json.loads((ROOT / "experiments" / "results" / "perceiver_digits.json").read_text())
-    runs = record["runs"]
-    sizes = {run["parameters"] for run in runs}
+    runs = records.read("perceiver_digits")
+    sizes = runs.values("parameters")
     assert min(sizes) >= 43_000 and max(sizes) <= 54_000
-    none = [run["test"] for run in runs if run["model"] == "perceiver none"]
-    ordered = [run["test"] for run in runs if run["model"] == "sorted"]
-    for blind in (none, ordered):  # "about a quarter", whatever the seed and the rate
+    for name in ("perceiver none", "sorted"):  # "about a quarter", whatever the seed and the rate
+        blind = runs.where(model=name).values("test")
         assert min(blind) > 0.2 and max(blind) < 0.3
-    by = {(r["model"], r["condition"], r["lr"], r["seed"]): r["test"] for r in runs}
+    by = runs.by("model", "condition", "lr", "seed")
     pairs = [
-        (by[model, "raw", lr, seed], by[model, "permuted", lr, seed])
+        tuple(by[model, c, lr, seed][0]["test"] for c in ("raw", "permuted"))
         for model, condition, lr, seed in by
         if condition == "permuted" and model.startswith("perceiver")
     ]

@@ -1,7 +1,5 @@
 """Perceiver AR: a Llama at as many latents as positions, causal by two masks, and its caches."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from book import ROOT
+from linear_time import records
 from linear_time.cost import llama_cost
 from linear_time.decoder import LlamaLM, rotary_embedding
 from linear_time.perceiver_ar import PerceiverAR
@@ -369,27 +368,19 @@ def test_bad_input_of_another_type():
 
 
 def recorded(name):
-    """Shape (n, m) -> its runs at the rate that is best in validation, and all rates."""
-    record = json.loads((ROOT / "experiments" / "results" / name).read_text())
-    shapes = {}
-    for run in record["runs"]:
-        rates = shapes.setdefault((run["M"], run["N"]), {})
-        rates.setdefault(run["lr"], []).append(run)
-    best = {
-        shape: min(rates.values(), key=lambda runs: np.mean([r["validation"] for r in runs]))
-        for shape, rates in shapes.items()
-    }
-    return record, shapes, best
+    """Shape (n, m) -> its runs at the rate that is best in validation, and those at all rates."""
+    record = records.read(name)
+    shapes = record.by("M", "N")
+    return record, shapes, {shape: runs.chosen("validation") for shape, runs in shapes.items()}
 
 
 def test_what_the_chapter_quotes_from_the_record():
-    record, shapes, best = recorded("perceiver_ar_small.json")
+    record, shapes, best = recorded("perceiver_ar_small")
     text = (ROOT / "chapters" / "10-perceiver-ar.ipynb").read_text()
-    assert len(record["runs"]) == 45
-    assert all(
-        {r["seed"] for r in runs} == {0, 1, 2} for s in shapes.values() for runs in s.values()
-    )
-    bits = {shape: np.mean([r["test"] for r in runs]) for shape, runs in best.items()}
+    assert len(record) == 45
+    for runs in shapes.values():
+        assert all(set(seeds.values("seed")) == {0, 1, 2} for seeds in runs.by("lr").values())
+    bits = {shape: np.mean(runs.values("test")) for shape, runs in best.items()}
     updates = {shape: runs[0]["updates"] for shape, runs in best.items()}
     for sentence in (
         f"the bits fall from {bits[256, 256]:.2f} to {bits[256, 64]:.2f}.",
@@ -397,23 +388,23 @@ def test_what_the_chapter_quotes_from_the_record():
         f"reads 128 has {bits[128, 128]:.2f} against {bits[256, 128]:.2f}, where the seeds' ranges",
         f"updates: {updates[256, 64]} of them against {updates[256, 256]}. "
         f"The short decoder gets {updates[64, 64]:,}",
-        f"this chapter at {record['runs'][0]['parameters']:,}",
+        f"this chapter at {record[0]['parameters']:,}",
     ):
         assert sentence in text, sentence
     assert bits[256, 64] < bits[256, 128] < bits[256, 256]
     assert bits[64, 64] < bits[256, 64] and bits[128, 128] < bits[256, 128]
     for low, high in (((64, 64), (256, 64)), ((256, 64), (256, 128)), ((256, 128), (256, 256))):
-        assert max(r["test"] for r in best[low]) < min(r["test"] for r in best[high])
-    assert max(r["test"] for r in best[128, 128]) > min(r["test"] for r in best[256, 128])
-    assert max(r["losses"] for r in record["runs"]) < 1.2e6
-    smallest = min(lr for rates in shapes.values() for lr in rates)
+        assert max(best[low].values("test")) < min(best[high].values("test"))
+    assert max(best[128, 128].values("test")) > min(best[256, 128].values("test"))
+    assert max(record.values("losses")) < 1.2e6
+    smallest = min(record.values("lr"))
     assert sum(runs[0]["lr"] == smallest for runs in best.values()) == 3
-    assert len({r["parameters"] for r in record["runs"]}) == 1
+    assert len(set(record.values("parameters"))) == 1
 
 
 def test_what_the_chapter_says_of_the_incomplete_record():
-    record, _, best = recorded("perceiver_ar.json")
-    assert len(record["runs"]) == 10 and {r["seed"] for r in record["runs"]} == {0}
+    record, _, best = recorded("perceiver_ar")
+    assert len(record) == 10 and set(record.values("seed")) == {0}
     bits = {shape: runs[0]["test"] for shape, runs in best.items()}
     assert sorted(bits, key=bits.get) == [(128, 128), (512, 128), (512, 256), (512, 512)]
     assert f"{bits[512, 128] - bits[128, 128]:.2f}" == "0.02"

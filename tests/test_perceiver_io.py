@@ -13,6 +13,7 @@ from transformers import (
     PerceiverForMaskedLM,
 )
 
+from linear_time import records
 from linear_time.perceiver_io import PerceiverImageClassifier, PerceiverIO, PerceiverMaskedLM
 
 F64 = torch.float64
@@ -388,21 +389,15 @@ def test_right_at_the_pixels_and_free_between_them():
 
 
 def chosen(record, task, queries):
-    by_rate = {}
-    for run in record["runs"]:
-        if (run["task"], run["queries"]) == (task, queries):
-            by_rate.setdefault(run["lr"], []).append(run)
-    assert [len(runs) for runs in by_rate.values()] == [3, 3, 3]
-    key, sign = ("accuracy", -1) if task == "name" else ("mse", 1)
-    best = min(
-        by_rate.values(), key=lambda runs: sign * sum(run["validation"][key] for run in runs)
-    )
-    return {k: [run["test"][k] for run in best] for k in ("mse", "accuracy")}
+    runs = record.where(task=task, queries=queries)
+    assert [len(seeds) for seeds in runs.by("lr").values()] == [3, 3, 3]
+    key = "accuracy" if task == "name" else "mse"
+    best = runs.chosen(f"validation.{key}", largest=task == "name")
+    return {k: best.values(f"test.{k}") for k in ("mse", "accuracy")}
 
 
 def test_what_the_chapter_quotes_from_the_record():
-    path = ROOT / "experiments" / "results" / "perceiver_io.json"
-    record = json.loads(path.read_text())
+    record = records.read("perceiver_io")
     text = (ROOT / "chapters" / "09-perceiver-io.ipynb").read_text()
     draw_16, draw_64, name, both = (
         chosen(record, *key) for key in (("draw", 16), ("draw", 64), ("name", 16), ("both", 16))
@@ -422,11 +417,11 @@ def test_what_the_chapter_quotes_from_the_record():
     assert max(name["accuracy"]) < min(both["accuracy"])
     assert max(draw_64["mse"]) < min(draw_16["mse"])
     assert max(draw_16["mse"]) < min(both["mse"])
-    assert max(both["mse"]) < 0.6 * min(record["settings"]["baselines"].values())
+    assert max(both["mse"]) < 0.6 * min(record.settings["baselines"].values())
     assert mean(both["mse"]) > 0.038 > 0.026  # the two rules of thumb that the chapter computes
     assert mean(draw_64["mse"]) > 0.026 and max(both["accuracy"]) < 0.88
-    assert {run["parameters"] for run in record["runs"]} == {50_753}
-    assert {run["steps"] for run in record["runs"]} == {2000} and len(record["runs"]) == 36
+    assert set(record.values("parameters")) == {50_753}
+    assert set(record.values("steps")) == {2000} and len(record) == 36
 
 
 # --- bad input -----------------------------------------------------------------------------------

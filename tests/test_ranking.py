@@ -12,7 +12,12 @@ from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 
 from linear_time.datasets import movielens
 from linear_time.ranking import (
+    FieldEmbedding,
+    Fields,
+    Ranker,
+    Split,
     encode,
+    fit,
     global_time_split,
     movielens_fields,
     per_user_split,
@@ -20,6 +25,7 @@ from linear_time.ranking import (
     seen,
     smoothed_rate,
 )
+from linear_time.training import Config
 
 F64 = torch.float64
 
@@ -310,3 +316,107 @@ def test_bad_input_scores_and_rates():
         encode(torch.tensor([0, 0]), label)
     with pytest.raises(ValueError, match=r"^train: expected rows below 100004"):
         movielens_fields(movielens(), torch.tensor([100_004]))
+
+
+# --- a model --------------------------------------------------------------------------------------
+
+
+def some_fields(rows=60, sizes=(4, 3)):
+    """Two fields and three genres of random rows; code 0 is a value that training lacks."""
+    g = torch.Generator().manual_seed(0)
+    codes = torch.stack([torch.randint(n, (rows,), generator=g) for n in sizes], 1)
+    return Fields(("a", "b"), codes, sizes, torch.rand(rows, 3, generator=g))
+
+
+def test_the_logit_by_hand():
+    """bias + the weights of a row's values and genres + network(scale · tokens)."""
+    torch.manual_seed(0)
+    fields = some_fields()
+    ranker = Ranker(fields, lambda: torch.nn.Linear(5, 1), d=5, linear=True, scale=3)
+    ranker.bias.data += 0.5
+    network, ranker.network = ranker.network, torch.nn.Flatten()
+    ranker.network.forward = lambda tokens: network(tokens).sum(1)  # (batch, 3, 5) → (batch, 1)
+    for row in range(5):
+        (a, b), genres = fields.codes[row], fields.genres[row]
+        hand = ranker.bias.clone()
+        weights, tokens = ranker.linear, ranker.embedding
+        hand += weights.tables[0].weight[a, 0] + weights.tables[1].weight[b, 0]
+        hand += (weights.genres.weight[0] * genres).sum()
+        three = [tokens.tables[0].weight[a], tokens.tables[1].weight[b]]
+        three += [tokens.genres.weight @ genres]
+        hand += sum(network(3 * token)[0] for token in three)
+        at = torch.tensor([row])
+        same(ranker(fields.codes[at], fields.genres[at])[0], hand, 1e-6)
+        same(ranker.logits(fields, at)[0], hand, 1e-6)
+
+
+def test_a_value_that_training_lacks_is_zero_and_stays_zero():
+    torch.manual_seed(0)
+    embedding = FieldEmbedding(some_fields(), 50)
+    for parameter in embedding.parameters():
+        assert parameter.std().item() == pytest.approx(0.1, rel=1e-5)
+    tokens = embedding(torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 3))
+    assert tokens.shape == (1, 3, 50) and not tokens.any()
+    (embedding(torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 3)).square().sum()).backward()
+    assert not embedding.tables[0].weight.grad.any() and embedding.genres.weight.grad.any()
+
+
+def test_fit_learns_and_keeps_the_best_on_validation():
+    torch.manual_seed(0)
+    fields = some_fields(400)
+    label = (fields.codes[:, 0] == 2) ^ (torch.rand(400) < 0.03)
+    split = Split(*torch.arange(400).split([240, 80, 80]))
+
+    def fitted(lr, steps, **options):
+        torch.manual_seed(1)
+        ranker = Ranker(fields, linear=True)
+        config = Config(steps=steps, lr=lr, eval_every=1, progress=False, **options)
+        history = fit(ranker, fields, label, split, config, batch=40)
+        with torch.no_grad():
+            return history, ranker.logits(fields, split.validation), ranker
+
+    history, logit, ranker = fitted(0.1, 60)
+    made = scores(logit, label[split.validation])
+    assert made.auc > 0.85 and made.log_loss == pytest.approx(history.metric.min())
+    with torch.no_grad():
+        assert scores(ranker.logits(fields, split.test), label[split.test]).auc > 0.85
+    history, logit, _ = fitted(100.0, 12, clip=None)  # it only gets worse after its best
+    assert history.metric.argmin() < 11 and history.metric[-1] > history.metric.min() + 0.05
+    assert scores(logit, label[split.validation]).log_loss == pytest.approx(history.metric.min())
+    (again, _, _), (other, _, _) = fitted(0.1, 5), fitted(0.1, 5, seed=2)
+    assert (again.loss == fitted(0.1, 5)[0].loss).all() and (again.loss != other.loss).any()
+
+
+def test_an_epoch_sees_every_row_once():
+    fields, seen_rows = some_fields(50), []
+    label = torch.arange(50) % 2 == 0
+    split = Split(torch.arange(30), torch.arange(30, 40), torch.arange(40, 50))
+    ranker = Ranker(fields, linear=True)
+    fields = fields._replace(genres=torch.arange(50.0)[:, None].expand(50, 3))  # a row's number
+    forward = ranker.forward
+
+    def spy(codes, genres):
+        if ranker.training:
+            seen_rows.append(genres[:, 0].tolist())
+        return forward(codes, genres)
+
+    ranker.forward = spy
+    fit(ranker, fields, label, split, Config(steps=6, progress=False), batch=10)
+    for epoch in (seen_rows[:3], seen_rows[3:]):
+        assert sorted(row for batch in epoch for row in batch) == list(range(30))
+    assert seen_rows[0] != seen_rows[3] and seen_rows[0] != sorted(seen_rows[0])
+
+
+@pytest.mark.bad_input
+def test_bad_input_models():
+    fields = some_fields()
+    with pytest.raises(ValueError, match=r"^network: expected one where linear is False"):
+        Ranker(fields)
+    with pytest.raises(ValueError, match=r"^d: expected a whole number >= 1, got 0"):
+        FieldEmbedding(fields, 0)
+    split, config = Split(*torch.arange(60).split(20)), Config(steps=1, progress=False)
+    ranker = Ranker(fields, linear=True)
+    with pytest.raises(ValueError, match=r"^label: expected shape \(60,\), got shape \(59,\)"):
+        fit(ranker, fields, torch.zeros(59, dtype=torch.bool), split, config)
+    with pytest.raises(ValueError, match=r"^batch: expected a whole number >= 1, got 0"):
+        fit(ranker, fields, torch.arange(60) > 30, split, config, batch=0)

@@ -1,7 +1,6 @@
 """Chapter 15: the naive, the Cauchy and the Vandermonde kernel are one; the layers around them."""
 
 import copy
-import json
 import math
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from book import ROOT, code_cells
+from linear_time import records
 from linear_time.convolution import causal_convolution, kernel, recurrence
 from linear_time.discretization import bilinear, bilinear_diagonal, zero_order_hold
 from linear_time.hippo import legs, normal_plus_low_rank
@@ -28,7 +28,7 @@ from linear_time.s4 import (
     vandermonde_kernel,
 )
 
-RECORD = ROOT / "experiments" / "results" / "sequential_digits.json"
+RECORD = records.read("sequential_digits")
 F32, F64, C128 = torch.float32, torch.float64, torch.complex128
 INITS = ("lin", "inv", "real", "legs", "random")
 seeds = st.integers(0, 2**31 - 1)
@@ -412,35 +412,26 @@ def test_marks_for_the_optimizer(make):
 # --- the chapter's recorded runs ------------------------------------------------------------------
 
 
-def recorded_runs():
-    runs = json.loads(RECORD.read_text())["runs"]
-    by_setting = {}
-    for run in runs:
-        key = (run["size"], run["read"], run["model"])
-        by_setting.setdefault(key, {}).setdefault(run["lr"], {})[run["seed"]] = run
-    return runs, by_setting
+BY_SETTING = RECORD.by("size", "read", "model")
 
 
 def test_recorded_runs_are_what_the_chapter_says_of_them():
-    runs, by_setting = recorded_runs()
-    sizes = [run["parameters"] for run in runs]
+    sizes = RECORD.values("parameters")
     assert min(sizes) > 25_500 and max(sizes) < 26_000
-    assert {run["steps"] for run in runs} == {1000}
-    assert all(set(rates) == {1e-3, 4e-3, 1.6e-2} for rates in by_setting.values())
-    assert all(set(seeds) == {0, 1, 2} for rates in by_setting.values() for seeds in rates.values())
-    assert len(runs) == 180 == 9 * len(by_setting)
-    settings = json.loads(RECORD.read_text())["settings"]
-    assert settings["rows"] == {"train": 1200, "validation": 240, "test": 357}
+    assert set(RECORD.values("steps")) == {1000}
+    every = {(lr, seed) for lr in (1e-3, 4e-3, 1.6e-2) for seed in (0, 1, 2)}
+    assert all(set(runs.by("lr", "seed")) == every for runs in BY_SETTING.values())
+    assert len(RECORD) == 180 == 9 * len(BY_SETTING)
+    assert RECORD.settings["rows"] == {"train": 1200, "validation": 240, "test": 357}
 
 
 def test_the_chapter_quotes_the_recorded_runs():
     """Every line of the chapter's table, computed anew."""
-    _, by_setting = recorded_runs()
     lines = set()
-    for (size, read, name), rates in by_setting.items():
-        score = {lr: sum(r["validation"] for r in seeds.values()) for lr, seeds in rates.items()}
+    for (size, read, name), runs in BY_SETTING.items():
+        score = {lr: sum(seeds.values("validation")) for lr, seeds in runs.by("lr").items()}
         best = max(score, key=score.get)
-        values = sorted(r["test"] for r in rates[best].values())
+        values = sorted(runs.where(lr=best).values("test"))
         mean = f"{sum(values) / 3:.3f} ({values[0]:.3f} to {values[-1]:.3f})"
         lines.add((f"{size**2} steps, read: {read}", f"  {name:11s} lr {best:<6g} {mean}"))
     chapter = ROOT / "chapters" / "15-s4.ipynb"
@@ -453,10 +444,10 @@ def test_the_chapter_quotes_the_recorded_runs():
             quoted += 1
         else:
             title = line
-    assert quoted == len(by_setting)
+    assert quoted == len(BY_SETTING)
     (rates_of_gru,) = [text for text in printed if "steps, mean, gru, lr" in text]
-    for lr, seeds in sorted(by_setting[32, "mean", "gru"].items()):
-        mean = sum(r["test"] for r in seeds.values()) / 3
+    for lr, seeds in sorted(BY_SETTING[32, "mean", "gru"].by("lr").items()):
+        mean = sum(seeds.values("test")) / 3
         assert f"gru, lr {lr:<6g} {mean:.3f}" in rates_of_gru
 
 

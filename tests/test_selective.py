@@ -1,8 +1,6 @@
 """The selective scan against transformers, mambapy and its own reference; the S6 layer."""
 
-import json
 import math
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -15,7 +13,7 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
-from linear_time import selective
+from linear_time import records, selective
 from linear_time.convolution import recurrence, time_varying_matrix
 from linear_time.discretization import zero_order_hold
 from linear_time.scan import linear_scan
@@ -347,24 +345,16 @@ def test_only_the_states_between_chunks_are_kept():
 
 
 def test_the_recorded_benchmark_meets_its_targets():
-    path = Path(__file__).parent.parent / "benchmarks" / "results" / "scan.json"
-    record = json.loads(path.read_text())
-    medians = {
-        (tuple(row["shape"]), row["kind"], row["method"]): (row["median_ms"], row["peak_MiB"])
-        for row in record["runs"]
-        if "median_ms" in row
-    }
-    assert len(record["comparisons"]) == 6
-    for row in record["comparisons"]:
-        case = tuple(row["shape"]), row["kind"]
-        ms, mib = medians[*case, "linear_time"]
-        peers = [v for k, v in medians.items() if k[:2] == case and k[2] != "linear_time"]
-        assert len(peers) >= 2
-        ratio = min(peer[0] for peer in peers) / ms
-        assert math.isclose(ratio, row["times_faster_than_the_fastest_peer"], abs_tol=0.01)
-        assert ratio >= (2 if row["shape"][0] == 16 else 3)
-        assert mib <= min(peer[1] for peer in peers) / 10
-    assert {"command", "date", "machine", "torch", "mambapy", "transformers"} <= record.keys()
+    cases = records.read("scan").by("shape", "kind")
+    assert len(cases) == 6
+    for (shape, _), rows in cases.items():
+        ours, *peers = (row for row in rows if "median_ms" in row)
+        assert ours["method"] == "linear_time" and len(peers) >= 2
+        ratio = min(peer["median_ms"] for peer in peers) / ours["median_ms"]
+        assert math.isclose(ratio, ours["times_faster_than_the_fastest_peer"], abs_tol=0.01)
+        assert ratio >= ours["target"] == (2 if shape[0] == 16 else 3)
+        assert ours["peak_MiB"] <= min(peer["peak_MiB"] for peer in peers) / 10
+    assert {"mambapy", "transformers"} <= records.read("scan").machines[0].keys()
 
 
 # --- the two rules -------------------------------------------------------------------------------

@@ -1,20 +1,23 @@
-"""Chapter 07: how a ranking is judged: splits, features, baselines, metrics.
+"""Chapter 07: how a ranking is learned and judged: splits, features, metrics.
 
 A rating may be held out by its user or by its date, and the two ask different
 questions. In both, ratings with the same timestamp stay on one side, and all
 that a model is told of a row was counted in training rows only.
 """
 
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import sklearn.metrics
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from linear_time import _validate
 from linear_time.datasets import MovieLens
+from linear_time.training import Config, History, train
 
 
 class Split(NamedTuple):
@@ -250,6 +253,160 @@ def scores(
     entropy = functional.binary_cross_entropy_with_logits(constant, y).item()
     auc = float(sklearn.metrics.roc_auc_score(y.numpy(), z.numpy()))
     return Scores(len(y), auc, loss, loss / entropy)
+
+
+class FieldEmbedding(nn.Module):
+    """Tokens of a rating: one a field, and the mean of the movie's genres.
+
+    A value that training does not have is a zero, and stays one. All others
+    start with a standard deviation of 0.1.
+
+    Args:
+        fields: whose sizes count.
+        d: the width of a token.
+
+    Raises:
+        TypeError, ValueError: d is not a whole number ≥ 1.
+    """
+
+    def __init__(self, fields: Fields, d: int) -> None:
+        super().__init__()
+        _validate.count("d", d)
+        self.tables = nn.ModuleList(
+            nn.Embedding(n, d, padding_idx=0) for n in fields.sizes
+        )
+        self.genres = nn.Linear(fields.genres.shape[1], d, bias=False)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.mul_(0.1 / parameter.std())
+
+    def forward(
+        self,
+        codes: Int[Tensor, "batch fields"],
+        genres: Float[Tensor, "batch genres"],
+    ) -> Float[Tensor, "batch tokens d"]:
+        columns = zip(self.tables, codes.unbind(1), strict=True)
+        tokens = [table(code) for table, code in columns]
+        return torch.stack([*tokens, self.genres(genres)], dim=1)
+
+
+class Ranker(nn.Module):
+    """The log-odds that a row is liked, from its fields.
+
+        logit = bias + Σ weights of the fields + network(scale · tokens)
+
+    The weights alone are logistic regression.
+
+    Args:
+        fields: what a row is told by.
+        network: makes the module (batch, tokens, d) → (batch, 1); None: none.
+        d: the width of a token.
+        linear: whether each value of a field has a weight of its own.
+        scale: of the tokens that the network is given; they start at 0.1,
+            and 10 is the unit scale that most networks expect.
+
+    Raises:
+        TypeError, ValueError: d is not a whole number ≥ 1, or neither network
+            nor linear is given.
+    """
+
+    def __init__(
+        self,
+        fields: Fields,
+        network: Callable[[], nn.Module] | None = None,
+        d: int = 16,
+        linear: bool = False,
+        scale: float | int = 10,
+    ) -> None:
+        super().__init__()
+        if network is None and not linear:
+            raise ValueError("network: expected one where linear is False")
+        self.linear = FieldEmbedding(fields, 1) if linear else None
+        self.embedding = FieldEmbedding(fields, d) if network else None
+        self.network = network() if network else None
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.scale = scale
+
+    def forward(
+        self,
+        codes: Int[Tensor, "batch fields"],
+        genres: Float[Tensor, "batch genres"],
+    ) -> Float[Tensor, " batch"]:
+        logit = self.bias.expand(len(codes))
+        if self.linear is not None:
+            logit = logit + self.linear(codes, genres).sum((1, 2))
+        if self.embedding is not None and self.network is not None:
+            tokens = self.embedding(codes, genres)
+            logit = logit + self.network(self.scale * tokens)[:, 0]
+        return logit
+
+    def logits(
+        self, fields: Fields, rows: Int[Tensor, " rows"]
+    ) -> Float[Tensor, " rows"]:
+        """``forward`` of these rows, in parts of 16,384."""
+        parts = [
+            self(fields.codes[at], fields.genres[at])
+            for at in rows.split(16_384)
+        ]
+        return torch.cat(parts)
+
+
+def fit(
+    model: Ranker,
+    fields: Fields,
+    label: Bool[Tensor, " rows"],
+    split: Split,
+    config: Config,
+    batch: int = 1024,
+) -> History:
+    """Train on the training rows; keep what is best on the validation rows.
+
+    By the cross entropy of the label, in batches at random, every row once an
+    epoch. The log loss on the validation rows is taken every
+    ``config.eval_every`` steps, and the parameters at its lowest are those
+    that the model is left with (early stopping).
+
+    Args:
+        model: on the device of fields, label and split.
+        fields: of all rows, learned from the training rows.
+        label: of all rows.
+        split: its test rows are not used.
+        config: of ``train``.
+        batch: rows a step.
+
+    Returns:
+        The history; its metric is the log loss on the validation rows.
+    """
+    _check_label(label, len(fields.codes))
+    _validate.count("batch", batch)
+    rows, held_out = split.train, split.validation
+
+    def batches(generator: torch.Generator) -> Iterator[tuple[Tensor]]:
+        while True:
+            order = torch.randperm(len(rows), generator=generator)
+            for i in order.to(rows.device).split(batch):
+                yield (rows[i],)
+
+    def loss(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
+        (at,) = batch
+        logit = model(fields.codes[at], fields.genres[at])
+        return functional.binary_cross_entropy_with_logits(
+            logit, label[at].to(logit.dtype), reduction="none"
+        )
+
+    least, best = math.inf, {}
+
+    def evaluate(_: nn.Module) -> float:
+        nonlocal least, best
+        found = scores(model.logits(fields, held_out), label[held_out])
+        if found.log_loss < least:
+            least = found.log_loss
+            best = {k: v.clone() for k, v in model.state_dict().items()}
+        return found.log_loss
+
+    history = train(model, batches, loss, config, evaluate)
+    model.load_state_dict(best)
+    return history
 
 
 def _check_index(
