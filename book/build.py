@@ -2,9 +2,9 @@
 
 A chapter's outputs are cached (jupyter-cache) together with a digest of all that they depend on:
 its code, the pinned requirements, the modules of `linear_time` that it imports, directly or not,
-and the recorded results that it names. Where the digest differs, the chapter runs again, and
-`_ext/linear_time_book.py` then has its page rendered again. Every chapter is cached as it ends, so
-a build that was killed goes on where it stopped.
+and the records that it or they read (`records.read("…")`). Where the digest differs, the chapter
+runs again, and `_ext/linear_time_book.py` then has its page rendered again. Every chapter is cached
+as it ends, so a build that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from jupyter_cache.executors.base import ExecutorRunResult
 from jupyter_cache.executors.basic import JupyterExecutorLocalMproc, ProcessData
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ("experiments/results", "benchmarks/results")
+RECORDED = Path("src/linear_time/recorded")
 
 
 def chapters(root: Path) -> list[Path]:
@@ -105,6 +105,31 @@ def closure(source: Path, names: Iterable[str]) -> set[Path]:
     return files
 
 
+def records_read(source: str) -> set[str] | None:
+    """Names of the records that a Python source reads; None where it computes one."""
+    tree = ast.parse(source)
+    modules, functions = {"linear_time.records"}, set()  # what stands for `records` and for `read`
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            of = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names:
+                name = of + alias.name
+                if name == "linear_time.records":
+                    modules.add(alias.asname or alias.name)
+                elif name == "linear_time.records.read":
+                    functions.add(alias.asname or alias.name)
+    functions |= {f"{module}.read" for module in modules}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in functions:
+            arguments = [*node.args, *(k.value for k in node.keywords if k.arg == "name")]
+            name = arguments[0] if arguments else None
+            if not isinstance(name, ast.Constant):
+                return None
+            found.add(name.value)
+    return found
+
+
 def code_of(notebook: nbformat.NotebookNode) -> str:
     """A notebook's code as one Python source, its magics and shell lines left out."""
     cells = (cell.source for cell in notebook.cells if cell.cell_type == "code")
@@ -116,22 +141,19 @@ def dependencies(root: Path, path: Path, notebook: nbformat.NotebookNode) -> lis
     """The files that a chapter's outputs depend on, besides its own code."""
     source = root / "src"
     topic = re.sub(r"^\d+-", "", path.stem).replace("-", "_")
+    code = code_of(notebook)
     try:
-        names = imported(code_of(notebook)) | {f"linear_time.exercises.{topic}"}
-        files = closure(source, names)
+        files = closure(source, imported(code) | {f"linear_time.exercises.{topic}"})
+        read = [records_read(text) for text in (code, *(f.read_text("utf8") for f in files))]
     except SyntaxError:  # the run will say where; until then the chapter depends on everything
-        files = set(source.rglob("*.py"))
+        files, read = set(source.rglob("*.py")), [None]
     files.update(
         f
         for f in (source / "linear_time").rglob("*")
-        if f.is_file() and f.suffix not in (".py", ".pyc")
+        if f.suffix not in (".py", ".pyc")
+        and (f.parent != root / RECORDED or any(names is None or f.stem in names for names in read))
     )
     files.add(root / "requirements.txt")
-    text = "\n".join(
-        [*(cell.source for cell in notebook.cells), *(f.read_text(encoding="utf8") for f in files)]
-    )
-    for folder in RESULTS:
-        files.update(f for f in (root / folder).glob("*.json") if f.stem in text)
     return sorted(file for file in files if file.is_file())
 
 

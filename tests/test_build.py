@@ -227,18 +227,24 @@ def test_closure_follows_imports_and_nothing_else(root: Path) -> None:
     }  # fmt: skip
 
 
-def test_digest_sees_recorded_results_exercises_and_tags(tmp_path: Path) -> None:
-    (tmp_path / "src" / "linear_time" / "exercises").mkdir(parents=True)
-    for name in ("__init__", "exercises/__init__", "exercises/alpha", "exercises/gamma"):
-        (tmp_path / "src" / "linear_time" / f"{name}.py").write_text("")
+def test_digest_sees_records_exercises_and_tags(tmp_path: Path) -> None:
+    package = tmp_path / "src" / "linear_time"
+    (package / "exercises").mkdir(parents=True)
+    for name in ("__init__", "records", "exercises/__init__", "exercises/alpha", "exercises/gamma"):
+        (package / f"{name}.py").write_text("")
+    (package / "library.py").write_text("from linear_time.records import read as r\nr('beneath')")
+    (package / "py.typed").write_text("")
     (tmp_path / "requirements.txt").write_text("")
-    results = tmp_path / "experiments" / "results"
-    results.mkdir(parents=True)
-    for name in ("alpha-runs.json", "other.json"):
-        (results / name).write_text("{}")
+    recorded = package / "recorded"
+    recorded.mkdir()
+    for name in ("named", "beneath", "text", "other"):
+        (recorded / f"{name}.json").write_text("{}")
     path = tmp_path / "01-alpha.ipynb"
     notebook(
-        path, "01 · Alpha", "%matplotlib inline\nimport linear_time", "open('alpha-runs.json')"
+        path,
+        "01 · Alpha",
+        "%matplotlib inline\nimport linear_time.library\nfrom linear_time import records",
+        "text = 'the words text and other'\nrecords.read('named')\nopen(text).read('other')",
     )
 
     def now() -> str:
@@ -246,15 +252,47 @@ def test_digest_sees_recorded_results_exercises_and_tags(tmp_path: Path) -> None
 
     before = now()
     for file, changes in [
-        (results / "other.json", False),
-        (results / "alpha-runs.json", True),
-        (tmp_path / "src" / "linear_time" / "exercises" / "gamma.py", False),
-        (tmp_path / "src" / "linear_time" / "exercises" / "alpha.py", True),
+        (recorded / "other.json", False),
+        (recorded / "text.json", False),
+        (recorded / "named.json", True),
+        (recorded / "beneath.json", True),
+        (package / "py.typed", True),
+        (package / "exercises" / "gamma.py", False),
+        (package / "exercises" / "alpha.py", True),
         (tmp_path / "requirements.txt", True),
     ]:
         file.write_text(json.dumps({"changed": file.name}))
         assert (now() != before) == changes, file
         before = now()
+
+
+def test_records_that_a_source_reads() -> None:
+    for source, names in [
+        (
+            "from linear_time import figures, records\nrecords.read('a')\nrecords.read(name='b')",
+            "ab",
+        ),
+        ("from linear_time import records as kept\nkept.read('a').where(x=records.read('b'))", "a"),
+        ("import linear_time.records\nlinear_time.records.read('a')", "a"),
+        ("import linear_time.records as r\nr.read('a')", "a"),
+        ("from linear_time.records import read as of\nof('a')\nread('b')", "a"),
+        ("from linear_time import records\nrecords.machine('a')\nfile.read(8)", ""),
+        ("from linear_time import records\nrecords.read(name)", None),
+        ("from linear_time import records\nrecords.read(f'{size}_a')", None),
+    ]:
+        assert build.records_read(source) == (None if names is None else set(names)), source
+
+
+def test_every_chapter_depends_on_the_records_it_reads() -> None:
+    """Literal names in all of them: none depends on every record, and every record has a reader."""
+    there = {path.stem for path in (ROOT / build.RECORDED).glob("*.json")}
+    read: set[str] = set()
+    for path in build.chapters(ROOT):
+        files = build.dependencies(ROOT, path, nbformat.read(path, nbformat.NO_CONVERT))
+        own = {file.stem for file in files if file.suffix == ".json"}
+        assert len(own) <= 3, path
+        read |= own
+    assert read == there
 
 
 def test_every_chapter_of_the_toc_is_there() -> None:
