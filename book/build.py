@@ -144,7 +144,9 @@ def dependencies(root: Path, path: Path, notebook: nbformat.NotebookNode) -> lis
     code = code_of(notebook)
     try:
         files = closure(source, imported(code) | {f"linear_time.exercises.{topic}"})
-        read = [records_read(text) for text in (code, *(f.read_text("utf8") for f in files))]
+        read = [
+            records_read(text) for text in (code, *(f.read_text(encoding="utf8") for f in files))
+        ]
     except SyntaxError:  # the run will say where; until then the chapter depends on everything
         files, read = set(source.rglob("*.py")), [None]
     files.update(
@@ -345,7 +347,7 @@ def main() -> int:
         filter(None, [str(root / "src"), os.environ.get("PYTHONPATH")])
     )
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf8"))
-    with (build / ".lock").open("w") as lock:
+    with (build / ".lock").open("w", encoding="utf8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -46,24 +46,30 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("_ext", "_static", "_templates"):
         shutil.copytree(ROOT / "book" / folder, root / "book" / folder)
     shutil.copy(ROOT / "book" / "build.py", root / "book")
-    (root / "requirements.txt").write_text("torch==2.13.0\n")
-    (root / "book" / "references.bib").write_text("")
-    (root / "book" / "preface.md").write_text("# The small book\n\nIt has two chapters.\n")
+    (root / "requirements.txt").write_text("torch==2.13.0\n", encoding="utf8")
+    (root / "book" / "references.bib").write_text("", encoding="utf8")
+    (root / "book" / "preface.md").write_text(
+        "# The small book\n\nIt has two chapters.\n", encoding="utf8"
+    )
     (root / "book" / "api.md").write_text(
-        "# API\n\n```{eval-rst}\n.. automodule:: linear_time.alpha\n   :members:\n```\n"
+        "# API\n\n```{eval-rst}\n.. automodule:: linear_time.alpha\n   :members:\n```\n",
+        encoding="utf8",
     )
     chapters = [{"file": "chapters/01-alpha"}, {"file": "chapters/02-gamma"}, {"file": "book/api"}]
     (root / "_toc.yml").write_text(
         yaml.safe_dump(
             {"format": "jb-book", "root": "book/preface", "chapters": chapters}, sort_keys=False
-        )
+        ),
+        encoding="utf8",
     )
     package = root / "src" / "linear_time"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text('"""The small book\'s package."""\n')
-    (package / "alpha.py").write_text(ALPHA)
-    (package / "beta.py").write_text('"""What alpha imports."""\n\nSHIFT = 40\n')
-    (package / "gamma.py").write_text('"""The other chapter\'s."""\n\nNAME = "gamma"\n')
+    (package / "__init__.py").write_text('"""The small book\'s package."""\n', encoding="utf8")
+    (package / "alpha.py").write_text(ALPHA, encoding="utf8")
+    (package / "beta.py").write_text('"""What alpha imports."""\n\nSHIFT = 40\n', encoding="utf8")
+    (package / "gamma.py").write_text(
+        '"""The other chapter\'s."""\n\nNAME = "gamma"\n', encoding="utf8"
+    )
     (root / "chapters").mkdir()
     # RUNS counts executions: a line a run, in a file beside the notebooks.
     note = "with open('../runs', 'a') as runs:\n    print('{}', file=runs)"
@@ -92,7 +98,7 @@ def run(root: Path) -> subprocess.CompletedProcess[str]:
 
 def runs(root: Path) -> list[str]:
     file = root / "runs"
-    return file.read_text().split() if file.exists() else []
+    return file.read_text(encoding="utf8").split() if file.exists() else []
 
 
 def html(root: Path, page: str) -> str:
@@ -124,7 +130,7 @@ def test_a_build_follows_the_source(root: Path) -> None:
     # A module that the chapter's module imports: that chapter alone runs again, and its page
     # shows the new output.
     (root / "src" / "linear_time" / "beta.py").write_text(
-        '"""What alpha imports."""\n\nSHIFT = 41\n'
+        '"""What alpha imports."""\n\nSHIFT = 41\n', encoding="utf8"
     )
     assert run(root).returncode == 0
     assert sorted(runs(root)) == ["alpha", "alpha", "gamma"]
@@ -133,7 +139,7 @@ def test_a_build_follows_the_source(root: Path) -> None:
 
     # A docstring shows on the page of the API.
     (root / "src" / "linear_time" / "alpha.py").write_text(
-        ALPHA.replace("The number that", "The count which")
+        ALPHA.replace("The number that", "The count which"), encoding="utf8"
     )
     assert run(root).returncode == 0
     assert "The count which the page shows" in html(root, "book/api")
@@ -142,29 +148,30 @@ def test_a_build_follows_the_source(root: Path) -> None:
 
 def test_a_warning_fails_the_build_until_it_is_mended(root: Path) -> None:
     page = root / "book" / "preface.md"
-    text = page.read_text()
-    page.write_text(text + "\nSee {ref}`nowhere`.\n")
+    text = page.read_text(encoding="utf8")
+    page.write_text(text + "\nSee {ref}`nowhere`.\n", encoding="utf8")
     assert run(root).returncode != 0
     again = run(root)  # Sphinx by itself has read the page now, and would say nothing
     assert again.returncode != 0
     assert "nowhere" in again.stdout + again.stderr
-    page.write_text(text)
+    page.write_text(text, encoding="utf8")
     assert run(root).returncode == 0
 
 
 def test_a_failing_chapter_fails_the_build(root: Path) -> None:
     path = root / "chapters" / "02-gamma.ipynb"
-    text = path.read_text()
+    text = path.read_text(encoding="utf8")
     count = len(runs(root))
     path.write_text(
         text.replace("the name is", "the name was").replace(
             "print('gamma'", "1 / 0  # print('gamma'"
-        )
+        ),
+        encoding="utf8",
     )
     failed = run(root)
     assert failed.returncode != 0
     assert "ZeroDivisionError" in failed.stderr and "02-gamma" in failed.stderr
-    path.write_text(text)
+    path.write_text(text, encoding="utf8")
     assert run(root).returncode == 0
     assert len(runs(root)) <= count + 1
 
@@ -172,7 +179,7 @@ def test_a_failing_chapter_fails_the_build(root: Path) -> None:
 def test_a_killed_build_goes_on(root: Path) -> None:
     """Killed while the second chapter runs: the first is kept, and nothing is left running."""
     slow = root / "chapters" / "02-gamma.ipynb"
-    text = slow.read_text()
+    text = slow.read_text(encoding="utf8")
     notebook(
         slow,
         "02 · Gamma",
@@ -181,29 +188,29 @@ def test_a_killed_build_goes_on(root: Path) -> None:
         "print('the slow one is done')",
     )
     alpha = root / "src" / "linear_time" / "alpha.py"
-    alpha.write_text(ALPHA.replace("2 + beta.SHIFT", "1001"))
+    alpha.write_text(ALPHA.replace("2 + beta.SHIFT", "1001"), encoding="utf8")
     count = runs(root).count("alpha")
     log = root / "log"
-    with log.open("w") as out:
+    with log.open("w", encoding="utf8") as out:
         process = subprocess.Popen(
             [sys.executable, str(root / "book" / "build.py")], stdout=out, stderr=out, cwd=root
         )
     deadline = time.monotonic() + 60
     while (
-        not ("01-alpha:" in log.read_text() and (root / "pid").exists())
+        not ("01-alpha:" in log.read_text(encoding="utf8") and (root / "pid").exists())
         and time.monotonic() < deadline
     ):
         time.sleep(0.1)
-    assert "01-alpha:" in log.read_text()
+    assert "01-alpha:" in log.read_text(encoding="utf8")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    kernel = int((root / "pid").read_text())
+    kernel = int((root / "pid").read_text(encoding="utf8"))
     while time.monotonic() < deadline:
         try:
             os.kill(kernel, 0)
         except ProcessLookupError:
             break
-        if "zombie" in Path(f"/proc/{kernel}/status").read_text():
+        if "zombie" in Path(f"/proc/{kernel}/status").read_text(encoding="utf8"):
             break
         time.sleep(0.1)
     else:
@@ -215,7 +222,7 @@ def test_a_killed_build_goes_on(root: Path) -> None:
     assert re.search(r"Executing 1 chapter", resumed.stdout)
     assert "the slow one is done" in html(root, "chapters/02-gamma")
     assert "the answer is 1001" in html(root, "chapters/01-alpha")
-    slow.write_text(text)
+    slow.write_text(text, encoding="utf8")
 
 
 def test_closure_follows_imports_and_nothing_else(root: Path) -> None:
@@ -231,14 +238,16 @@ def test_digest_sees_records_exercises_and_tags(tmp_path: Path) -> None:
     package = tmp_path / "src" / "linear_time"
     (package / "exercises").mkdir(parents=True)
     for name in ("__init__", "records", "exercises/__init__", "exercises/alpha", "exercises/gamma"):
-        (package / f"{name}.py").write_text("")
-    (package / "library.py").write_text("from linear_time.records import read as r\nr('beneath')")
-    (package / "py.typed").write_text("")
-    (tmp_path / "requirements.txt").write_text("")
+        (package / f"{name}.py").write_text("", encoding="utf8")
+    (package / "library.py").write_text(
+        "from linear_time.records import read as r\nr('beneath')", encoding="utf8"
+    )
+    (package / "py.typed").write_text("", encoding="utf8")
+    (tmp_path / "requirements.txt").write_text("", encoding="utf8")
     recorded = package / "recorded"
     recorded.mkdir()
     for name in ("named", "beneath", "text", "other"):
-        (recorded / f"{name}.json").write_text("{}")
+        (recorded / f"{name}.json").write_text("{}", encoding="utf8")
     path = tmp_path / "01-alpha.ipynb"
     notebook(
         path,
@@ -261,7 +270,7 @@ def test_digest_sees_records_exercises_and_tags(tmp_path: Path) -> None:
         (package / "exercises" / "alpha.py", True),
         (tmp_path / "requirements.txt", True),
     ]:
-        file.write_text(json.dumps({"changed": file.name}))
+        file.write_text(json.dumps({"changed": file.name}), encoding="utf8")
         assert (now() != before) == changes, file
         before = now()
 
@@ -296,5 +305,5 @@ def test_every_chapter_depends_on_the_records_it_reads() -> None:
 
 
 def test_every_chapter_of_the_toc_is_there() -> None:
-    named = re.findall(r"file: (chapters/\S+)", (ROOT / "_toc.yml").read_text())
+    named = re.findall(r"file: (chapters/\S+)", (ROOT / "_toc.yml").read_text(encoding="utf8"))
     assert [f"chapters/{path.stem}" for path in build.chapters(ROOT)] == named

@@ -30,7 +30,7 @@ def tensors():
 
 def write(folder, content=None, config='{"width": 3, "name": "small"}'):
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(config)
+    (folder / "config.json").write_text(config, encoding="utf8")
     if content is not None:
         save_file(content, folder / "model.safetensors")
     return folder
@@ -45,7 +45,9 @@ def write_shards(folder, weight_map=None):
     if weight_map is None:
         weight_map = dict.fromkeys(first, "model-1.safetensors")
         weight_map |= dict.fromkeys(second, "model-2.safetensors")
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / INDEX).write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf8"
+    )
     return first | second
 
 
@@ -90,7 +92,7 @@ def test_reads_shards_and_prefers_the_single_file(tmp_path):
 def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^folder: .*'.*nowhere', which is not there"):
         read(tmp_path / "nowhere")
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf8")
     with pytest.raises(FileNotFoundError, match=r"^folder: .*which is a file"):
         read(tmp_path / "file")
     empty = tmp_path / "empty"
@@ -194,7 +196,7 @@ def test_bad_shards(tmp_path):
     (tmp_path / TWO).unlink()
     with pytest.raises(FileNotFoundError, match=f"^{TWO}: expected this file in"):
         read(tmp_path)
-    (tmp_path / INDEX).write_text("{")
+    (tmp_path / INDEX).write_text("{", encoding="utf8")
     with pytest.raises(ValueError, match=f"^{INDEX}: expected JSON"):
         read(tmp_path)
 

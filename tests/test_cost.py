@@ -678,7 +678,7 @@ def test_the_recorded_run_is_of_these_layers():
 
 def test_the_chapter_quotes_the_recorded_run():
     """Chapter 04's slopes and crossings, and its factors, from the numbers themselves."""
-    chapter = (ROOT / "chapters" / "04-cost.ipynb").read_text()
+    chapter = (ROOT / "chapters" / "04-cost.ipynb").read_text(encoding="utf8")
     slopes = {
         (kind, model): log_log_slope(*recorded(kind, model), start)
         for kind, start in (("training", 1024), ("generation", 8192))

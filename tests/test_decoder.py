@@ -349,7 +349,7 @@ def folder(tmp_path_factory):
 def changed(folder, target, settings=None, tensors=None):
     """A copy of the folder with some settings and tensors changed; None removes one."""
     for file, read, changes in (
-        ("config.json", json.loads((folder / "config.json").read_text()), settings),
+        ("config.json", json.loads((folder / "config.json").read_text(encoding="utf8")), settings),
         ("model.safetensors", load_file(folder / "model.safetensors"), tensors),
     ):
         for key, value in (changes or {}).items():
@@ -357,7 +357,7 @@ def changed(folder, target, settings=None, tensors=None):
             if value is None:
                 del read[key]
         if file == "config.json":
-            (target / file).write_text(json.dumps(read))
+            (target / file).write_text(json.dumps(read), encoding="utf8")
         else:
             save_file(read, target / file)
     return target
@@ -463,11 +463,13 @@ def test_angles_in_old_files_are_ignored(folder, tmp_path):
 @torch.no_grad()
 def test_nulls_where_there_is_a_default(tmp_path):
     theirs = save(tmp_path, num_key_value_heads=None, rms_norm_eps=1e-6, rope_parameters=None)
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf8"))
     nulls = ("num_key_value_heads", "rms_norm_eps", "rope_parameters", "head_dim", "hidden_act")
     nulls += ("tie_word_embeddings", "attention_bias")
     assert config.keys() >= set(nulls)
-    (tmp_path / "config.json").write_text(json.dumps({**config, **dict.fromkeys(nulls)}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config, **dict.fromkeys(nulls)}), encoding="utf8"
+    )
     tokens = tokens_of(2, 30)
     ours = LlamaLM.from_pretrained(tmp_path)(tokens)
     torch.testing.assert_close(ours, theirs(tokens).logits, rtol=1e-5, atol=1e-5)
@@ -476,8 +478,10 @@ def test_nulls_where_there_is_a_default(tmp_path):
 @torch.no_grad()
 def test_settings_of_transformers_before_version_5(folder, tmp_path):
     changed(folder, tmp_path, {"rope_parameters": None, "rope_theta": 5000.0})
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": None}))
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf8"))
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"rope_scaling": None}), encoding="utf8"
+    )
     tokens = tokens_of(2, 30)
     wanted = LlamaLM.from_pretrained(folder)(tokens)
     assert torch.equal(LlamaLM.from_pretrained(tmp_path)(tokens), wanted)

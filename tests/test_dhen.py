@@ -485,7 +485,7 @@ def test_bad_input_the_rest():
 def test_what_the_chapter_quotes_from_the_record():
     """The numbers in the prose of chapter 07 that come from experiments/movielens.py."""
     record = records.read("movielens")
-    text = (ROOT / "chapters" / "07-dhen.ipynb").read_text()
+    text = (ROOT / "chapters" / "07-dhen.ipynb").read_text(encoding="utf8")
 
     def auc(protocol, model, group="all"):
         best = record.where(protocol=protocol, model=model).chosen("validation")

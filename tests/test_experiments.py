@@ -25,11 +25,11 @@ def test_a_stopped_record_is_resumed(runs, tmp_path):
     first = [{"lr": 0.1, "seed": seed} for seed in (0, 1)]
     assert run_all(first, 1).values("seed") == [0, 1]
     path = tmp_path / "some.json"
-    record = json.loads(path.read_text("utf8"))
+    record = json.loads(path.read_text(encoding="utf8"))
     assert record["settings"] == {"batch": 8} and "torch" in record["machines"][0]
     for run in record["runs"]:
         run["found"] = "before"
-    path.write_text(json.dumps(record), "utf8")
+    path.write_text(json.dumps(record), encoding="utf8")
     jobs = [{"lr": 0.1, "seed": seed} for seed in (2, 1)]
     results = run_all(jobs, 1)
     assert [(r["seed"], r.get("found")) for r in results] == [(2, None), (1, "before")]

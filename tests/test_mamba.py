@@ -432,7 +432,7 @@ def released_folder(source, target, **changes):
     tensors = load_file(source / "model.safetensors")
     tensors["backbone.embedding.weight"] = tensors.pop("backbone.embeddings.weight")
     tensors["lm_head.weight"] = tensors["backbone.embedding.weight"].clone()
-    theirs = json.loads((source / "config.json").read_text())
+    theirs = json.loads((source / "config.json").read_text(encoding="utf8"))
     settings = {
         "d_model": theirs["hidden_size"],
         "n_layer": theirs["num_hidden_layers"],
@@ -443,7 +443,7 @@ def released_folder(source, target, **changes):
         "fused_add_norm": True,
         "pad_vocab_size_multiple": 1,
     }
-    (target / "config.json").write_text(json.dumps({**settings, **changes}))
+    (target / "config.json").write_text(json.dumps({**settings, **changes}), encoding="utf8")
     save_file(tensors, target / "model.safetensors")
     return target
 
@@ -532,11 +532,13 @@ def test_shards_and_nulls_where_there_is_a_default(folder, tmp_path):
     model = MambaForCausalLM.from_pretrained(folder)
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf8"))
     nulls = ("state_size", "expand", "conv_kernel", "time_step_rank", "use_bias", "hidden_act")
     nulls += ("use_conv_bias", "layer_norm_epsilon", "tie_word_embeddings")
     assert config.keys() >= set(nulls)
-    (tmp_path / "config.json").write_text(json.dumps({**config, **dict.fromkeys(nulls)}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config, **dict.fromkeys(nulls)}), encoding="utf8"
+    )
     tokens = tokens_of(2, 8)
     ours = MambaLM.from_pretrained(tmp_path)
     torch.testing.assert_close(ours(tokens), model(tokens).logits, rtol=1e-5, atol=1e-5)
@@ -559,7 +561,7 @@ def test_a_layer_of_half_precision_is_read_into_float32(folder, tmp_path):
 def changed(folder, target, settings=None, tensors=None):
     """A copy of the folder with some settings and tensors changed; None removes one."""
     for file, read, changes in (
-        ("config.json", json.loads((folder / "config.json").read_text()), settings),
+        ("config.json", json.loads((folder / "config.json").read_text(encoding="utf8")), settings),
         ("model.safetensors", load_file(folder / "model.safetensors"), tensors),
     ):
         for key, value in (changes or {}).items():
@@ -567,7 +569,7 @@ def changed(folder, target, settings=None, tensors=None):
             if value is None:
                 del read[key]
         if file == "config.json":
-            (target / file).write_text(json.dumps(read))
+            (target / file).write_text(json.dumps(read), encoding="utf8")
         else:
             save_file(read, target / file)
     return target

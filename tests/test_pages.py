@@ -10,12 +10,12 @@ from pybtex.database import parse_file
 from book import CHAPTERS, ROOT
 from linear_time import exercises
 
-LEDGER = (ROOT / "book" / "ledger.md").read_text()
+LEDGER = (ROOT / "book" / "ledger.md").read_text(encoding="utf8")
 CITED = re.findall(r"`(test_\w+\.py)::(\w+)`", LEDGER)
 
 
 def functions(file):
-    tree = ast.parse((ROOT / "tests" / file).read_text())
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
@@ -32,12 +32,14 @@ def test_every_row_of_the_ledger_names_a_test():
 
 def test_chapters_name_tests_that_exist():
     for path in CHAPTERS:
-        for file, name in re.findall(r"(?:tests/)?(test_\w+\.py)::(\w+)", path.read_text()):
+        for file, name in re.findall(
+            r"(?:tests/)?(test_\w+\.py)::(\w+)", path.read_text(encoding="utf8")
+        ):
             assert name in functions(file), f"{path.name} names {file}::{name}"
 
 
 def test_contents_list_every_chapter():
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf8"))
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     assert [f for f in files if f.startswith("chapters/")] == [
         f"chapters/{p.stem}" for p in CHAPTERS
@@ -55,7 +57,7 @@ def test_a_chapter_has_its_three_rooms():
 
 
 def test_the_repository_is_named_in_one_place():
-    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    url = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))["repository"]["url"]
     allowed = {"_config.yml", "CITATION.cff", *(f"chapters/{p.name}" for p in CHAPTERS)}
     for path in [*ROOT.glob("*"), *ROOT.glob("book/**/*"), *ROOT.glob("src/**/*.py")]:
         name = path.relative_to(ROOT).as_posix()
@@ -64,11 +66,13 @@ def test_the_repository_is_named_in_one_place():
             and path.suffix in {".md", ".py", ".yml", ".toml", ""}
             and name not in allowed
         ):
-            assert url not in path.read_text(errors="ignore"), f"{name} names the repository"
+            assert url not in path.read_text(errors="ignore", encoding="utf8"), (
+                f"{name} names the repository"
+            )
 
 
 def test_references_parse_and_bear_each_name_once():
     """A merge can lose a brace, and then no page renders."""
     entries = parse_file(ROOT / "book" / "references.bib").entries
-    text = (ROOT / "book" / "references.bib").read_text()
+    text = (ROOT / "book" / "references.bib").read_text(encoding="utf8")
     assert len(entries) == len(re.findall(r"(?m)^@", text))

@@ -376,7 +376,7 @@ def recorded(name):
 
 def test_what_the_chapter_quotes_from_the_record():
     record, shapes, best = recorded("perceiver_ar_small")
-    text = (ROOT / "chapters" / "10-perceiver-ar.ipynb").read_text()
+    text = (ROOT / "chapters" / "10-perceiver-ar.ipynb").read_text(encoding="utf8")
     assert len(record) == 45
     for runs in shapes.values():
         assert all(set(seeds.values("seed")) == {0, 1, 2} for seeds in runs.by("lr").values())

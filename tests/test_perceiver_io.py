@@ -273,8 +273,8 @@ def test_fourier_image_classifier(image, height, width):
 
 
 def changed(folder, tmp_path, **settings):
-    config = json.loads((folder / "config.json").read_text()) | settings
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    config = json.loads((folder / "config.json").read_text(encoding="utf8")) | settings
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf8")
     (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
     return tmp_path
 
@@ -300,11 +300,13 @@ def test_nulls_where_there_is_a_default_shards_and_half_precision(language, tmp_
     theirs = PerceiverForMaskedLM.from_pretrained(folder).bfloat16()
     theirs.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf8"))
     nulls = ("self_attention_widening_factor", "cross_attention_widening_factor", "hidden_act")
     nulls += ("use_query_residual",)
     assert config.keys() >= set(nulls)
-    (tmp_path / "config.json").write_text(json.dumps({**config, **dict.fromkeys(nulls)}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config, **dict.fromkeys(nulls)}), encoding="utf8"
+    )
     tokens = torch.randint(30, (2, 20), generator=torch.Generator().manual_seed(0))
     ours = PerceiverMaskedLM.from_pretrained(tmp_path)
     assert {parameter.dtype for parameter in ours.parameters()} == {torch.float32}
@@ -398,7 +400,7 @@ def chosen(record, task, queries):
 
 def test_what_the_chapter_quotes_from_the_record():
     record = records.read("perceiver_io")
-    text = (ROOT / "chapters" / "09-perceiver-io.ipynb").read_text()
+    text = (ROOT / "chapters" / "09-perceiver-io.ipynb").read_text(encoding="utf8")
     draw_16, draw_64, name, both = (
         chosen(record, *key) for key in (("draw", 16), ("draw", 64), ("name", 16), ("both", 16))
     )

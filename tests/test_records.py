@@ -40,13 +40,17 @@ def test_every_record_is_whole(name):
         assert {"device", "python", "torch", "date"} <= machine.keys()
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.rows = ()
-    raw = json.loads((files("linear_time") / "recorded" / f"{name}.json").read_text("utf8"))
+    raw = json.loads(
+        (files("linear_time") / "recorded" / f"{name}.json").read_text(encoding="utf8")
+    )
     assert json.loads(json.dumps(found.rows)) == raw["runs"]
 
 
 def test_a_reading_by_hand():
     """The rows of one setting, the mean of each rate, the least of them: nothing of the library."""
-    raw = json.loads((files("linear_time") / "recorded" / "perceiver_io.json").read_text("utf8"))
+    raw = json.loads(
+        (files("linear_time") / "recorded" / "perceiver_io.json").read_text(encoding="utf8")
+    )
     by_rate = {}
     for row in raw["runs"]:
         if row["task"] == "both" and row["queries"] == 16:
@@ -104,7 +108,7 @@ def test_what_is_written_is_read(tmp_path):
     written.write(tmp_path / "new")
     assert read("some", tmp_path / "new") == written
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["some.json"]
-    (tmp_path / "new" / "some.json").read_text("ascii")
+    (tmp_path / "new" / "some.json").read_text(encoding="ascii")
 
 
 def test_a_machine_has_no_name_of_its_own():
@@ -145,6 +149,6 @@ def test_bad_input(call, message):
 @pytest.mark.bad_input
 @pytest.mark.parametrize("text", ["", "[]", '{"runs": []}', '{"command": "", "machines": [], "r'])
 def test_a_damaged_file(tmp_path, text):
-    (tmp_path / "some.json").write_text(text)
+    (tmp_path / "some.json").write_text(text, encoding="utf8")
     with pytest.raises(ValueError, match=r"some.json: expected command, .*, got a damaged file"):
         read("some", tmp_path)

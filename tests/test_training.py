@@ -351,7 +351,7 @@ def one_and_two(tmp_path_factory):
         timeout=180,
     )
     assert done.returncode == 0, done.stderr
-    ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    ranks = [json.loads((folder / f"{rank}.json").read_text(encoding="utf8")) for rank in range(2)]
     return two.measure(), ranks
 
 

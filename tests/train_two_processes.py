@@ -153,4 +153,4 @@ def measure():
 
 if __name__ == "__main__":
     result = measure()
-    Path(sys.argv[1], f"{os.environ['RANK']}.json").write_text(json.dumps(result))
+    Path(sys.argv[1], f"{os.environ['RANK']}.json").write_text(json.dumps(result), encoding="utf8")
