@@ -422,8 +422,8 @@ def test_the_cache_grows_by_two_widths_a_step():
     mixer = CausalSelfAttention(6, 3)
     state = mixer.initial_state(2)
     for t in range(4):
-        assert [part.shape for part in state] == [(2, 3, t, 2)] * 2
-        assert sum(part.numel() for part in state) == 2 * t * 2 * 6
+        assert [part.shape for part in state[:2]] == [(2, 3, t, 2)] * 2
+        assert sum(part.numel() for part in state[:2]) == 2 * t * 2 * 6
         _, state = mixer.step(torch.ones(2, 6), state)
     assert state.k.dtype == torch.float32
     assert mixer.initial_state(2, dtype=F64).v.dtype == F64
@@ -433,15 +433,15 @@ def test_the_cache_grows_by_two_widths_a_step():
 
 Q, K, V = qkv(0, 4, 5, batch=(2,))
 BAD_QKV = [
-    ((Q[0, 0], K, V), ValueError, r"^q: expected shape \(…, length, width\).*\(4,\)"),
+    ((Q[0, 0], K, V), ValueError, r"^q: expected shape \(…, queries, d_head\).*\(4,\)"),
     ((Q, K[:, :0], V[:, :0]), ValueError, r"^k: .*without empty.*\(2, 0, 4\)"),
-    ((Q, K[..., :3], V), ValueError, r"^k: expected shape \(2, 5, 4\), got shape \(2, 5, 3\)"),
-    ((Q, K[:1], V), ValueError, r"^k: expected shape \(2, 5, 4\), got shape \(1, 5, 4\)"),
-    ((Q, K, V[:, :4]), ValueError, r"^v: expected shape \(2, 5, 3\), got shape \(2, 4, 3\)"),
-    ((Q, K, V[:1]), ValueError, r"^v: expected shape \(2, 5, 3\), got shape \(1, 5, 3\)"),
+    ((Q, K[..., :3], V), ValueError, r"^k: expected shape \(2, keys, 4\).* \(2, 5, 3\)"),
+    ((Q, K[:1], V), ValueError, r"^k: expected shape \(2, keys, 4\).* \(1, 5, 4\)"),
+    ((Q, K, V[:, :4]), ValueError, r"^v: expected shape \(2, 5, d_value\).* \(2, 4, 3\)"),
+    ((Q, K, V[:1]), ValueError, r"^v: expected shape \(2, 5, d_value\).* \(1, 5, 3\)"),
     ((Q, K.float(), V), TypeError, "^k: expected the precision of q"),
     ((Q / 0, K, V), ValueError, "^q: expected finite values"),
-    ((Q, K, V.long()), TypeError, "^v: .*got dtype torch.int64"),
+    ((Q, K, V.long()), TypeError, "^v: .*got an int64 tensor"),
     ((Q.tolist(), K, V), TypeError, "^q: .*got a list"),
 ]
 
@@ -490,14 +490,15 @@ X, CONTEXT = torch.zeros(2, 4, 6), torch.zeros(2, 7, 5)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((X,), ValueError, r"^context: expected shape \(batch, length, 5\)"),
+        ((X,), ValueError, r"^context: expected shape \(batch, keys, 5\), got None"),
+        ((X, CONTEXT[..., :4]), ValueError, r"^context: expected shape \(2, keys, 5\)"),
         ((X[0], CONTEXT), ValueError, r"^x: expected shape \(batch, length, 6\).*\(4, 6\)"),
         ((X[:, :0], CONTEXT), ValueError, "^x: .*without empty dimensions"),
         ((X / 0, CONTEXT), ValueError, "^x: expected finite"),
-        ((X[:1], CONTEXT), ValueError, "^context: expected the batch of x, 1, got 2"),
-        ((X, CONTEXT, torch.ones(1, 7).bool()), ValueError, r"^mask: expected shape \(4, 7\), got"),
+        ((X[:1], CONTEXT), ValueError, r"^context: .*\(1, keys, 5\).*\(2, 7, 5\)"),
+        ((X, CONTEXT, torch.ones(1, 7).bool()), ValueError, r"^mask: expected shape \(4, 7\) "),
         ((X, CONTEXT, torch.ones(4, 7)), TypeError, "^mask: expected a bool"),
-        ((X, CONTEXT, None, torch.ones(1, 7).bool()), ValueError, r"^key_mask: .*\(2, 7\), got"),
+        ((X, CONTEXT, None, torch.ones(1, 7).bool()), ValueError, r"^key_mask: .*\(2, 7\) "),
     ],
 )
 def test_bad_input_many_heads(arguments, error, message):

@@ -6,15 +6,16 @@ are boolean and True where a query may read a key.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from linear_time import _validate
-from linear_time.mixer import SequenceMixer
+from linear_time.mixer import SequenceMixer, full, without_autocast
 
 
 def attention(
@@ -26,6 +27,8 @@ def attention(
     """softmax(q kᵀ / √d_head) v, with the softmax along the keys.
 
     The scores are (queries, keys): time and memory grow with the product.
+    They, the softmax and its sums are at least float32; the result is cast
+    last.
 
     Args:
         q: queries, (…, queries, d_head).
@@ -46,7 +49,7 @@ def attention(
     """
     _check_qkv(q, k, v)
     if mask is not None:
-        _check_mask("mask", mask, (*q.shape[:-1], k.shape[-2]))
+        check_mask("mask", mask, (*q.shape[:-1], k.shape[-2]))
     return attend(q, k, v, mask)
 
 
@@ -63,7 +66,9 @@ class SoftmaxSummary(NamedTuple):
 
     With scores s_j of one query: maximum m = max_j s_j,
     total Σ_j exp(s_j − m), weighted Σ_j exp(s_j − m) v_j. The attention over
-    these keys is weighted / total.
+    these keys is weighted / total. All three are at least float32: in float16
+    a total of more than 65,504 keys is infinite, and in bfloat16 it stops at
+    256.
     """
 
     maximum: Tensor  # (…, queries)
@@ -76,6 +81,7 @@ def softmax_summary(
     v: Float[Tensor, "*batch keys d_value"],
 ) -> SoftmaxSummary:
     """The summary of one block of keys; a score of −∞ is a masked key."""
+    scores, v = full(scores), full(v)
     maximum = scores.amax(dim=-1)
     weights = torch.exp(scores - _reference(maximum)[..., None])
     return SoftmaxSummary(maximum, weights.sum(-1), weights @ v)
@@ -111,6 +117,7 @@ def online_softmax(
                 f"{_validate.shape_text(one.shape)}, that of the left, "
                 f"got shape {_validate.shape_text(other.shape)}"
             )
+    left, right = (SoftmaxSummary(*map(full, s)) for s in (left, right))
     maximum = torch.maximum(left.maximum, right.maximum)
     scale_l = torch.exp(left.maximum - _reference(maximum))
     scale_r = torch.exp(right.maximum - _reference(maximum))
@@ -128,6 +135,7 @@ def online_softmax_attention(
     v: Float[Tensor, "*batch keys d_value"],
     causal: bool = False,
     block: int = 128,
+    key_mask: Bool[Tensor, "..."] | None = None,
 ) -> Float[Tensor, "*batch queries d_value"]:
     """``attention`` tile by tile: the same numbers, memory O(length).
 
@@ -140,6 +148,9 @@ def online_softmax_attention(
         causal: query t reads keys s ≤ t only; tiles of the future are
             skipped.
         block: rows and columns of a tile, ≥ 1.
+        key_mask: True where a key may be read, by any query; (…, keys) or a
+            shape that broadcasts to it. A query that may read nothing gets
+            zeros.
 
     Returns:
         (…, queries, d_value). It can be differentiated once, not twice.
@@ -155,38 +166,45 @@ def online_softmax_attention(
         that of Dao (2023), "FlashAttention-2".
     """
     _check_qkv(q, k, v)
-    _validate.count("block", block)
+    block = _validate.count("block", block)
     if causal and q.shape[-2] != k.shape[-2]:
         raise ValueError(
             "causal: expected as many queries as keys, got "
             f"{q.shape[-2]} and {k.shape[-2]}"
         )
-    out: Tensor = _TiledAttention.apply(q, k, v, causal, block)
-    return out
+    if key_mask is not None:
+        check_mask("key_mask", key_mask, k.shape[:-1])
+    return attend_by_tiles(q, k, v, causal, block, key_mask)
 
 
 class _TiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool, block: int
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        causal: bool,
+        block: int,
+        key_mask: Tensor | None,
     ) -> Tensor:
         out = q.new_empty((*q.shape[:-1], v.shape[-1]))
-        log_total = q.new_empty(q.shape[:-1])
+        log_total = full(q.new_empty(q.shape[:-1]))
         for rows in _blocks(q.shape[-2], block):
             summary = SoftmaxSummary(  # of no keys: the neutral one
                 torch.full_like(log_total[..., rows], -math.inf),
                 torch.zeros_like(log_total[..., rows]),
-                torch.zeros_like(out[..., rows, :]),
+                torch.zeros_like(full(out[..., rows, :])),
             )
-            for columns in _blocks(k.shape[-2], block):
-                if causal and columns.start >= rows.stop:
-                    break  # this block of keys and the next lie in the future
-                scores = _tile(q, k, rows, columns, causal)
+            for columns in _key_blocks(rows, q, k, causal, block):
+                scores = _tile(q, k, rows, columns, causal, key_mask)
                 part = softmax_summary(scores, v[..., columns, :])
                 summary = online_softmax(summary, part)
-            out[..., rows, :] = summary.weighted / summary.total[..., None]
-            log_total[..., rows] = summary.maximum + summary.total.log()
-        ctx.save_for_backward(q, k, v, out, log_total)
+            # A row that may read nothing has the total 0, and reads 0/1.
+            total = summary.total.masked_fill(summary.total == 0, 1)
+            out[..., rows, :] = summary.weighted / total[..., None]
+            log_total[..., rows] = _reference(summary.maximum) + total.log()
+        ctx.save_for_backward(q, k, v, out, log_total, key_mask)
         ctx.causal, ctx.block = causal, block
         return out
 
@@ -202,23 +220,24 @@ class _TiledAttention(torch.autograd.Function):
         # With weights p = exp(s − log total) and out = p v:
         #   dv = pᵀ dout,  dp = dout vᵀ,  ds = p ⊙ (dp − Σ_j p_j dp_j),
         # and Σ_j p_j dp_j = Σ dout ⊙ out, which needs no tile.
-        q, k, v, out, log_total = ctx.saved_tensors
-        d_q, d_k, d_v = map(torch.zeros_like, (q, k, v))
-        mean = (d_out * out).sum(-1, keepdim=True)  # (…, queries, 1)
+        q, k, v, out, log_total, key_mask = ctx.saved_tensors
+        d_q, d_k, d_v = (torch.zeros_like(full(t)) for t in (q, k, v))
+        # (…, queries, 1)
+        mean = (full(d_out) * full(out)).sum(-1, keepdim=True)
         scale = 1 / math.sqrt(q.shape[-1])
-        for rows in _blocks(q.shape[-2], ctx.block):
-            d_rows = d_out[..., rows, :]
-            for columns in _blocks(k.shape[-2], ctx.block):
-                if ctx.causal and columns.start >= rows.stop:
-                    break
-                scores = _tile(q, k, rows, columns, ctx.causal)
-                p = torch.exp(scores - log_total[..., rows, None])
-                d_v[..., columns, :] += p.mT @ d_rows
-                d_p = d_rows @ v[..., columns, :].mT
-                d_s = scale * p * (d_p - mean[..., rows, :])
-                d_q[..., rows, :] += d_s @ k[..., columns, :]
-                d_k[..., columns, :] += d_s.mT @ q[..., rows, :]
-        return d_q, d_k, d_v, None, None
+        with without_autocast(q):
+            for rows in _blocks(q.shape[-2], ctx.block):
+                d_rows = full(d_out[..., rows, :])
+                for columns in _key_blocks(rows, q, k, ctx.causal, ctx.block):
+                    scores = _tile(q, k, rows, columns, ctx.causal, key_mask)
+                    p = torch.exp(scores - log_total[..., rows, None])
+                    d_v[..., columns, :] += p.mT @ d_rows
+                    d_p = d_rows @ full(v[..., columns, :]).mT
+                    d_s = scale * p * (d_p - mean[..., rows, :])
+                    d_q[..., rows, :] += d_s @ full(k[..., columns, :])
+                    d_k[..., columns, :] += d_s.mT @ full(q[..., rows, :])
+        gradients = (d.to(q.dtype) for d in (d_q, d_k, d_v))
+        return *gradients, None, None, None
 
 
 class MultiHeadAttention(nn.Module):
@@ -253,14 +272,13 @@ class MultiHeadAttention(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        d_kv, d_qk, d_v = (
-            d_model if width is None else width for width in (d_kv, d_qk, d_v)
-        )
-        widths = {"d_model": d_model, "d_kv": d_kv, "d_qk": d_qk, "d_v": d_v}
-        for name, width in {**widths, "n_heads": n_heads}.items():
-            _validate.count(name, width)
-        for name in ("d_qk", "d_v"):
-            check_divides("n_heads", n_heads, name, widths[name])
+        d_model = _validate.count("d_model", d_model)
+        n_heads = _validate.count("n_heads", n_heads)
+        d_kv = d_model if d_kv is None else _validate.count("d_kv", d_kv)
+        d_qk = d_model if d_qk is None else _validate.count("d_qk", d_qk)
+        d_v = d_model if d_v is None else _validate.count("d_v", d_v)
+        check_divides("n_heads", n_heads, "d_qk", d_qk)
+        check_divides("n_heads", n_heads, "d_v", d_v)
         self.d_model, self.d_kv, self.n_heads = d_model, d_kv, n_heads
         self.query = nn.Linear(d_model, d_qk, bias=bias)
         self.key = nn.Linear(d_kv, d_qk, bias=bias)
@@ -286,28 +304,22 @@ class MultiHeadAttention(nn.Module):
         Raises:
             TypeError, ValueError: an argument is not as above.
         """
-        context = x if context is None else context
-        for name, value, width in (
-            ("x", x, self.d_model),
-            ("context", context, self.d_kv),
-        ):
-            _validate.inexact(name, value, real=True)
-            if value.ndim != 3 or value.shape[2] != width or 0 in value.shape:
-                raise ValueError(
-                    f"{name}: expected shape (batch, length, {width}) "
-                    f"without empty dimensions, got {_validate.describe(value)}"
-                )
-        if len(context) != len(x):
+        _validate.layout("x", x, "batch", "length", self.d_model)
+        if context is not None:
+            _validate.layout("context", context, len(x), "keys", self.d_kv)
+        elif self.d_kv != self.d_model:
             raise ValueError(
-                f"context: expected the batch of x, {len(x)}, "
-                f"got {len(context)}"
+                f"context: expected shape (batch, keys, {self.d_kv}), got None"
             )
+        context = x if context is None else context
         allowed = None  # (batch or 1, 1, length or 1, keys)
         if mask is not None:
-            _check_mask("mask", mask, (x.shape[1], context.shape[1]), True)
+            sizes = x.shape[1], context.shape[1]
+            _validate.layout("mask", mask, *sizes, kind="bool")
             allowed = mask[None, None]
         if key_mask is not None:
-            _check_mask("key_mask", key_mask, context.shape[:2], True)
+            sizes = context.shape[0], context.shape[1]
+            _validate.layout("key_mask", key_mask, *sizes, kind="bool")
             real = key_mask[:, None, None]
             allowed = real if allowed is None else allowed & real
         q = split_heads(self.query(x), self.n_heads)
@@ -318,21 +330,43 @@ class MultiHeadAttention(nn.Module):
 
 
 class KVCache(NamedTuple):
-    """The state of causal attention: keys and values of the whole past."""
+    """The state of causal attention: keys and values of the whole past.
+
+    Without gradients it grows by ``extend``, in amortised constant time a
+    position: k and v may be views of buffers with room for as much again.
+    Nothing else is counted, copied or pickled than what k and v show.
+    """
 
     k: Tensor  # (batch, heads, past, d_head)
     v: Tensor  # (batch, heads, past, d_head)
+    mask: Tensor | None = None  # (batch, past), False where a row is padded
+    dropped: int = 0  # positions that the cache held once, the oldest
 
-    def append(self, k: Tensor, v: Tensor) -> "KVCache":
-        """A cache with the keys and values of one position more.
+    @property
+    def position(self) -> int | Tensor:
+        """Of the next token; (batch,) where rows are padded.
 
-        The old one stays as it is; to copy it takes time O(past), as does
-        the attention that follows.
+        Padding has no position: a row's tokens count from its first real one.
+        """
+        if self.mask is None:
+            return self.dropped + self.k.shape[2]
+        return self.mask.sum(1)
+
+    def append(
+        self, k: Tensor, v: Tensor, mask: Tensor | None = None
+    ) -> "KVCache":
+        """A cache with the keys and values of some positions more.
+
+        The old one stays as it is, and may be continued in another way.
+
+        Args:
+            k, v: (batch, heads, new, d_head).
+            mask: False where the new positions are padding, (batch, new).
 
         Raises:
-            ValueError: k or v (batch, heads, 1, d_head) does not fit.
+            ValueError: k or v does not fit.
         """
-        for old, new in zip(self, (k, v), strict=True):
+        for old, new in ((self.k, k), (self.v, v)):
             sizes = (*new.shape[:2], "past", new.shape[3])
             own = tuple(old.shape)
             if own != (*sizes[:2], *own[2:3], sizes[3]):
@@ -341,7 +375,16 @@ class KVCache(NamedTuple):
                     f"{_validate.shape_text(sizes)}, "
                     f"got shape {_validate.shape_text(own)}"
                 )
-        return KVCache(torch.cat([self.k, k], 2), torch.cat([self.v, v], 2))
+        past = self.mask
+        if past is not None or mask is not None:
+            if past is None:
+                past = mask.new_ones(len(k), self.k.shape[2])
+            if mask is None:
+                mask = past.new_ones(len(k), k.shape[2])
+            mask = extend(past, mask, 1)
+        return KVCache(
+            extend(self.k, k, 2), extend(self.v, v, 2), mask, self.dropped
+        )
 
     @staticmethod
     def empty(
@@ -352,11 +395,83 @@ class KVCache(NamedTuple):
         dtype: torch.dtype | None,
     ) -> "KVCache":
         """The cache before the first position: past = 0."""
-        _validate.count("batch_size", batch_size)
+        batch_size = _validate.count("batch_size", batch_size)
         nothing = torch.zeros(
             batch_size, n_heads, 0, d_head, device=device, dtype=dtype
         )
         return KVCache(nothing, nothing)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is pickled or copied: the numbers, without spare room."""
+
+        def compact(part: Any) -> Any:
+            if isinstance(part, Tensor):
+                held = part.untyped_storage().nbytes()
+                return part.clone() if held > part.nbytes else part
+            return part
+
+        return KVCache, tuple(map(compact, self))
+
+
+def extend(old: Tensor, new: Tensor, dim: int) -> Tensor:
+    """``torch.cat([old, new], dim)``, in time O(new) where that can be.
+
+    Without gradients the result is the head of a buffer twice its length, and
+    new is written behind old if old ends where the writing in its buffer
+    ends. Else, say for a second continuation of old, a new buffer is made.
+    So nothing that was handed out ever changes, and n positions, one after
+    the other, are copied fewer than 3n times.
+    """
+    past, more = old.shape[dim], new.shape[dim]
+    if past == 0:
+        return new
+    graph = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if graph or is_functorch_wrapped_tensor(new):
+        return torch.cat([old, new], dim)
+    # What knows how much of a buffer is written is its storage, which all
+    # views of it share.
+    written = getattr(old.untyped_storage(), "written", None)
+    dtype = torch.promote_types(old.dtype, new.dtype)
+    if written is None or not written.continues(old, new, dim, dtype):
+        sizes = list(old.shape)
+        sizes[dim] = 2 * (past + more)
+        buffer = old.new_zeros(sizes, dtype=dtype)
+        buffer.narrow(dim, 0, past).copy_(old)
+        written = _Written(buffer.shape, buffer.stride(), dtype)
+        buffer.untyped_storage().written = written  # type: ignore[attr-defined]
+    else:
+        buffer = old.as_strided(written.sizes, written.strides, 0)
+    buffer.narrow(dim, past, more).copy_(new)
+    written.length = past + more
+    return buffer.narrow(dim, 0, past + more)
+
+
+class _Written:
+    """How far a buffer is written, along the dimension in which it grows."""
+
+    def __init__(
+        self, sizes: torch.Size, strides: tuple[int, ...], dtype: torch.dtype
+    ) -> None:
+        self.sizes, self.strides, self.dtype = sizes, strides, dtype
+        self.length = 0
+
+    def continues(
+        self, old: Tensor, new: Tensor, dim: int, dtype: torch.dtype
+    ) -> bool:
+        """Whether old is all that is written, and new fits behind it."""
+        past = old.shape[dim]
+        head = list(self.sizes)
+        head[dim] = past
+        return (
+            self.length == past
+            and past + new.shape[dim] <= self.sizes[dim]
+            and self.dtype == dtype == old.dtype
+            and list(old.shape) == head
+            and old.stride() == self.strides
+            and old.storage_offset() == 0
+            # what was made in inference mode is written in it alone
+            and (torch.is_inference_mode_enabled() or not old.is_inference())
+        )
 
 
 class CausalSelfAttention(SequenceMixer):
@@ -383,20 +498,16 @@ class CausalSelfAttention(SequenceMixer):
     ) -> None:
         super().__init__(d_model)
         if block is not None:
-            _validate.count("block", block)
+            block = _validate.count("block", block)
         self.block = block
         self.heads = MultiHeadAttention(d_model, n_heads, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "batch length d_model"]
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        mask: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
-        self.check_input(x)
-        q, k, v = self._project(x)
-        if self.block is None:
-            y = attend(q, k, v, causal_mask(x.shape[1], x.device))
-        else:
-            y = online_softmax_attention(q, k, v, True, self.block)
-        return self._out(y)
+        return self.prefill(x, None, mask)[0]
 
     def initial_state(
         self,
@@ -420,8 +531,29 @@ class CausalSelfAttention(SequenceMixer):
         self.check_input(x_t, "x_t")
         q, k, v = self._project(x_t[:, None])  # (batch, heads, 1, d_head)
         state = state.append(k, v)
-        # The past is all there is: no mask.
-        return self._out(attend(q, state.k, state.v, None))[:, 0], state
+        # The past is all there is: nothing is masked, except padding.
+        mask = readable(1, state)
+        return self._out(attend(q, state.k, state.v, mask))[:, 0], state
+
+    def prefill(
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        state: KVCache | None = None,
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length d_model"], KVCache]:
+        """All positions of a prompt at once, and the cache after it."""
+        self.check_input(x)
+        self.check_mask(mask, x)
+        q, k, v = self._project(x)
+        state = (
+            KVCache(k, v, mask) if state is None else state.append(k, v, mask)
+        )
+        if self.block is None:
+            y = attend(q, state.k, state.v, readable(x.shape[1], state))
+        else:
+            key_mask = None if state.mask is None else state.mask[:, None]
+            y = attend_by_tiles(q, state.k, state.v, True, self.block, key_mask)
+        return self._out(y), state
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.heads
@@ -460,14 +592,75 @@ def check_divides(name: str, number: int, of: str, width: int) -> None:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """``attention`` without its checks, for the inner loop of generation."""
-    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (…, queries, keys)
-    if mask is None:
-        return scores.softmax(-1) @ v
-    # The lowest number, not −∞: a row without any key would be 0/0. Such a
-    # row is uniform after the softmax, and the second fill makes it zero.
-    lowest = torch.finfo(scores.dtype).min
-    weights = scores.masked_fill(~mask, lowest).softmax(-1)
-    return weights.masked_fill(~mask, 0) @ v
+    with without_autocast(q):
+        # (…, queries, keys)
+        scores = full(q) @ full(k).mT / math.sqrt(q.shape[-1])
+        if mask is None:
+            return (scores.softmax(-1) @ full(v)).to(q.dtype)
+        # The lowest number, not −∞: a row without any key would be 0/0. Such
+        # a row is uniform after the softmax, and the second fill makes it 0.
+        lowest = torch.finfo(scores.dtype).min
+        weights = scores.masked_fill(~mask, lowest).softmax(-1)
+        return (weights.masked_fill(~mask, 0) @ full(v)).to(q.dtype)
+
+
+def attend_by_tiles(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    block: int,
+    key_mask: Tensor | None,
+) -> Tensor:
+    """``online_softmax_attention`` without its checks.
+
+    Of fewer queries than keys, causal ones are the last positions.
+    """
+    with without_autocast(q):
+        out: Tensor = _TiledAttention.apply(q, k, v, causal, block, key_mask)
+    return out
+
+
+def readable(
+    queries: int, state: KVCache, causal: bool = True
+) -> Bool[Tensor, "*batch queries keys"] | None:
+    """What the last positions of a cache may read; None for all of it.
+
+    Args:
+        queries: how many of the last positions ask.
+        state: keys and values, theirs among them.
+        causal: whether a position reads only what is not after it.
+
+    Returns:
+        (queries, keys), or (batch, 1, queries or 1, keys) where rows are
+        padded.
+    """
+    keys, mask = state.k.shape[2], None
+    if causal and queries > 1:  # a single one is the last: it reads everything
+        ones = torch.ones(
+            queries, keys, dtype=torch.bool, device=state.k.device
+        )
+        mask = ones.tril(keys - queries)
+    if state.mask is None:
+        return mask
+    real = state.mask[:, None, None]
+    return real if mask is None else mask & real
+
+
+def check_mask(name: str, mask: Tensor, sizes: Iterable[int]) -> None:
+    """Refuse a mask that is not boolean, or does not broadcast to sizes."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(
+            f"{name}: expected a bool tensor, True where a key may be read, "
+            f"got {_validate.describe(mask)}"
+        )
+    own, sizes = tuple(mask.shape), tuple(sizes)
+    pairs = zip(reversed(own), reversed(sizes), strict=False)
+    if len(own) > len(sizes) or any(m not in (1, n) for m, n in pairs):
+        raise ValueError(
+            f"{name}: expected shape {_validate.shape_text(sizes)} or one "
+            f"that broadcasts to it, got shape {_validate.shape_text(own)}"
+        )
 
 
 def _reference(maximum: Tensor) -> Tensor:
@@ -480,46 +673,42 @@ def _blocks(length: int, block: int) -> Iterator[slice]:
         yield slice(start, min(start + block, length))
 
 
+def _key_blocks(
+    rows: slice, q: Tensor, k: Tensor, causal: bool, block: int
+) -> Iterator[slice]:
+    """Those that the rows read: causal ones skip all that lie in the future."""
+    last = k.shape[-2]
+    if causal:  # the queries are the last positions
+        last += rows.stop - q.shape[-2]
+    for columns in _blocks(k.shape[-2], block):
+        if columns.start < last:
+            yield columns
+
+
 def _tile(
-    q: Tensor, k: Tensor, rows: slice, columns: slice, causal: bool
+    q: Tensor,
+    k: Tensor,
+    rows: slice,
+    columns: slice,
+    causal: bool,
+    key_mask: Tensor | None,
 ) -> Tensor:
-    """The scores of some queries with some keys, −∞ in the future."""
-    scores = q[..., rows, :] @ k[..., columns, :].mT / math.sqrt(q.shape[-1])
-    if causal and columns.stop > rows.start + 1:  # the tile on the diagonal
-        t = torch.arange(rows.start, rows.stop, device=q.device)
+    """The scores of some queries with some keys, −∞ where nothing is read."""
+    q_rows, k_columns = full(q[..., rows, :]), full(k[..., columns, :])
+    scores = q_rows @ k_columns.mT / math.sqrt(q.shape[-1])
+    first = rows.start + k.shape[-2] - q.shape[-2]  # of these queries
+    if causal and columns.stop > first + 1:  # the tile on the diagonal
+        t = torch.arange(first, first + scores.shape[-2], device=q.device)
         s = torch.arange(columns.start, columns.stop, device=q.device)
         scores = scores.masked_fill(s > t[:, None], -math.inf)
+    if key_mask is not None:
+        real = key_mask[..., None, columns]
+        scores = scores.masked_fill(~real, -math.inf)
     return scores
 
 
 def _check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
-    for name, value in (("q", q), ("k", k), ("v", v)):
-        _validate.inexact(name, value, real=True)
-        if value.ndim < 2 or 0 in value.shape:
-            raise ValueError(
-                f"{name}: expected shape (…, length, width) without empty "
-                f"dimensions, got shape {_validate.shape_text(value.shape)}"
-            )
+    _validate.layout("q", q, "…", "queries", "d_head")
+    _validate.layout("k", k, *q.shape[:-2], "keys", q.shape[-1])
+    _validate.layout("v", v, *k.shape[:-1], "d_value")
     _validate.same_precision(q=q, k=k, v=v)
-    _validate.shaped("k", k, (*q.shape[:-2], k.shape[-2], q.shape[-1]), True)
-    _validate.shaped("v", v, (*k.shape[:-1], v.shape[-1]), True)
-
-
-def _check_mask(
-    name: str, mask: Tensor, sizes: tuple[int, ...], exact: bool = False
-) -> None:
-    """Boolean, and of this shape, or one that broadcasts unless exact."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        raise TypeError(
-            f"{name}: expected a bool tensor, True where a key may be read, "
-            f"got {_validate.describe(mask)}"
-        )
-    own = tuple(mask.shape)
-    pairs = zip(reversed(own), reversed(sizes), strict=False)
-    fits = len(own) <= len(sizes) and all(m in (1, n) for m, n in pairs)
-    if own != tuple(sizes) and (exact or not fits):
-        broadcast = "" if exact else " or one that broadcasts to it"
-        raise ValueError(
-            f"{name}: expected shape {_validate.shape_text(sizes)}{broadcast}, "
-            f"got shape {_validate.shape_text(own)}"
-        )
