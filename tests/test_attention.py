@@ -1,5 +1,7 @@
 """Chapter 02: attention is torch's; the tiled form is the plain one in linear memory; the cache."""
 
+import copy
+import io
 import math
 
 import pytest
@@ -9,12 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from linear_time.attention import (
     CausalSelfAttention,
-    KVCache,
     MultiHeadAttention,
     SoftmaxSummary,
+    attend_by_tiles,
     attention,
     causal_mask,
     join_heads,
@@ -23,6 +26,7 @@ from linear_time.attention import (
     softmax_summary,
     split_heads,
 )
+from linear_time.cache import KVCache, extend
 
 F64 = torch.float64
 seeds = st.integers(0, 2**31 - 1)
@@ -113,6 +117,36 @@ def test_large_scores_do_not_overflow():
     nearest = (q @ k.mT).argmax(-1)
     for y in (attention(q, k, v), online_softmax_attention(q, k, v, block=2)):
         close(y, v[nearest], 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("function", [attention, online_softmax_attention])
+def test_half_precision_ends_with_the_result(function, dtype):
+    """In float16 a total of 70,000 keys is infinite, in bfloat16 it stops at 256."""
+    n = 70_000
+    q, k, v = torch.zeros(1, 2, dtype=dtype), torch.zeros(n, 2, dtype=dtype), torch.ones(n, 1)
+    one = function(q, k, v.to(dtype)).item()
+    assert abs(one - 1) <= torch.finfo(dtype).eps
+    y = torch.linspace(-1, 1, n)[:, None].to(dtype)
+    close(function(q, k, y).double(), y.double().mean(0, keepdim=True), 1e-3)
+    # scores of 256² · 4 = 262,144 before the root of the width: too large for float16
+    q = torch.full((1, 4), 256.0, dtype=dtype)
+    k = torch.cat([q, -q, 0.5 * q])
+    v = torch.tensor([[1.0], [2.0], [3.0]], dtype=dtype)
+    got = function(q.requires_grad_(), k, v)
+    assert got.item() == 1 and got.dtype == dtype
+    (gradient,) = torch.autograd.grad(got, q)
+    assert gradient.dtype == dtype and (gradient == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_summaries_are_at_least_float32(dtype):
+    scores, v = torch.zeros(1, 300, dtype=dtype), torch.ones(300, 1, dtype=dtype)
+    part = softmax_summary(scores, v)
+    assert {field.dtype for field in part} == {torch.float32} and part.total.item() == 300
+    low = SoftmaxSummary(*(field.to(dtype) for field in softmax_summary(scores[:, :200], v[:200])))
+    merged = online_softmax(low, low)
+    assert {field.dtype for field in merged} == {torch.float32} and merged.total.item() == 400
 
 
 def test_equal_keys_give_the_mean_and_a_far_key_its_value():
@@ -240,6 +274,49 @@ def test_gradcheck_tiled(causal):
     assert torch.autograd.gradcheck(
         lambda *t: online_softmax_attention(*t, causal=causal, block=2), (q, k, v)
     )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("block", [1, 3, 7, 100])
+def test_tiled_leaves_masked_keys_out(causal, block):
+    """Rows of a batch with other keys masked; in one, the first queries may read nothing."""
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(0, 7, 7, batch=(3, 2)))
+    real = torch.ones(3, 1, 7, dtype=torch.bool)
+    real[1, :, :4] = False
+    real[2, :, [1, 5]] = False
+    mask = real[..., None, :].expand(3, 2, 7, 7)
+    if causal:
+        mask = mask & causal_mask(7)
+    weight = source(1)(3, 2, 7, 3)
+    plain = attention(q, k, v, mask)
+    tiled = online_softmax_attention(q, k, v, causal, block, real)
+    close(tiled, plain)
+    if causal:
+        assert (tiled[1, :, :4] == 0).all()
+    wanted = torch.autograd.grad((weight * plain).sum(), (q, k, v))
+    got = torch.autograd.grad((weight * tiled).sum(), (q, k, v))
+    for one, other in zip(got, wanted, strict=True):
+        close(one, other, 1e-11)
+    nothing = torch.zeros(3, 1, 7, dtype=torch.bool)
+    y = online_softmax_attention(q, k, v, causal, block, nothing)
+    assert (y == 0).all() and (torch.autograd.grad(y.sum(), v)[0] == 0).all()
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("queries", [1, 2, 4, 9])
+def test_causal_tiles_of_few_queries_are_those_of_the_last(queries, block):
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(0, queries, 9, batch=(2,)))
+    wanted = attention(q, k, v, causal_mask(9)[9 - queries :])
+    got = attend_by_tiles(q, k, v, True, block, None)
+    close(got, wanted)
+    weight = source(1)(2, queries, 3)
+    pairs = zip(
+        torch.autograd.grad((weight * got).sum(), (q, k, v)),
+        torch.autograd.grad((weight * wanted).sum(), (q, k, v)),
+        strict=True,
+    )
+    for one, other in pairs:
+        close(one, other, 1e-11)
 
 
 def test_tiled_refuses_a_second_derivative():
@@ -383,6 +460,22 @@ def test_a_bias_of_the_keys_changes_nothing_and_padding_neither():
     close(layer(x, padded, key_mask=real.expand(2, 9)), y)
 
 
+@torch.no_grad()
+def test_a_row_of_padding_alone_reads_nothing():
+    """What is read is zero; the bias of the last map is not read."""
+    layer = MultiHeadAttention(6, 2, d_kv=5).double()
+    draw = source(0)
+    x, context = draw(3, 4, 6), draw(3, 7, 5)
+    key_mask = torch.ones(3, 7, dtype=torch.bool)
+    key_mask[1] = False
+    y = layer(x, context, key_mask=key_mask)
+    close(y[1], layer.out.bias.expand(4, 6))
+    close(y[[0, 2]], layer(x[[0, 2]], context[[0, 2]]))
+    mask = torch.ones(4, 7, dtype=torch.bool)
+    mask[2] = False
+    close(layer(x, context, mask=mask)[:, 2], layer.out.bias.expand(3, 6))
+
+
 def test_heads_split_and_join():
     x = source(0)(2, 5, 6)
     heads = split_heads(x, 3)
@@ -416,6 +509,140 @@ def test_the_cache_keeps_the_order_of_the_positions():
         cache = cache.append(torch.full((1, 1, 1, 1), number), torch.full((1, 1, 1, 1), -number))
     assert cache.k.flatten().tolist() == [0, 1, 2]
     assert cache.v.flatten().tolist() == [0, -1, -2]
+
+
+@given(seed=seeds, dim=st.integers(0, 2), steps=st.integers(1, 40))
+@torch.no_grad()
+def test_what_is_extended_is_joined_and_never_changes(seed, dim, steps):
+    """Any parent may be continued, any number of times, after any others."""
+    draw, choose = source(seed), torch.Generator().manual_seed(seed)
+    first = list(draw(60, 60, 60).shape)
+    first[dim] = 5
+    known = [(start := draw(*first), start.clone())]
+    for _ in range(steps):
+        old, right = known[int(torch.randint(len(known), (), generator=choose))]
+        sizes = list(first)
+        sizes[dim] = int(torch.randint(1, 4, (), generator=choose))
+        new = draw(*sizes)
+        known.append((extend(old, new, dim), torch.cat([right, new], dim)))
+        known = known[-12:]
+    for got, right in known:
+        assert torch.equal(got, right)
+
+
+@torch.no_grad()
+def test_a_cache_is_copied_a_logarithm_of_times():
+    state, new = KVCache(*torch.zeros(2, 1, 4, 1024, 8)), torch.ones(1, 4, 1, 8)
+    buffers = set()
+    for t in range(5000):
+        state = state.append(t * new, -t * new)
+        buffers.add(state.k.untyped_storage().data_ptr())
+        assert state.k.untyped_storage().nbytes() <= 2 * state.k.nbytes
+    assert len(buffers) <= 3  # for 2050, 4102 and 8206 positions
+    assert torch.equal(state.k[0, 2, 1024:, 3], torch.arange(5000.0))
+    assert torch.equal(state.v, -state.k)
+
+
+@torch.no_grad()
+def test_a_state_is_continued_twice_and_stays():
+    mixer = CausalSelfAttention(32, 2).double()
+    x = source(0)(1, 1030, 32)
+    _, state = mixer.prefill(x[:, :1024])
+    _, state = mixer.step(x[:, 1024], state)  # now with room
+    kept = [part.clone() for part in state[:2]]
+    _, one = mixer.step(x[:, 1025], state)
+    _, other = mixer.step(x[:, 1026], state)
+    assert one.k.untyped_storage().data_ptr() == state.k.untyped_storage().data_ptr()
+    assert other.k.untyped_storage().data_ptr() != state.k.untyped_storage().data_ptr()
+    for y, branch, t in ((1027, one, 1025), (1028, other, 1026)):
+        path = torch.cat([x[:, :1025], x[:, [t, y]]], 1)
+        close(mixer.step(x[:, y], branch)[0], mixer(path)[:, -1])
+    assert all(torch.equal(*pair) for pair in zip(state[:2], kept, strict=True))
+
+
+@torch.no_grad()
+def test_a_saved_cache_has_no_room():
+    mixer = CausalSelfAttention(32, 2)
+    _, state = mixer.prefill(torch.ones(1, 1000, 32))
+    assert state.v.untyped_storage().nbytes() == state.v.nbytes
+    _, state = mixer.step(torch.ones(1, 32), state)
+    assert state.v.untyped_storage().nbytes() == 2 * state.v.nbytes
+    file = io.BytesIO()
+    torch.save([state], file)
+    assert len(file.getvalue()) < 1.02 * 2 * state.k.nbytes
+    file.seek(0)
+    (loaded,) = torch.load(file, weights_only=False)
+    for again in (loaded, copy.deepcopy(state)):
+        assert isinstance(again, KVCache) and again.mask is None and again.dropped == 0
+        for one, other in zip(again[:2], state[:2], strict=True):
+            assert torch.equal(one, other)
+            assert one.untyped_storage().nbytes() == one.nbytes
+        _, longer = mixer.step(torch.ones(1, 32), again)
+        assert longer.k.shape[2] == 1002 and again.k.shape[2] == 1001
+
+
+def test_a_cache_goes_through_all_modes():
+    """Made in inference mode and written without gradients, or read with them; and under vmap."""
+    mixer = CausalSelfAttention(32, 2).double()
+    x = source(0)(1, 1030, 32)
+    y = mixer(x)
+    with torch.inference_mode():
+        _, state = mixer.prefill(x[:, :1000])
+        _, state = mixer.step(x[:, 1000], state)
+    with torch.no_grad():
+        _, state = mixer.step(x[:, 1001], state)
+        got, state = mixer.step(x[:, 1002], state)
+        close(got, y[:, 1002])
+        many = x[:, 1003] + torch.zeros(3, 1, 1)
+        got = torch.func.vmap(lambda x_t: mixer.step(x_t, state)[0])(many)
+        close(got, y[:, 1003].expand(3, 1, 32))
+    got, grown = mixer.step(x[:, 1003], state)
+    close(got, y[:, 1003])
+    assert grown.k.requires_grad and not state.k.requires_grad
+    with torch.no_grad():
+        mixer.step(x[:, 1003], state)
+    got.sum().backward()  # nothing that it needs was written to
+    with torch.no_grad():
+        got, grown = mixer.step(x[:, 1004], grown)
+        close(got, y[:, 1004])
+
+
+@torch.no_grad()
+def test_a_cache_takes_the_larger_precision():
+    cache = KVCache(*torch.ones(2, 1, 4, 1024, 8, dtype=torch.bfloat16))
+    new = torch.full((1, 4, 1, 8), 1 / 3)
+    for _ in range(2):
+        cache = cache.append(new, new)
+    assert cache.k.dtype == torch.float32 and (cache.k[:, :, -2:] == new).all()
+
+
+@pytest.mark.parametrize("block", [None, 4])
+@torch.no_grad()
+def test_a_later_chunk_may_be_padded_too(block):
+    """Rows that are continued by chunks of different lengths."""
+    mixer = CausalSelfAttention(6, 2, block).double()
+    x, more, x_t = source(0)(3, 5, 6), source(1)(3, 4, 6), source(2)(3, 6)
+    real = [4, 1, 2]
+    mask = torch.arange(4) >= 4 - torch.tensor(real)[:, None]
+    _, state = mixer.prefill(x)
+    y, state = mixer.prefill(torch.where(mask[..., None], more, 1e3), state, mask)
+    after, state = mixer.step(x_t, state)
+    assert state.mask.shape == (3, 10) and state.mask[:, -1].all()
+    for row, n in enumerate(real):
+        alone = torch.cat([x[row], more[row, 4 - n :], x_t[row, None]])[None]
+        close(y[row, -n:], mixer(alone)[0, 5 : 5 + n])
+        close(after[row], mixer(alone)[0, -1])
+
+
+@pytest.mark.parametrize("block", [None, 64])
+def test_a_prompt_costs_one_forward_pass(block):
+    mixer, x = CausalSelfAttention(8, 2, block), torch.zeros(1, 300, 8)
+    counts = []
+    for call in (lambda: mixer(x), lambda: mixer.prefill(x)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            call()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
 
 
 def test_the_cache_grows_by_two_widths_a_step():
@@ -476,6 +703,10 @@ def test_bad_input_tiled():
         online_softmax_attention(Q, K, V, causal=True)
     with pytest.raises(ValueError, match=r"^block: expected a whole number >= 1, got 0"):
         online_softmax_attention(Q, K, V, block=0)
+    with pytest.raises(ValueError, match=r"^key_mask: expected shape \(2, 5\) or .*\(3, 5\)"):
+        online_softmax_attention(Q, K, V, key_mask=torch.ones(3, 5).bool())
+    with pytest.raises(TypeError, match=r"^key_mask: expected a bool tensor"):
+        online_softmax_attention(Q, K, V, key_mask=torch.ones(5))
     a, b = (softmax_summary(source(0)(n, 3), source(1)(3, 2)) for n in (4, 5))
     with pytest.raises(ValueError, match=r"^right.maximum: expected shape \(4,\).*\(5,\)"):
         online_softmax(a, b)

@@ -1,5 +1,6 @@
 """Chapter 03: the parts of Llama against torch and transformers, and its checkpoints."""
 
+import copy
 import json
 import math
 
@@ -10,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
+from linear_time import checks, rotary
 from linear_time.attention import CausalSelfAttention, KVCache
 from linear_time.decoder import (
     GroupedQueryAttention,
@@ -24,6 +28,7 @@ from linear_time.decoder import (
     apply_rotary,
     rotary_embedding,
 )
+from linear_time.rotary import rotary_table
 
 F64 = torch.float64
 seeds = st.integers(0, 2**31 - 1)
@@ -60,6 +65,18 @@ def test_norm_loses_the_scale_and_keeps_the_mean():
     close(norm(x).square().mean(-1), torch.ones(4, dtype=F64))
     assert norm(x).mean() > 0.9
     assert (norm(torch.zeros(1, 64, dtype=F64)) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norm_in_half_precision(dtype):
+    """In float16 the square of 300 is infinite, and its inverse root would be zero."""
+    norm = RMSNorm(8).to(dtype)
+    x = 300 * torch.tensor([[1.0, -1.0] * 4], dtype=dtype)
+    x.requires_grad_()
+    y = norm(x)
+    assert y.dtype == dtype and torch.equal(y, x.sign())
+    assert torch.autograd.grad(y.square().sum(), x)[0].isfinite().all()
+    assert norm(torch.full((1, 8), 1e-6, dtype=dtype)).dtype == dtype
 
 
 @torch.no_grad()
@@ -148,6 +165,56 @@ def test_far_angles_are_exact_where_float32_is_not():
     assert rotary_embedding(far, 4)[0].dtype == torch.float32
 
 
+@pytest.fixture
+def tables():
+    """The kept tables, emptied."""
+    rotary._TABLES.clear()
+    return rotary._TABLES
+
+
+def test_the_table_is_made_once_and_grows(tables):
+    cpu = torch.device("cpu")
+    cos, _ = rotary_table(5, 8, 100, cpu, F64)
+    again, _ = rotary_table(60, 8, 100.0, cpu, F64)
+    assert again is cos and len(cos) == 64
+    for length in (65, 1000):
+        longer = rotary_table(length, 8, 100, cpu, F64)
+        assert length <= len(longer[0]) < 2 * length
+        wanted = rotary_embedding(torch.arange(len(longer[0])), 8, 100, F64)
+        assert torch.equal(longer[0], wanted[0]) and torch.equal(longer[1], wanted[1])
+    others = ((6, 100, F64), (8, 10, F64), (8, 100, torch.float32))
+    for d_head, base, dtype in others:
+        other = rotary_table(5, d_head, base, cpu, dtype)[0]
+        assert other.shape == (64, d_head // 2) and other.dtype == dtype
+    assert len(tables) == 4
+    for base in range(1, 40):
+        rotary_table(5, 8, base, cpu, F64)
+    assert len(tables) == 16
+
+
+def test_the_table_serves_all_modes(tables):
+    """Made in inference mode, by a tracer, or inside a transformation, and used elsewhere."""
+    layer, x = GroupedQueryAttention(8, 2, 1), torch.randn(1, 5, 8)
+    with FakeTensorMode(allow_non_fake_inputs=True), checks(values=False):
+        layer(torch.randn(1, 5, 8))
+    assert not tables
+    with torch.inference_mode():
+        wanted = layer(x)
+    layer(x).sum().backward()
+    tables.clear()
+
+    def loss(x):
+        return layer(x).sum()
+
+    torch.func.grad(loss)(x)
+    with checks(values=False):
+        torch.func.vmap(loss)(x[None])
+    assert len(tables) == 1
+    layer(x).sum().backward()
+    assert torch.equal(layer(x), wanted)
+    copy.deepcopy(layer)
+
+
 # --- attention with shared keys ------------------------------------------------------------------
 
 
@@ -179,6 +246,60 @@ def test_grouped_attention_without_turning_is_causal_self_attention():
     assert (layer(x) - plain(x)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("n", [1, 3, 7])
+@torch.no_grad()
+def test_the_last_positions_may_ask_alone(n):
+    torch.manual_seed(0)
+    x, more = source(0)(3, 7, 8), source(1)(3, 8)
+    mask = torch.arange(7) >= torch.tensor([0, 2, 6])[:, None]
+    for layer in (GroupedQueryAttention(8, 4, 2), LlamaBlock(8, 4, 2, 12)):
+        layer = layer.double()
+        for padding in (None, mask):
+            whole, state = layer.prefill(x, mask=padding)
+            close(layer(x, padding), whole)
+            close(layer(x, padding, last=n), whole[:, -n:])
+            y, cache = layer.prefill(x, mask=padding, last=n)
+            close(y, whole[:, -n:])
+            close(layer.step(more, cache)[0], layer.step(more, state)[0])
+        seen = layer(x, mask, n, causal=False)
+        alone = layer(x[1:2, 2:], None, min(n, 5), causal=False)
+        close(seen[1, -min(n, 5) :], alone[0])
+        turned = layer(torch.cat([x[:, :3], x[:, 3:]], 1), None, 7, causal=False)
+        last = layer(x, None, 1)
+        close(turned[:, -1:], last)  # the last reads all in either way
+
+
+@torch.no_grad()
+def test_a_later_chunk_may_be_padded_too():
+    """Positions are counted without padding, wherever it stands."""
+    torch.manual_seed(0)
+    block = LlamaBlock(8, 4, 2, 12).double()
+    x, more, x_t = source(0)(3, 5, 8), source(1)(3, 4, 8), source(2)(3, 8)
+    first = torch.arange(5) >= torch.tensor([0, 3, 0])[:, None]
+    second = torch.arange(4) >= torch.tensor([0, 1, 3])[:, None]
+    _, state = block.prefill(x.where(first[..., None], 1e3), None, first)
+    y, state = block.prefill(more.where(second[..., None], 1e3), state, second)
+    after, state = block.step(x_t, state)
+    assert state.position.tolist() == [10, 6, 7]
+    for row in range(3):
+        parts = x[row, first[row]], more[row, second[row]], x_t[row, None]
+        alone = block(torch.cat(parts)[None])[0]
+        n = int(second[row].sum())
+        close(y[row, -n:], alone[-1 - n : -1])
+        close(after[row], alone[-1])
+
+
+def test_a_prompt_costs_one_forward_pass():
+    model, tokens = LlamaLM(53, 8, 2, n_heads=4, n_kv_heads=2, d_ff=12), tokens_of(1, 200)
+    counts = []
+    for call in (lambda: model(tokens), lambda: model.prefill(tokens)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            call()
+        counts.append(counter.get_total_flops())
+    head = 2 * 8 * 53
+    assert counts[0] - 200 * head == counts[1] - head > 0
+
+
 @torch.no_grad()
 def test_the_cache_is_smaller_by_the_size_of_a_group():
     x_t = torch.ones(2, 24)
@@ -189,7 +310,7 @@ def test_the_cache_is_smaller_by_the_size_of_a_group():
         for _ in range(5):
             _, state = layer.step(x_t, state)
         assert state.k.shape == (2, n_kv_heads, 5, 4)
-        sizes.append(sum(part.numel() for part in state))
+        sizes.append(sum(part.numel() for part in state[:2]))
     assert sizes == [2 * 5 * 2 * 24, 2 * 5 * 2 * 12, 2 * 5 * 2 * 4]
 
 
@@ -522,6 +643,8 @@ def test_shards_of_transformers(folder, tmp_path):
         (lambda: GroupedQueryAttention(8, 2, 1, d_head=5), ValueError, "^d_head: .*got 5"),
         (lambda: GroupedQueryAttention(8, 2, 1, base=0), ValueError, "^base: .*got 0"),
         (lambda: rotary_embedding(torch.ones(3), 4), TypeError, "^positions: .*got a float32"),
+        (lambda: LlamaBlock(8, 2, 1, 3)(torch.ones(1, 2, 8), last=3), ValueError, "^last: .*got 3"),
+        (lambda: LlamaBlock(8, 2, 1, 3)(torch.ones(1, 2, 8), last=0), ValueError, "^last: .*got 0"),
         (lambda: rotary_embedding([1], 4), TypeError, "^positions: .*got a list"),
         (lambda: rotary_embedding(torch.tensor([[1]]), 4), ValueError, r"^positions: .*\(1, 1\)"),
         (lambda: rotary_embedding(torch.tensor([1]), 3), ValueError, "^d_head: .*even.*got 3"),
@@ -542,6 +665,8 @@ def test_bad_input(make, error, message):
         ((5, 4), (5, 2), (4, 2), "sin"),
         ((4,), (4, 2), (4, 2), "cos"),
         ((5, 3), (5, 1), (5, 1), "cos"),
+        ((2, 3, 5, 4), (2, 5, 2), (2, 5, 2), "cos"),
+        ((2, 3, 5, 4), (3, 1, 5, 2), (3, 1, 5, 2), "cos"),
     ],
 )
 def test_bad_input_apply_rotary(sizes, cos, sin, name):

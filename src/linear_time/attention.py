@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 
 from linear_time import _validate
-from linear_time.mixer import SequenceMixer, full, without_autocast
+from linear_time.cache import KVCache, readable
+from linear_time.layer import full, without_autocast
+from linear_time.mixer import SequenceMixer
 
 
 def attention(
@@ -329,151 +330,6 @@ class MultiHeadAttention(nn.Module):
         return y
 
 
-class KVCache(NamedTuple):
-    """The state of causal attention: keys and values of the whole past.
-
-    Without gradients it grows by ``extend``, in amortised constant time a
-    position: k and v may be views of buffers with room for as much again.
-    Nothing else is counted, copied or pickled than what k and v show.
-    """
-
-    k: Tensor  # (batch, heads, past, d_head)
-    v: Tensor  # (batch, heads, past, d_head)
-    mask: Tensor | None = None  # (batch, past), False where a row is padded
-    dropped: int = 0  # positions that the cache held once, the oldest
-
-    @property
-    def position(self) -> int | Tensor:
-        """Of the next token; (batch,) where rows are padded.
-
-        Padding has no position: a row's tokens count from its first real one.
-        """
-        if self.mask is None:
-            return self.dropped + self.k.shape[2]
-        return self.mask.sum(1)
-
-    def append(
-        self, k: Tensor, v: Tensor, mask: Tensor | None = None
-    ) -> "KVCache":
-        """A cache with the keys and values of some positions more.
-
-        The old one stays as it is, and may be continued in another way.
-
-        Args:
-            k, v: (batch, heads, new, d_head).
-            mask: False where the new positions are padding, (batch, new).
-
-        Raises:
-            ValueError: k or v does not fit.
-        """
-        for old, new in ((self.k, k), (self.v, v)):
-            sizes = (*new.shape[:2], "past", new.shape[3])
-            own = tuple(old.shape)
-            if own != (*sizes[:2], *own[2:3], sizes[3]):
-                raise ValueError(
-                    "state: expected keys and values "
-                    f"{_validate.shape_text(sizes)}, "
-                    f"got shape {_validate.shape_text(own)}"
-                )
-        past = self.mask
-        if past is not None or mask is not None:
-            if past is None:
-                past = mask.new_ones(len(k), self.k.shape[2])
-            if mask is None:
-                mask = past.new_ones(len(k), k.shape[2])
-            mask = extend(past, mask, 1)
-        return KVCache(
-            extend(self.k, k, 2), extend(self.v, v, 2), mask, self.dropped
-        )
-
-    @staticmethod
-    def empty(
-        batch_size: int,
-        n_heads: int,
-        d_head: int,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> "KVCache":
-        """The cache before the first position: past = 0."""
-        batch_size = _validate.count("batch_size", batch_size)
-        nothing = torch.zeros(
-            batch_size, n_heads, 0, d_head, device=device, dtype=dtype
-        )
-        return KVCache(nothing, nothing)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """What is pickled or copied: the numbers, without spare room."""
-
-        def compact(part: Any) -> Any:
-            if isinstance(part, Tensor):
-                held = part.untyped_storage().nbytes()
-                return part.clone() if held > part.nbytes else part
-            return part
-
-        return KVCache, tuple(map(compact, self))
-
-
-def extend(old: Tensor, new: Tensor, dim: int) -> Tensor:
-    """``torch.cat([old, new], dim)``, in time O(new) where that can be.
-
-    Without gradients the result is the head of a buffer twice its length, and
-    new is written behind old if old ends where the writing in its buffer
-    ends. Else, say for a second continuation of old, a new buffer is made.
-    So nothing that was handed out ever changes, and n positions, one after
-    the other, are copied fewer than 3n times.
-    """
-    past, more = old.shape[dim], new.shape[dim]
-    if past == 0:
-        return new
-    graph = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    if graph or is_functorch_wrapped_tensor(new):
-        return torch.cat([old, new], dim)
-    # What knows how much of a buffer is written is its storage, which all
-    # views of it share.
-    written = getattr(old.untyped_storage(), "written", None)
-    dtype = torch.promote_types(old.dtype, new.dtype)
-    if written is None or not written.continues(old, new, dim, dtype):
-        sizes = list(old.shape)
-        sizes[dim] = 2 * (past + more)
-        buffer = old.new_zeros(sizes, dtype=dtype)
-        buffer.narrow(dim, 0, past).copy_(old)
-        written = _Written(buffer.shape, buffer.stride(), dtype)
-        buffer.untyped_storage().written = written  # type: ignore[attr-defined]
-    else:
-        buffer = old.as_strided(written.sizes, written.strides, 0)
-    buffer.narrow(dim, past, more).copy_(new)
-    written.length = past + more
-    return buffer.narrow(dim, 0, past + more)
-
-
-class _Written:
-    """How far a buffer is written, along the dimension in which it grows."""
-
-    def __init__(
-        self, sizes: torch.Size, strides: tuple[int, ...], dtype: torch.dtype
-    ) -> None:
-        self.sizes, self.strides, self.dtype = sizes, strides, dtype
-        self.length = 0
-
-    def continues(
-        self, old: Tensor, new: Tensor, dim: int, dtype: torch.dtype
-    ) -> bool:
-        """Whether old is all that is written, and new fits behind it."""
-        past = old.shape[dim]
-        head = list(self.sizes)
-        head[dim] = past
-        return (
-            self.length == past
-            and past + new.shape[dim] <= self.sizes[dim]
-            and self.dtype == dtype == old.dtype
-            and list(old.shape) == head
-            and old.stride() == self.strides
-            and old.storage_offset() == 0
-            # what was made in inference mode is written in it alone
-            and (torch.is_inference_mode_enabled() or not old.is_inference())
-        )
-
-
 class CausalSelfAttention(SequenceMixer):
     """Every position reads itself and its past, with several heads.
 
@@ -619,32 +475,6 @@ def attend_by_tiles(
     with without_autocast(q):
         out: Tensor = _TiledAttention.apply(q, k, v, causal, block, key_mask)
     return out
-
-
-def readable(
-    queries: int, state: KVCache, causal: bool = True
-) -> Bool[Tensor, "*batch queries keys"] | None:
-    """What the last positions of a cache may read; None for all of it.
-
-    Args:
-        queries: how many of the last positions ask.
-        state: keys and values, theirs among them.
-        causal: whether a position reads only what is not after it.
-
-    Returns:
-        (queries, keys), or (batch, 1, queries or 1, keys) where rows are
-        padded.
-    """
-    keys, mask = state.k.shape[2], None
-    if causal and queries > 1:  # a single one is the last: it reads everything
-        ones = torch.ones(
-            queries, keys, dtype=torch.bool, device=state.k.device
-        )
-        mask = ones.tril(keys - queries)
-    if state.mask is None:
-        return mask
-    real = state.mask[:, None, None]
-    return real if mask is None else mask & real
 
 
 def check_mask(name: str, mask: Tensor, sizes: Iterable[int]) -> None:

@@ -9,20 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from linear_time import _validate, checkpoints
 from linear_time.attention import (
-    KVCache,
     attend,
-    causal_mask,
     check_divides,
     join_heads,
     split_heads,
 )
+from linear_time.cache import KVCache, readable
 from linear_time.checkpoints import Setting
+from linear_time.layer import full
 from linear_time.mixer import LanguageModel, SequenceMixer
+from linear_time.rotary import (  # noqa: F401
+    apply_rotary,
+    check_even,
+    rotary_embedding,
+    rotary_table,
+)
 
 
 class RMSNorm(nn.Module):
@@ -41,7 +47,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, d_model: int, eps: float | int = 1e-5) -> None:
         super().__init__()
-        _validate.count("d_model", d_model)
+        d_model = _validate.count("d_model", d_model)
         _validate.number("eps", eps)
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(d_model))
@@ -55,95 +61,10 @@ class RMSNorm(nn.Module):
                 f"x: expected shape (…, {len(self.weight)}), "
                 f"got {_validate.describe(x)}"
             )
-        mean_square = x.square().mean(-1, keepdim=True)
-        return self.weight * x * torch.rsqrt(mean_square + self.eps)
-
-
-def rotary_embedding(
-    positions: Int[Tensor, " length"],
-    d_head: int,
-    base: float | int = 10_000.0,
-    dtype: torch.dtype | None = None,
-) -> tuple[Float[Tensor, "length half"], Float[Tensor, "length half"]]:
-    """cos and sin of the angles t θ_i, θ_i = base^(−2i/d_head).
-
-    Args:
-        positions: t, whole numbers, (length,).
-        d_head: width of a head, even; i runs from 0 to d_head/2 − 1.
-        base: of the frequencies, > 0.
-        dtype: of the result; torch's default if None. The angles are always
-            float64: in float32, as in Hugging Face's code, an angle near
-            t = 10⁶ is off by a few hundredths of a radian.
-
-    Returns:
-        (cos, sin), each (length, d_head/2), for ``apply_rotary``.
-
-    Raises:
-        TypeError, ValueError: an argument is not as above.
-
-    Source: Su et al. (2021), "RoFormer", equation 15.
-    """
-    if not isinstance(positions, Tensor) or positions.dtype not in (
-        torch.int64,
-        torch.int32,
-    ):
-        raise TypeError(
-            "positions: expected an int64 or int32 tensor, "
-            f"got {_validate.describe(positions)}"
-        )
-    if positions.ndim != 1:
-        raise ValueError(
-            "positions: expected shape (length,), "
-            f"got {_validate.describe(positions)}"
-        )
-    _check_even("d_head", d_head)
-    _validate.number("base", base)
-    i = torch.arange(d_head // 2, dtype=torch.float64, device=positions.device)
-    theta = torch.pow(float(base), -2 * i / d_head)  # (half,)
-    angle = torch.outer(positions.double(), theta)  # (length, half)
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def apply_rotary(
-    x: Float[Tensor, "*batch length d_head"],
-    cos: Float[Tensor, "length half"],
-    sin: Float[Tensor, "length half"],
-) -> Float[Tensor, "*batch length d_head"]:
-    """Turn pair i of the head at position t by the angle t θ_i.
-
-    The product of a turned query and a turned key depends on their positions
-    through the difference alone. A pair is (x_i, x_{i + d_head/2}), as in
-    Hugging Face's Llama; in the paper it is (x_{2i}, x_{2i+1}). The two are
-    the same up to a fixed order of the channels, which must be that of the
-    weights.
-
-    Args:
-        x: queries or keys, (…, length, d_head).
-        cos, sin: from ``rotary_embedding``, (length, d_head/2).
-
-    Returns:
-        x turned, (…, length, d_head).
-
-    Raises:
-        ValueError: the shapes do not fit.
-
-    Source: Su et al. (2021), "RoFormer", equation 34.
-    """
-    for name, value in (("cos", cos), ("sin", sin)):
-        if x.ndim < 2 or 2 * value.shape[-1] != x.shape[-1]:
-            wanted = "(…, length, d_head) and cos, sin (length, d_head/2)"
-        elif tuple(value.shape) != (x.shape[-2], x.shape[-1] // 2):
-            wanted = f"({x.shape[-2]}, {x.shape[-1] // 2})"
-        else:
-            continue
-        raise ValueError(
-            f"{name}: expected shape {wanted}, got shape "
-            f"{_validate.shape_text(value.shape)} for x of shape "
-            f"{_validate.shape_text(x.shape)}"
-        )
-    left, right = x.chunk(2, dim=-1)  # each (…, length, half)
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
+        z = full(x)  # in float16 the square of 300 is infinite
+        mean_square = z.square().mean(-1, keepdim=True)
+        y = self.weight * z * torch.rsqrt(mean_square + self.eps)
+        return y.to(x.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -161,8 +82,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
-        _validate.count("d_model", d_model)
-        _validate.count("d_ff", d_ff)
+        d_model = _validate.count("d_model", d_model)
+        d_ff = _validate.count("d_ff", d_ff)
         self.gate = nn.Linear(d_model, d_ff, bias=False)
         self.up = nn.Linear(d_model, d_ff, bias=False)
         self.down = nn.Linear(d_ff, d_model, bias=False)
@@ -203,13 +124,14 @@ class GroupedQueryAttention(SequenceMixer):
         d_head: int | None = None,
     ) -> None:
         super().__init__(d_model)
-        _validate.count("n_heads", n_heads)
-        _validate.count("n_kv_heads", n_kv_heads)
+        d_model = self.d_model
+        n_heads = _validate.count("n_heads", n_heads)
+        n_kv_heads = _validate.count("n_kv_heads", n_kv_heads)
         check_divides("n_kv_heads", n_kv_heads, "n_heads", n_heads)
         if d_head is None:
             check_divides("n_heads", n_heads, "d_model", d_model)
             d_head = d_model // n_heads
-        _check_even("d_head", d_head)
+        d_head = check_even("d_head", d_head)
         _validate.number("base", base)
         self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_head
         self.base = base
@@ -219,11 +141,27 @@ class GroupedQueryAttention(SequenceMixer):
         self.out = nn.Linear(n_heads * d_head, d_model, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "batch length d_model"]
-    ) -> Float[Tensor, "batch length d_model"]:
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        mask: Bool[Tensor, "batch length"] | None = None,
+        last: int | None = None,
+        causal: bool = True,
+    ) -> Float[Tensor, "batch queries d_model"]:
+        """All positions at once, or the last ones, which read them all.
+
+        Args:
+            x: (batch, length, d_model).
+            mask: False where a shorter row is padded at its left. Padding is
+                not read, and positions are counted without it.
+            last: how many positions ask, (batch, last, d_model); all if None.
+            causal: whether a position reads only what is not after it.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above.
+        """
         self.check_input(x)
-        q, k, v = self._project(x, first=0)
-        return self._read(q, k, v)
+        self.check_mask(mask, x)
+        return self._mix(x, None, mask, last, causal)[0]
 
     def initial_state(
         self,
@@ -245,30 +183,82 @@ class GroupedQueryAttention(SequenceMixer):
         self, x_t: Float[Tensor, "batch d_model"], state: KVCache
     ) -> tuple[Float[Tensor, "batch d_model"], KVCache]:
         self.check_input(x_t, "x_t")
-        q, k, v = self._project(x_t[:, None], first=state.k.shape[2])
-        state = state.append(k, v)
-        return self._read(q, state.k, state.v)[:, 0], state
+        y, state = self._mix(x_t[:, None], state)
+        return y[:, 0], state
 
-    def _project(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the positions first, first + 1, …."""
-        positions = torch.arange(first, first + x.shape[1], device=x.device)
-        cos, sin = rotary_embedding(positions, self.d_head, self.base, x.dtype)
-        q = split_heads(self.query(x), self.n_heads)
+    def prefill(
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        state: KVCache | None = None,
+        mask: Bool[Tensor, "batch length"] | None = None,
+        last: int | None = None,
+    ) -> tuple[Float[Tensor, "batch queries d_model"], KVCache]:
+        """A prompt at once, and the cache after it; ``last`` as ``forward``."""
+        self.check_input(x)
+        self.check_mask(mask, x)
+        return self._mix(x, state, mask, last)
+
+    def _mix(
+        self,
+        x: Tensor,
+        state: KVCache | None,
+        mask: Tensor | None = None,
+        last: int | None = None,
+        causal: bool = True,
+    ) -> tuple[Tensor, KVCache]:
+        """Read x, and what the state holds of before, at the last of x."""
+        length = x.shape[1]
+        n = length if last is None else _check_last(last, length)
+        cos, sin = self._turns(x, state, mask)
         k = split_heads(self.key(x), self.n_kv_heads)
+        k = apply_rotary(k, cos, sin)
         v = split_heads(self.value(x), self.n_kv_heads)
-        return apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v
+        q = split_heads(self.query(x[:, length - n :]), self.n_heads)
+        q = apply_rotary(
+            q, cos[..., length - n :, :], sin[..., length - n :, :]
+        )
+        if state is None:
+            state = KVCache(k, v, mask)
+        else:
+            state = state.append(k, v, mask)
+        return self._read(
+            q, state.k, state.v, readable(n, state, causal)
+        ), state
 
-    def _read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The attention of whole sequences, or of one query over its past.
+    def _turns(
+        self, x: Tensor, state: KVCache | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """cos and sin at the positions of x, (length, half).
+
+        Or (batch, 1, length, half) where rows are padded: the positions of a
+        row then count its real tokens only.
+        """
+        past = 0 if state is None else state.dropped + state.k.shape[2]
+        end = past + x.shape[1]
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        cos, sin = rotary_table(end, self.d_head, self.base, x.device, dtype)
+        if mask is None and (state is None or state.mask is None):
+            return cos[past:end], sin[past:end]
+        first: int | Tensor = 0 if state is None else state.position
+        if isinstance(first, Tensor):
+            first = first[:, None]
+        if mask is None:
+            mask = x.new_ones(x.shape[:2], dtype=torch.bool)
+        at = (first + mask.cumsum(1) - 1).clamp(min=0)  # (batch, length)
+        return cos[at][:, None], sin[at][:, None]
+
+    def _read(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """The attention of some queries to all keys.
 
         The query heads of a group become further rows of one head, so that
         its keys and values are never repeated in memory.
         """
         length, group = q.shape[2], self.n_heads // self.n_kv_heads
         grouped = q.unflatten(1, (self.n_kv_heads, group)).flatten(2, 3)
-        mask = None  # a single query is the last: it reads everything
-        if length > 1:
-            mask = causal_mask(length, q.device).repeat(group, 1)
+        if mask is not None and mask.shape[-2] > 1:  # a row for each query
+            mask = mask.repeat(*[1] * (mask.ndim - 2), group, 1)
         y = attend(grouped, k, v, mask)  # (batch, kv, group · length, d_head)
         y = y.unflatten(2, (group, length)).flatten(1, 2)
         out: Tensor = self.out(join_heads(y))
@@ -312,10 +302,18 @@ class LlamaBlock(SequenceMixer):
         self.mlp = SwiGLU(d_model, d_ff)
 
     def forward(
-        self, x: Float[Tensor, "batch length d_model"]
-    ) -> Float[Tensor, "batch length d_model"]:
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        mask: Bool[Tensor, "batch length"] | None = None,
+        last: int | None = None,
+        causal: bool = True,
+    ) -> Float[Tensor, "batch queries d_model"]:
+        """All positions, or the last ones: arguments as of the attention."""
         self.check_input(x)
-        x = x + self.attention(self.attention_norm(x))
+        self.check_mask(mask, x)
+        with _validate.inner():
+            y = self.attention(self.attention_norm(x), mask, last, causal)
+        x = x[:, x.shape[1] - y.shape[1] :] + y
         return x + self.mlp(self.mlp_norm(x))
 
     def initial_state(
@@ -334,6 +332,22 @@ class LlamaBlock(SequenceMixer):
         y_t, state = self.attention.step(self.attention_norm(x_t), state)
         x_t = x_t + y_t
         return x_t + self.mlp(self.mlp_norm(x_t)), state
+
+    def prefill(
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        state: KVCache | None = None,
+        mask: Bool[Tensor, "batch length"] | None = None,
+        last: int | None = None,
+    ) -> tuple[Float[Tensor, "batch queries d_model"], KVCache]:
+        """A prompt at once, and the cache after it; ``last`` as ``forward``."""
+        self.check_input(x)
+        self.check_mask(mask, x)
+        with _validate.inner():
+            normed = self.attention_norm(x)
+            y, state = self.attention.prefill(normed, state, mask, last)
+        x = x[:, x.shape[1] - y.shape[1] :] + y
+        return x + self.mlp(self.mlp_norm(x)), state
 
 
 class LlamaLM(LanguageModel):
@@ -398,12 +412,13 @@ class LlamaLM(LanguageModel):
         return model
 
 
-def _check_even(name: str, width: int) -> None:
-    _validate.count(name, width)
-    if width % 2:
+def _check_last(last: int, length: int) -> int:
+    last = _validate.count("last", last)
+    if last > length:
         raise ValueError(
-            f"{name}: expected an even number, for pairs to turn, got {width}"
+            f"last: expected at most the length, {length}, got {last}"
         )
+    return last
 
 
 _NUMBER = (int, float)

@@ -130,13 +130,21 @@ def inverse_softplus(y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 def full(x: Tensor) -> Tensor:
     """x in at least float32 (complex64): where sums and powers are taken."""
+    if x.dtype in (torch.float32, torch.float64):
+        return x  # at once: steps ask this often
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @contextmanager
 def without_autocast(x: Tensor) -> Iterator[None]:
     """No autocast on x's device: what is ``full`` stays so in products."""
-    with torch.autocast(x.device.type, enabled=False):
+    kind = x.device.type
+    # To switch off what is off takes longer than a step's product.
+    available = torch.amp.is_autocast_available(kind)
+    if not (available and torch.is_autocast_enabled(kind)):
+        yield
+        return
+    with torch.autocast(kind, enabled=False):
         yield
 
 
