@@ -27,10 +27,11 @@ from linear_time.mamba import Mamba
 from linear_time.mixer import LanguageModel, Residual, SequenceMixer
 from linear_time.recurrent import ElmanRNN
 from linear_time.s4 import S4D
-from linear_time.training import Config, seed_everything, train
+from linear_time.training import seed_everything, train
 
 N_LAYER = 2
 SEEDS = (0, 1, 2)
+WARMUP = 100
 ORDERS = tuple(range(1, 11))
 PROMPT = "And the LORD said unto "
 
@@ -240,18 +241,8 @@ def train_one(job: dict) -> dict:
     book, (training, validation, test) = data(device, job["size"])
     seed_everything(job["seed"])
     network = model(job["model"], job["size"], len(book.alphabet)).to(device)
-    steps = job["steps"]
     network = runs.graphed(network, training[: size.batch * size.length].view(size.batch, -1))
-    config = Config(
-        steps=steps,
-        lr=job["lr"],
-        warmup=min(100, steps),
-        weight_decay=0.1,
-        seed=job["seed"],
-        eval_every=max(1, steps // 15),
-        lower_is_better=True,
-        progress=False,
-    )
+    config = runs.config(job, WARMUP, 15, weight_decay=0.1, lower_is_better=True)
     some = validation[: 64 * size.length + 1]
     found = {"parameters": runs.count(network)}
     try:
@@ -347,7 +338,7 @@ def run(job: dict) -> dict:
 
 
 def main() -> None:
-    parser = runs.parser(__doc__, SIZES)
+    parser = runs.parser(__doc__, SEEDS, SIZES)
     parser.add_argument("--repeats", type=int, default=10, help="of a timing; 0: no timings")
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     options = parser.parse_args()
@@ -358,7 +349,7 @@ def main() -> None:
     def training_jobs(rates_of: Callable[[str], Sequence[float]]) -> list[dict]:
         return [
             {"model": name, **same, "lr": lr, "seed": seed, "steps": steps}
-            for seed in SEEDS  # first, so that what is stopped leaves whole sweeps
+            for seed in options.seeds  # first, so that what is stopped leaves whole sweeps
             for name in options.only
             for lr in rates_of(name)
         ]
@@ -371,8 +362,7 @@ def main() -> None:
         "n_layer": N_LAYER,
         **size._asdict(),
         "widths": dict(zip(MODELS, size.widths, strict=True)),
-        "seeds": SEEDS,
-        "warmup": 100,
+        "warmup": WARMUP,
         "weight_decay": 0.1,
     }
 

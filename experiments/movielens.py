@@ -254,13 +254,14 @@ def report(record: Record) -> None:
 
 
 def main() -> None:
-    parser = runs.parser(__doc__, workers=8 if torch.cuda.is_available() else 2)
+    parser = runs.parser(__doc__, SEEDS, workers=8 if torch.cuda.is_available() else 2)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    rates, seeds, epochs = LEARNING_RATES, SEEDS, options.epochs
+    rates, seeds, epochs = LEARNING_RATES, options.seeds, options.epochs
     if options.quick:
-        rates, seeds, epochs = rates[1:2], seeds[:1], 1
+        rates, epochs = rates[1:2], 1
+        options.seeds = seeds = seeds[:1]
     rate_names = ("rate of the movie", "rate of the movie's popularity", "rate of the user")
     jobs: list[dict] = [{"protocol": p, "model": m} for p in PROTOCOLS for m in rate_names]
     pairs = [(p, m) for p in PROTOCOLS for m in MODELS] + [("user", m) for m in ABLATIONS]
@@ -278,12 +279,11 @@ def main() -> None:
         timed = before.settings["throughput"]
     else:
         timed = [throughput(name, 10 if options.quick else 100) for name in MODELS]
-    run_all.settings = {
+    run_all.settings |= {
         "d": D,
         "batch": BATCH,
         "weight_decay": WEIGHT_DECAY,
         "learning_rates": rates,
-        "seeds": seeds,
         "epochs": epochs,
         "rows": {
             p: {k: len(v) for k, v in (d.split._asdict() | d.groups).items()}

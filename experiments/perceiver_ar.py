@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from linear_time.datasets import text
 from linear_time.perceiver_ar import PerceiverAR
-from linear_time.training import Config, seed_everything, train
+from linear_time.training import seed_everything, train
 
 N_HEADS = 4
 SEEDS = (0, 1, 2)
@@ -108,15 +108,8 @@ def run(job: dict) -> dict:
         logits = network(batch[:, :-1])  # (batch, N, vocab_size)
         return nn.functional.cross_entropy(logits.mT, batch[:, -N:], reduction="none")
 
-    config = Config(
-        steps=steps,
-        lr=job["lr"],
-        warmup=min(steps, steps // 20 + 1),
-        weight_decay=0.1,
-        seed=job["seed"],
-        eval_every=max(1, steps // 10),
-        lower_is_better=True,
-        progress=False,
+    config = runs.config(
+        job, steps // 20 + 1, 10, steps=steps, weight_decay=0.1, lower_is_better=True
     )
     history = train(network, batches, loss, config, lambda n: bits(n, validation, M, longest, 64))
     network.eval()
@@ -134,19 +127,18 @@ def run(job: dict) -> dict:
 
 
 def main() -> None:
-    options = runs.parser(__doc__, SIZES).parse_args()
+    options = runs.parser(__doc__, SEEDS, SIZES).parse_args()
     size = SIZES[options.size]
     steps = options.steps or size.steps  # of the plain decoder
     jobs = [
         {"size": options.size, "M": M, "N": N, "lr": lr, "seed": seed, "steps": steps}
-        for seed in SEEDS
+        for seed in options.seeds
         for lr in size.rates
         for M, N in reversed(size.shapes)  # the longest runs first
     ]
     fixed = {
         **size._asdict(),
         "n_heads": N_HEADS,
-        "seeds": SEEDS,
         "scored": f"the last {SCORED} positions of {WINDOWS} windows",
     }
     runs.Runner("perceiver_ar", run, fixed, options)(jobs)

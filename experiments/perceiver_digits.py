@@ -23,7 +23,7 @@ from linear_time.perceiver import (
     fourier_features,
     grid,
 )
-from linear_time.training import Config, seed_everything, train
+from linear_time.training import seed_everything, train
 
 LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 SEEDS = (0, 1, 2)
@@ -166,14 +166,7 @@ def run(job: dict) -> dict:
         with torch.no_grad():
             return float((predict(network, images).argmax(-1) == classes).float().mean())
 
-    config = Config(
-        steps=job["steps"],
-        lr=job["lr"],
-        warmup=min(WARMUP, job["steps"]),
-        seed=job["seed"],
-        eval_every=max(1, job["steps"] // 15),
-        progress=False,
-    )
+    config = runs.config(job, WARMUP, 15)
     history = train(network, batches, loss, config, lambda n: accuracy(n, "validation"))
     network.eval()
     return {
@@ -189,10 +182,10 @@ def _logits(network: nn.Module, x: Tensor, positions: Tensor, index: Tensor) -> 
 
 
 def main() -> None:
-    options = runs.parser(__doc__, steps=STEPS).parse_args()
+    options = runs.parser(__doc__, SEEDS, steps=STEPS).parse_args()
     jobs = [
         {"condition": c, "model": m, "lr": lr, "seed": seed, "steps": options.steps}
-        for seed in SEEDS
+        for seed in options.seeds
         for c in CONDITIONS
         for m in MODELS
         if c == "raw" or m not in ("sorted", "perceiver none")  # these see no order at all
@@ -202,7 +195,6 @@ def main() -> None:
         "batch": BATCH,
         "warmup": WARMUP,
         "learning_rates": LEARNING_RATES,
-        "seeds": SEEDS,
         "rows": runs.DIGITS_ROWS,
     }
     runs.Runner("perceiver_digits", run, fixed, options)(jobs)

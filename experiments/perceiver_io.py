@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from linear_time.perceiver import fourier_features, grid
 from linear_time.perceiver_io import PerceiverIO
-from linear_time.training import Config, seed_everything, train
+from linear_time.training import seed_everything, train
 
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 SEEDS = (0, 1, 2)
@@ -122,15 +122,7 @@ def run(job: dict) -> dict:
         found = scores(network, *parts["validation"])
         return found["mse"] if task != "name" else 1 - found["accuracy"]
 
-    config = Config(
-        steps=job["steps"],
-        lr=job["lr"],
-        warmup=min(WARMUP, job["steps"]),
-        seed=job["seed"],
-        eval_every=max(1, job["steps"] // 10),
-        lower_is_better=True,
-        progress=False,
-    )
+    config = runs.config(job, WARMUP, 10, lower_is_better=True)
     history = train(network, batches, loss, config, metric)
     network.eval()
     return {
@@ -142,10 +134,10 @@ def run(job: dict) -> dict:
 
 
 def main() -> None:
-    options = runs.parser(__doc__, steps=STEPS).parse_args()
+    options = runs.parser(__doc__, SEEDS, steps=STEPS).parse_args()
     jobs = [
         {"task": task, "queries": queries, "lr": lr, "seed": seed, "steps": options.steps}
-        for seed in SEEDS
+        for seed in options.seeds
         for task, queries in SETTINGS
         for lr in LEARNING_RATES
     ]
@@ -154,7 +146,6 @@ def main() -> None:
         "warmup": WARMUP,
         "read": READ,
         "learning_rates": LEARNING_RATES,
-        "seeds": SEEDS,
         "rows": runs.DIGITS_ROWS,
         "baselines": baselines(data(torch.device("cpu"))),
     }

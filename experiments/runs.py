@@ -19,6 +19,7 @@ from linear_time import checks, records
 from linear_time.datasets import digits
 from linear_time.records import Record
 from linear_time.recurrent import GRU
+from linear_time.training import Config
 
 RECORDED = Path(__file__).parent.parent / "src" / "linear_time" / "recorded"
 DIGITS_ROWS = {"train": 1200, "validation": 240, "test": 357}
@@ -26,6 +27,7 @@ DIGITS_ROWS = {"train": 1200, "validation": 240, "test": 357}
 
 def parser(
     doc: str | None,
+    seeds: Sequence[int],
     sizes: Collection[str] = (),
     steps: int | None = None,
     workers: int = 2,
@@ -36,6 +38,7 @@ def parser(
     """
     found = argparse.ArgumentParser(description=doc)
     found.add_argument("--workers", type=int, default=workers, help="processes")
+    found.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     if sizes:
         found.add_argument("--size", choices=sizes, default="full")
     if sizes or steps:
@@ -73,6 +76,20 @@ def graphed(network: nn.Module, tokens: Tensor) -> nn.Module:
         network.train(), (tokens,), allow_unused_input=True
     )
     return graph
+
+
+def config(job: dict, warmup: int, evaluations: int, **others: Any) -> Config:
+    """The settings of a job's training, evaluated so many times; ``steps`` may be others."""
+    steps = others.pop("steps", job["steps"])
+    return Config(
+        steps=steps,
+        lr=job["lr"],
+        warmup=min(warmup, steps),
+        seed=job["seed"],
+        eval_every=max(1, steps // evaluations),
+        progress=False,
+        **others,
+    )
 
 
 def count(module: nn.Module) -> int:
@@ -126,8 +143,11 @@ class Runner:
         options: argparse.Namespace,
     ) -> None:
         size = getattr(options, "size", "full")
-        self.run, self.settings, self.options = run, settings, options
         self.name = name if size == "full" else f"{name}_{size}"
+        self.run, self.options = run, options
+        before = self.before()
+        seeds = {*options.seeds, *(before.settings.get("seeds", ()) if before else ())}
+        self.settings = {**settings, "seeds": sorted(seeds)}
 
     def before(self) -> Record | None:
         """The record of a run that was stopped."""

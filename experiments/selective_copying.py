@@ -25,7 +25,7 @@ from linear_time.records import Record
 from linear_time.s4 import S4D
 from linear_time.selective import Selective
 from linear_time.tasks import accuracy, answer_loss, selective_copying
-from linear_time.training import Config, seed_everything, train
+from linear_time.training import seed_everything, train
 
 N, N_LAYER, N_TOKENS = 16, 2, 8
 SEEDS = (0, 1, 2)
@@ -105,15 +105,7 @@ def run(job: dict) -> dict:
         curve.append(accuracy(model, some))
         return curve[-1][1]
 
-    steps = job["steps"]
-    config = Config(
-        steps=steps,
-        lr=job["lr"],
-        warmup=min(WARMUP, steps),
-        seed=job["seed"],
-        eval_every=max(1, steps // 20),
-        progress=False,
-    )
+    config = runs.config(job, WARMUP, 20)
     found: dict[str, Any] = {"parameters": runs.count(model), "width": own}
     try:
         history = train(model, batches, answer_loss, config, evaluate)
@@ -150,7 +142,7 @@ def report(record: Record) -> None:
 
 
 def main() -> None:
-    options = runs.parser(__doc__, SIZES).parse_args()
+    options = runs.parser(__doc__, SEEDS, SIZES).parse_args()
     size = SIZES[options.size]
     steps = options.steps or size.steps
     fixed = {
@@ -159,7 +151,6 @@ def main() -> None:
         "N": N,
         "n_layer": N_LAYER,
         "warmup": WARMUP,
-        "seeds": SEEDS,
         "sequences_evaluated": EVALUATED,
     }
 
@@ -180,7 +171,7 @@ def main() -> None:
     def swept(length: int, model: str) -> Sequence[float]:
         return size.rates
 
-    swept_seeds = SEEDS if options.size == "full" else SEEDS[:1]
+    swept_seeds = options.seeds if options.size == "full" else options.seeds[:1]
     found = run_all(jobs(swept, swept_seeds))
     best = {
         key: own.chosen("validation_loss")[0]["lr"]
@@ -192,7 +183,7 @@ def main() -> None:
 
     rows = [*found, *run_all(jobs(more, swept_seeds))]
     if options.size == "small":  # the rate chosen with one seed, with the others too
-        rows += run_all(jobs(lambda *key: [best[key]], SEEDS[1:]))
+        rows += run_all(jobs(lambda *key: [best[key]], options.seeds[1:]))
     report(replace(found, rows=tuple(rows)))
 
 

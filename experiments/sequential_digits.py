@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from linear_time.mixer import Residual, SequenceClassifier
 from linear_time.s4 import S4, S4D
-from linear_time.training import Config, seed_everything, train
+from linear_time.training import seed_everything, train
 
 D_MODEL, N, N_LAYER = 64, 64, 2
 LEARNING_RATES = (1e-3, 4e-3, 1.6e-2)
@@ -77,16 +77,7 @@ def run(job: dict) -> dict:
     def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return nn.functional.cross_entropy(network(batch[0]), batch[1], reduction="none")
 
-    steps = job["steps"]
-    config = Config(
-        steps=steps,
-        lr=job["lr"],
-        warmup=min(WARMUP, steps),
-        weight_decay=0.01,
-        seed=job["seed"],
-        eval_every=max(1, steps // 20),
-        progress=False,
-    )
+    config = runs.config(job, WARMUP, 20, weight_decay=0.01)
     score = lambda network: accuracy(network, *parts["validation"])  # noqa: E731
     try:
         history = train(network, batches, loss, config, score)
@@ -103,7 +94,7 @@ def run(job: dict) -> dict:
 
 
 def main() -> None:
-    options = runs.parser(__doc__, steps=STEPS).parse_args()
+    options = runs.parser(__doc__, SEEDS, steps=STEPS).parse_args()
     models = [f"s4d-{init}" for init in INITS] + ["s4", "gru", "gru-long"]
     long_read = ["s4d-lin", "s4", "gru", "gru-long"]
     settings = [(32, "mean", m) for m in models] + [(32, "last", m) for m in long_read]
@@ -112,7 +103,7 @@ def main() -> None:
         {"size": size, "read": read, "model": name, "lr": lr, "seed": seed, "steps": options.steps}
         for size, read, name in settings
         for lr in LEARNING_RATES
-        for seed in SEEDS
+        for seed in options.seeds
     ]
     fixed = {
         "d_model": D_MODEL,

@@ -19,27 +19,31 @@ def runs(monkeypatch):
 
 def test_a_stopped_record_is_resumed(runs, tmp_path):
     """Only what is missing is run; what was there before stays as it was, other jobs' too."""
-    options = runs.parser("", ["full", "small"]).parse_args(["--out", str(tmp_path)])
+    options = runs.parser("", [0], ["full", "small"]).parse_args(["--out", str(tmp_path)])
     run_all = runs.Runner("some", dict, {"batch": 8}, options)
     assert run_all.before() is None
     first = [{"lr": 0.1, "seed": seed} for seed in (0, 1)]
     assert run_all(first, 1).values("seed") == [0, 1]
     path = tmp_path / "some.json"
     record = json.loads(path.read_text(encoding="utf8"))
-    assert record["settings"] == {"batch": 8} and "torch" in record["machines"][0]
+    assert record["settings"] == {"batch": 8, "seeds": [0]} and "torch" in record["machines"][0]
     for run in record["runs"]:
         run["found"] = "before"
     path.write_text(json.dumps(record), encoding="utf8")
     jobs = [{"lr": 0.1, "seed": seed} for seed in (2, 1)]
-    results = run_all(jobs, 1)
+    options.seeds = [2, 1]
+    results = runs.Runner("some", dict, {"batch": 8}, options)(jobs, 1)
     assert [(r["seed"], r.get("found")) for r in results] == [(2, None), (1, "before")]
     record = records.read("some", tmp_path)
-    assert record.values("seed") == [0, 1, 2] and record.settings == {"batch": 8}
+    assert record.values("seed") == [0, 1, 2] and record.settings == {
+        "batch": 8,
+        "seeds": (0, 1, 2),
+    }
     assert len(record.machines) == 1 and record.command.startswith("python experiments/")
 
 
 def test_another_machine_stays_beside_the_first(runs, tmp_path, monkeypatch):
-    options = runs.parser("").parse_args(["--out", str(tmp_path)])
+    options = runs.parser("", [0]).parse_args(["--out", str(tmp_path)])
     run_all = runs.Runner("some", dict, {}, options)
     run_all([{"seed": 0}], 1)
     monkeypatch.setattr(records, "machine", lambda device: {"device": "another"})
@@ -49,7 +53,7 @@ def test_another_machine_stays_beside_the_first(runs, tmp_path, monkeypatch):
 
 def test_the_name_of_a_size(runs):
     for size, name in (("full", "some"), ("small", "some_small")):
-        options = runs.parser("", ["full", "small"]).parse_args(["--size", size])
+        options = runs.parser("", [0], ["full", "small"]).parse_args(["--size", size])
         assert runs.Runner("some", dict, {}, options).name == name
         assert options.out == ROOT / "src" / "linear_time" / "recorded" and options.steps is None
 
@@ -60,6 +64,15 @@ def test_beyond(runs):
     assert runs.beyond(0.2, rates, more) == []
     assert runs.beyond(0.3, rates, more) == [0.6]
     assert runs.beyond(0.6, rates, more) == []
+
+
+def test_config(runs):
+    job = {"lr": 0.1, "seed": 3, "steps": 40}
+    config = runs.config(job, 50, 20, weight_decay=0.5)
+    assert (config.steps, config.lr, config.seed, config.warmup) == (40, 0.1, 3, 40)
+    assert (config.eval_every, config.weight_decay, config.progress) == (2, 0.5, False)
+    config = runs.config(job, 10, 100, steps=30)
+    assert (config.steps, config.warmup, config.eval_every) == (30, 10, 1)
 
 
 def test_a_cpu_needs_no_graph(runs):
