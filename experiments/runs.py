@@ -186,6 +186,8 @@ class Runner:
                 if done % 10 == 0 or done == len(missing):
                     elapsed = time.perf_counter() - begin
                     print(f"{done}/{len(missing)} runs, {elapsed:.0f} s", flush=True)
+            pool.close()
+            pool.join()  # so that the processes clear up after themselves
         return replace(record, rows=tuple(row for job in jobs for row in found(job)))
 
 
