@@ -61,6 +61,11 @@ def sequence(batch: int, length: int) -> tuple[Tensor, ...]:
     return (draw(batch, length, D),)
 
 
+def positions(batch: int, length: int) -> tuple[Tensor, ...]:
+    """Between −1 and 1, before they are rounded: an angle turns a rounding into many."""
+    return (draw(batch, length, D).tanh(),)
+
+
 def tokens(batch: int, length: int) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(2)
     return (torch.randint(VOCAB, (batch, length), generator=generator),)
@@ -205,8 +210,8 @@ CASES: dict[str, Case] = {
         *("compressor", sequence),
     ),
     "fourier_features": Case(
-        lambda n: Function(lambda p: perceiver.fourier_features(p.tanh(), 16, 64)),
-        *("function", sequence),
+        lambda n: Function(lambda p: perceiver.fourier_features(p, n(16), n(64))),
+        *("function", positions),
     ),
     "PerceiverIO": Case(
         lambda n: perceiver_io.PerceiverIO(n(D), n(4), n(12), n(6), n(2)),

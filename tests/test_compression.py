@@ -363,13 +363,26 @@ def test_one_encoder_for_a_batch_and_a_loss_of_nothing():
     same(full.decoder @ full.encoder, torch.eye(5, dtype=F64), 1e-12)
 
 
+def test_optimum_of_any_batch_and_of_half_precision():
+    X = draw(2, 3, 5, 4)
+    for one, other in zip(
+        optimal_compression(X, 2), optimal_compression(X.flatten(0, 1), 2), strict=True
+    ):
+        same(one, other)
+    X = X.bfloat16()
+    for one, other in zip(
+        optimal_compression(X, 2), optimal_compression(X.double(), 2), strict=True
+    ):
+        assert one.dtype == torch.bfloat16
+        assert (one.double() - other).abs().max() < 0.01 * other.abs().max()
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("X", "kind", "message"),
     [
-        (draw(3), ValueError, r"^X: expected shape \(n, d\) .*got shape \(3,\)"),
-        (draw(1, 1, 3, 3), ValueError, r"^X: expected shape .*got shape \(1, 1, 3, 3\)"),
-        (draw(3, 0), ValueError, r"^X: .*without empty dimensions, got shape \(3, 0\)"),
+        (draw(3), ValueError, r"^X: expected shape \(…, n, d\) .*of shape \(3,\)"),
+        (draw(3, 0), ValueError, r"^X: .*without empty dimensions, got .*\(3, 0\)"),
         (draw(3, 3) / 0, ValueError, "^X: expected finite values"),
         (torch.ones(3, 3, dtype=torch.int64), TypeError, "^X: expected a floating-point tensor"),
     ],
@@ -418,18 +431,18 @@ def test_gradients_reach_both_halves():
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
-    ("user", "candidates"),
+    ("user", "candidates", "message"),
     [
-        (draw(2, 3, 4), draw(2, 6, 3, 4)),  # 3 + 3 ≠ 5
-        (draw(2, 3, 4), draw(1, 6, 2, 4)),  # would broadcast
-        (draw(2, 3, 1), draw(2, 6, 2, 4)),  # would broadcast
-        (draw(2, 3, 4), draw(2, 2, 4)),
-        (draw(3, 4), draw(2, 6, 2, 4)),
-        (draw(2, 3, 4), draw(2, 0, 2, 4)),
+        (draw(2, 3, 4), draw(2, 6, 3, 4), "user, candidates: expected together 5 .*got 3 and 3"),
+        (draw(2, 3, 4), draw(1, 6, 2, 4), r"candidates: expected shape \(2, "),  # would broadcast
+        (draw(2, 3, 1), draw(2, 6, 2, 4), r"candidates: expected shape \(2, n_candidates, .*, 1\)"),
+        (draw(2, 3, 4), draw(2, 2, 4), r"candidates: expected shape \(2, "),
+        (draw(3, 4), draw(2, 6, 2, 4), r"user: expected shape \(batch, n_user, d\)"),
+        (draw(2, 3, 4), draw(2, 0, 2, 4), "candidates: .*without empty dimensions"),
     ],
 )
-def test_bad_input_candidates(user, candidates):
-    with pytest.raises(ValueError, match=r"^user, candidates: expected shapes .* = 5, got "):
+def test_bad_input_candidates(user, candidates, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         LinearCompression(5, 2).double().for_candidates(user, candidates)
 
 
@@ -482,15 +495,23 @@ def test_token_mixing_is_an_mlp_on_the_transpose():
 def test_bad_input_matrices():
     x, W = draw(2, 5, 3), draw(4, 5)
     for bad in (W.T, W[0], W[None]):
-        with pytest.raises(ValueError, match=r"^first: expected shape \(rows, 5\) for tokens"):
+        with pytest.raises(ValueError, match=r"^first: expected shape \(hidden, 5\)"):
             token_mixing(x, bad, W)
-        with pytest.raises(ValueError, match=r"^compress_k: expected shape \(rows, 5\)"):
+        with pytest.raises(ValueError, match=r"^compress_k: expected shape \(m, 5\)"):
             linformer_attention(x, x, x, bad, W)
-        with pytest.raises(ValueError, match=r"^compress_v: expected shape \(rows, 5\)"):
+        with pytest.raises(ValueError, match=r"^compress_v: expected shape \(4, 5\)"):
             linformer_attention(x, x, x, W, bad)
-    with pytest.raises(ValueError, match=r"^second: expected shape \(rows, 4\)"):
+    with pytest.raises(ValueError, match=r"^second: expected shape \(n_out, 4\)"):
         token_mixing(x, W, W)
     with pytest.raises(TypeError, match=r"^first: expected a floating-point tensor"):
         token_mixing(x, [[1.0]], W)
-    with pytest.raises(ValueError, match=r"^first: expected shape \(rows, n\)"):
+    with pytest.raises(ValueError, match=r"^x: expected shape \(…, n, d\)"):
         token_mixing(x[0, 0], W, W)
+    for bad, name in ((x / 0, "x"), (W / 0, "first"), (draw(3, 4) / 0, "second")):
+        given = {"x": x, "first": W, "second": draw(3, 4), name: bad}
+        with pytest.raises(ValueError, match=f"^{name}: expected finite values"):
+            token_mixing(**given)
+    for name in ("q", "k", "v", "compress_k", "compress_v"):
+        given = {"q": x, "k": x, "v": x, "compress_k": W, "compress_v": W}
+        with pytest.raises(ValueError, match=f"^{name}: expected finite values"):
+            linformer_attention(**{**given, name: given[name] / 0})

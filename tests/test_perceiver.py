@@ -314,7 +314,7 @@ def test_the_recorded_runs_say_what_the_chapter_says():
         (
             lambda: CrossAttention(4, d_kv=3)(torch.zeros(1, 2, 5), torch.zeros(1, 2, 3)),
             ValueError,
-            r"x: expected shape \(batch, tokens, 4\)",
+            r"x: expected shape \(batch, queries, 4\)",
         ),
         (lambda: CrossAttention(4, widening=0), ValueError, "widening: expected"),
         (lambda: PerceiverClassifier(Perceiver(3, 2, 4), 0), ValueError, "n_classes: expected"),

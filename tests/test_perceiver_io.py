@@ -437,37 +437,49 @@ def test_what_the_chapter_quotes_from_the_record():
         (lambda: PerceiverIO(5, 4, 12, 6, d_out=0), "d_out: expected"),
         (lambda: PerceiverIO(5, 4, 12, 6, n_heads=5), "n_heads: expected a divisor"),
         (lambda: model()(draw(1, 3, 4), draw(1, 2, 6)), r"x: expected shape .*5\)"),
-        (lambda: model()(draw(1, 3, 5), draw(1, 2, 7)), r"queries: expected .*tokens, 6\)"),
+        (lambda: model()(draw(1, 3, 5), draw(1, 2, 7)), r"queries: expected .*outputs, 6\)"),
         (lambda: model()(draw(1, 3, 5), draw(1, 2)), "queries: expected shape"),
         (lambda: model()(draw(1, 3, 5), draw(1, 2, 0)), "queries: expected shape"),
         (
             lambda: model()(draw(2, 3, 5), draw(1, 2, 6)),
-            "queries: expected the batch of z, 2, got 1",
+            r"queries: expected shape \(2, outputs, 6\)",
         ),
-        (lambda: model().process(draw(1, 4, 11)), r"z: expected shape \(batch, tokens, 12\)"),
+        (lambda: model().process(draw(1, 4, 11)), r"z: expected shape \(batch, 4, 12\)"),
         (lambda: model().decode(draw(4, 12), draw(1, 2, 6)), "z: expected shape"),
         (
             lambda: PerceiverMaskedLM(9, 8, 5, n_latents=2, d_latent=8)(
                 torch.zeros(1, 6, dtype=torch.int64)
             ),
-            "tokens: expected shape .* 1 to 5 positions",
+            "tokens: expected at most 5 positions, got 6",
         ),
         (
             lambda: PerceiverMaskedLM(9, 8, 5, n_latents=2, d_latent=8)(
                 torch.zeros(1, 3, dtype=torch.int64), positions=torch.tensor([5])
             ),
-            "positions: expected whole numbers from 0 to 4",
+            r"positions: expected .*\(outputs,\), not empty, in 0 … 4, got values from 5",
         ),
         (
             lambda: PerceiverMaskedLM(9, 8, 5, n_latents=2, d_latent=8)(
                 torch.zeros(1, 3, dtype=torch.int64), positions=torch.tensor([-1])
             ),
-            "positions: expected whole numbers from 0 to 4, got -1",
+            "positions: expected .*in 0 … 4, got values from -1",
+        ),
+        (
+            lambda: PerceiverMaskedLM(9, 8, 5, n_latents=2, d_latent=8)(torch.tensor([[9]])),
+            "tokens: expected .*in 0 … 8, got values from 9",
         ),
         (
             lambda: PerceiverImageClassifier(3, 8, n_latents=2)(torch.zeros(1, 3, 4)),
             "images: expected shape",
         ),
+        (
+            lambda: PerceiverImageClassifier(3, 8, n_latents=2)(torch.zeros(1, 1, 4, 4)),
+            r"images: expected shape \(batch, 3, height, width\)",
+        ),
+        (lambda: model()(draw(1, 3, 5) / 0, draw(1, 2, 6)), "x: expected finite"),
+        (lambda: model()(draw(1, 3, 5), draw(1, 2, 6) / 0), "queries: expected finite"),
+        (lambda: model().process(draw(1, 4, 12) / 0), "z: expected finite"),
+        (lambda: model().decode(draw(1, 4, 12) / 0, draw(1, 2, 6)), "z: expected finite"),
     ],
 )
 def test_bad_input(call, message):

@@ -449,15 +449,22 @@ def check_divides(name: str, number: int, of: str, width: int) -> None:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """``attention`` without its checks, for the inner loop of generation."""
     with without_autocast(q):
-        # (…, queries, keys)
+        return (attention_weights(q, k, mask) @ full(v)).to(q.dtype)
+
+
+def attention_weights(
+    q: Tensor, k: Tensor, mask: Tensor | None
+) -> Float[Tensor, "*batch queries keys"]:
+    """softmax(q kᵀ / √d_head), at least float32; 0 where the mask is False."""
+    with without_autocast(q):
         scores = full(q) @ full(k).mT / math.sqrt(q.shape[-1])
         if mask is None:
-            return (scores.softmax(-1) @ full(v)).to(q.dtype)
+            return scores.softmax(-1)
         # The lowest number, not −∞: a row without any key would be 0/0. Such
         # a row is uniform after the softmax, and the second fill makes it 0.
         lowest = torch.finfo(scores.dtype).min
         weights = scores.masked_fill(~mask, lowest).softmax(-1)
-        return (weights.masked_fill(~mask, 0) @ full(v)).to(q.dtype)
+        return weights.masked_fill(~mask, 0)
 
 
 def attend_by_tiles(

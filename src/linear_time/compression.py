@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from linear_time import _validate
 from linear_time.attention import attention
+from linear_time.mixer import full
 
 
 class Compressor(nn.Module):
@@ -36,10 +37,9 @@ class Compressor(nn.Module):
         self, n_out: int, n_in: int | None = None, d_in: int | None = None
     ) -> None:
         super().__init__()
-        for name, size in (("n_out", n_out), ("n_in", n_in), ("d_in", d_in)):
-            if size is not None or name == "n_out":
-                _validate.count(name, size)
-        self.n_out, self.n_in, self.d_in = n_out, n_in, d_in
+        self.n_out = _validate.count("n_out", n_out)
+        self.n_in = None if n_in is None else _validate.count("n_in", n_in)
+        self.d_in = None if d_in is None else _validate.count("d_in", d_in)
 
     def forward(
         self, x: Float[Tensor, "batch n_in d_in"]
@@ -54,24 +54,9 @@ class Compressor(nn.Module):
             TypeError: not a floating-point tensor.
             ValueError: another shape, or a value that is not finite.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(
-                "x: expected a floating-point tensor, "
-                f"got {_validate.describe(x)}"
-            )
-        sizes = ("batch", self.n_in or "n_in", self.d_in or "d_in")
-        fits = x.ndim == 3 and all(
-            wanted in (None, size)
-            for wanted, size in zip(
-                (None, self.n_in, self.d_in), x.shape, strict=True
-            )
+        _validate.layout(
+            "x", x, "batch", self.n_in or "n_in", self.d_in or "d_in"
         )
-        if not fits or 0 in x.shape:
-            raise ValueError(
-                f"x: expected shape {_validate.shape_text(sizes)} without "
-                f"empty dimensions, got {_validate.describe(x)}"
-            )
-        _validate.finite("x", x)
 
 
 class LinearCompression(Compressor):
@@ -96,9 +81,9 @@ class LinearCompression(Compressor):
     """
 
     def __init__(self, n_in: int, n_out: int) -> None:
-        _validate.count("n_in", n_in)
+        n_in = _validate.count("n_in", n_in)
         super().__init__(n_out, n_in)
-        self.weight = nn.Parameter(torch.randn(n_out, n_in) * n_in**-0.5)
+        self.weight = nn.Parameter(torch.randn(self.n_out, n_in) * n_in**-0.5)
 
     def forward(
         self, x: Float[Tensor, "batch n_in d"]
@@ -137,14 +122,13 @@ class LinearCompression(Compressor):
         Raises:
             ValueError: the sizes do not add up to n_in.
         """
-        for size in sizes:
-            _validate.count("sizes", size)
-        if sum(sizes) != self.n_in:
+        blocks = [_validate.count("sizes", size) for size in sizes]
+        if sum(blocks) != self.n_in:
             raise ValueError(
                 f"sizes: expected blocks of together {self.n_in} tokens, "
-                f"got {_validate.shape_text(sizes)}"
+                f"got {_validate.shape_text(blocks)}"
             )
-        return self.weight.split(list(sizes), dim=1)
+        return self.weight.split(blocks, dim=1)
 
     def for_candidates(
         self,
@@ -169,25 +153,18 @@ class LinearCompression(Compressor):
         Raises:
             TypeError, ValueError: an argument is not as above.
         """
-        _validate.inexact("user", user, real=True)
-        _validate.inexact("candidates", candidates, real=True)
-        fits = (
-            user.ndim == 3
-            and candidates.ndim == 4
-            and len(user) == len(candidates)
-            and user.shape[2] == candidates.shape[3]
-            and 0 not in (*user.shape, *candidates.shape)
-            and user.shape[1] + candidates.shape[2] == self.n_in
+        batch, n_user, d = _validate.layout(
+            "user", user, "batch", "n_user", "d"
         )
-        if not fits:
+        _, _, n_candidate, _ = _validate.layout(
+            "candidates", candidates, batch, "n_candidates", "n_candidate", d
+        )
+        if n_user + n_candidate != self.n_in:
             raise ValueError(
-                "user, candidates: expected shapes (batch, n_user, d) and "
-                "(batch, n_candidates, n_candidate, d) with n_user + "
-                f"n_candidate = {self.n_in}, got "
-                f"{_validate.shape_text(user.shape)} and "
-                f"{_validate.shape_text(candidates.shape)}"
+                f"user, candidates: expected together {self.n_in} tokens, "
+                f"got {n_user} and {n_candidate}"
             )
-        of_user, of_candidate = self.split(user.shape[1], candidates.shape[2])
+        of_user, of_candidate = self.split(n_user, n_candidate)
         # (batch, 1, n_out, d) + (batch, n_candidates, n_out, d)
         return (of_user @ user)[:, None] + of_candidate @ candidates
 
@@ -209,9 +186,9 @@ class MeanPooling(Compressor):
     """
 
     def __init__(self, n_in: int, n_out: int) -> None:
-        _validate.count("n_in", n_in)
+        n_in = _validate.count("n_in", n_in)
         super().__init__(n_out, n_in)
-        if n_out > n_in:
+        if self.n_out > n_in:
             raise ValueError(f"n_out: expected at most {n_in}, got {n_out}")
 
     def forward(
@@ -238,15 +215,14 @@ class LowRank(Compressor):
     """
 
     def __init__(self, n_in: int, n_out: int, rank: int) -> None:
-        _validate.count("n_in", n_in)
+        n_in = _validate.count("n_in", n_in)
         super().__init__(n_out, n_in)
-        _validate.count("rank", rank)
-        if rank > min(n_in, n_out):
-            raise ValueError(
-                f"rank: expected at most {min(n_in, n_out)}, got {rank}"
-            )
+        rank = _validate.count("rank", rank)
+        most = min(n_in, self.n_out)
+        if rank > most:
+            raise ValueError(f"rank: expected at most {most}, got {rank}")
         self.right = nn.Parameter(torch.randn(rank, n_in) * n_in**-0.5)
-        self.left = nn.Parameter(torch.randn(n_out, rank) * rank**-0.5)
+        self.left = nn.Parameter(torch.randn(self.n_out, rank) * rank**-0.5)
 
     def forward(
         self, x: Float[Tensor, "batch n_in d"]
@@ -301,8 +277,8 @@ def optimal_compression(
     the tokens only where every token has mean 0.
 
     Args:
-        X: (n, d), or (batch, n, d), whose columns are then all put side by
-            side: one encoder for the whole batch.
+        X: (…, n, d); the columns of a batch are all put side by side: one
+            encoder for the whole batch.
         m: number of tokens to keep, 1 ≤ m ≤ n.
 
     Returns:
@@ -315,24 +291,19 @@ def optimal_compression(
     Source: Eckart & Young (1936), "The approximation of one matrix by
         another of lower rank".
     """
-    _validate.inexact("X", X, real=True)
-    _validate.count("m", m)
-    if X.ndim not in (2, 3) or 0 in X.shape:
-        raise ValueError(
-            "X: expected shape (n, d) or (batch, n, d) without empty "
-            f"dimensions, got shape {_validate.shape_text(X.shape)}"
-        )
-    n = X.shape[-2]
+    m = _validate.count("m", m)
+    n = _validate.layout("X", X, "…", "n", "d")[-2]
     if m > n:
         raise ValueError(f"m: expected at most n = {n}, got {m}")
-    columns = X.movedim(-2, 0).reshape(n, -1)  # (n, batch · d)
+    columns = full(X).movedim(-2, 0).reshape(n, -1)  # (n, batch · d)
     # With fewer columns than m the thin U is too narrow.
     thin = columns.shape[1] >= m
     U, sigma, _ = torch.linalg.svd(columns, full_matrices=not thin)
     U_m = U[:, :m]
     largest = U_m.gather(0, U_m.abs().argmax(0, keepdim=True))  # (1, m)
     U_m = U_m * largest.sign()
-    return OptimalCompression(U_m.mT, U_m, sigma[m:].square().sum(), sigma)
+    best = OptimalCompression(U_m.mT, U_m, sigma[m:].square().sum(), sigma)
+    return OptimalCompression(*(part.to(X.dtype) for part in best))
 
 
 def linformer_attention(
@@ -358,9 +329,13 @@ def linformer_attention(
     Source: Wang et al. (2020), "Linformer", equation 7, where W_k and W_v
         are E and F.
     """
-    _check_matrix("compress_k", compress_k, k)
-    _check_matrix("compress_v", compress_v, v)
-    return attention(q, compress_k @ k, compress_v @ v)
+    *_, n, d_head = _validate.layout("k", k, "…", "n", "d_head")
+    _validate.layout("q", q, "…", "queries", d_head)
+    _validate.layout("v", v, "…", n, "d_value")
+    _validate.layout("compress_k", compress_k, "m", n)
+    _validate.layout("compress_v", compress_v, len(compress_k), n)
+    with _validate.inner():
+        return attention(q, compress_k @ k, compress_v @ v)
 
 
 def token_mixing(
@@ -384,20 +359,8 @@ def token_mixing(
 
     Source: Tolstikhin et al. (2021), "MLP-Mixer", equation 1.
     """
-    _check_matrix("first", first, x)
+    n = _validate.layout("x", x, "…", "n", "d")[-2]
+    _validate.layout("first", first, "hidden", n)
+    _validate.layout("second", second, "n_out", len(first))
     hidden = functional.gelu(first @ x)  # (…, hidden, d)
-    _check_matrix("second", second, hidden)
     return second @ hidden
-
-
-def _check_matrix(name: str, weight: Tensor, x: Tensor) -> None:
-    """A matrix whose columns are the tokens of x (…, n, d)."""
-    _validate.inexact("tokens", x, real=True)
-    _validate.inexact(name, weight, real=True)
-    if x.ndim < 2 or weight.ndim != 2 or weight.shape[1] != x.shape[-2]:
-        n = x.shape[-2] if x.ndim > 1 else "n"
-        raise ValueError(
-            f"{name}: expected shape (rows, {n}) for tokens (…, n, d) of "
-            f"shape {_validate.shape_text(x.shape)}, got shape "
-            f"{_validate.shape_text(weight.shape)}"
-        )

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from linear_time import _validate
 from linear_time.attention import MultiHeadAttention
 from linear_time.compression import Compressor, LinearCompression
+from linear_time.mixer import full, without_autocast
 
 ENSEMBLES = ("concat", "sum", "weighted")
 
@@ -38,13 +40,9 @@ def factorization_machine(
 
     Source: Rendle (2010), "Factorization Machines", lemma 3.1.
     """
-    _validate.inexact("x", x, real=True)
-    if x.ndim != 3 or 0 in x.shape:
-        raise ValueError(
-            "x: expected shape (batch, n, d) without empty dimensions, "
-            f"got {_validate.describe(x)}"
-        )
-    return (x.sum(1).square() - x.square().sum(1)) / 2
+    _validate.layout("x", x, "batch", "n", "d")
+    wide = full(x)  # the difference of two sums of squares
+    return ((wide.sum(1).square() - wide.square().sum(1)) / 2).to(x.dtype)
 
 
 class FactorizationMachine(Compressor):
@@ -77,22 +75,37 @@ class FactorizationMachine(Compressor):
         hidden: Sequence[int] = (),
         norm: bool = True,
     ) -> None:
-        super().__init__(n_out, *_sizes(n_in, d))
+        n_in, d = _sizes(n_in, d)
+        super().__init__(n_out, n_in, d)
         self.factor = None
         if rank is not None:
-            _validate.count("rank", rank)
+            rank = _validate.count("rank", rank)
             self.factor = nn.Parameter(torch.randn(n_in, rank) * n_in**-0.5)
         n_products = n_in * (n_in if rank is None else rank)
         self.norm = nn.LayerNorm(n_products) if norm else nn.Identity()
-        self.head = mlp(n_products, hidden, n_out * d)
+        self.head = mlp(n_products, hidden, self.n_out * d)
 
     def forward(
         self, x: Float[Tensor, "batch n_in d"]
     ) -> Float[Tensor, "batch n_out d"]:
         self.check_input(x)
-        right = x.mT if self.factor is None else x.mT @ self.factor
-        products = x @ right  # (batch, n_in, n_in or rank)
-        y: Tensor = self.head(self.norm(products.flatten(1)))
+        # Products of features leave the range of float16 long before their
+        # norm does: both are at least float32.
+        with without_autocast(x):
+            wide = full(x)
+            right = wide.mT
+            if self.factor is not None:
+                right = right @ full(self.factor)
+            products = (wide @ right).flatten(1)  # (batch, n_in · n_in or rank)
+            if isinstance(self.norm, nn.LayerNorm):
+                products = functional.layer_norm(
+                    products,
+                    self.norm.normalized_shape,
+                    full(self.norm.weight),
+                    full(self.norm.bias),
+                    self.norm.eps,
+                )
+        y: Tensor = self.head(products.to(x.dtype))
         return y.unflatten(1, (self.n_out, -1))
 
 
@@ -115,12 +128,13 @@ class CrossNetwork(Compressor):
     """
 
     def __init__(self, n_in: int, n_out: int, d: int, depth: int = 1) -> None:
-        super().__init__(n_out, *_sizes(n_in, d))
-        _validate.count("depth", depth)
+        n_in, d = _sizes(n_in, d)
+        super().__init__(n_out, n_in, d)
+        depth = _validate.count("depth", depth)
         self.layers = nn.ModuleList(
             nn.Linear(n_in * d, n_in * d) for _ in range(depth)
         )
-        self.resize = _resize(n_in, n_out)
+        self.resize = _resize(n_in, self.n_out)
 
     def forward(
         self, x: Float[Tensor, "batch n_in d"]
@@ -129,7 +143,8 @@ class CrossNetwork(Compressor):
         x_0 = x_l = x.flatten(1)  # (batch, n_in · d)
         for layer in self.layers:
             x_l = x_0 * layer(x_l) + x_l
-        y: Tensor = self.resize(x_l.reshape(x.shape))
+        with _validate.inner():
+            y: Tensor = self.resize(x_l.reshape(x.shape))
         return y
 
 
@@ -147,15 +162,17 @@ class SelfAttention(Compressor):
     """
 
     def __init__(self, n_in: int, n_out: int, d: int, n_heads: int = 1) -> None:
-        super().__init__(n_out, *_sizes(n_in, d))
+        n_in, d = _sizes(n_in, d)
+        super().__init__(n_out, n_in, d)
         self.heads = MultiHeadAttention(d, n_heads, bias=False)
-        self.resize = _resize(n_in, n_out)
+        self.resize = _resize(n_in, self.n_out)
 
     def forward(
         self, x: Float[Tensor, "batch n_in d"]
     ) -> Float[Tensor, "batch n_out d"]:
         self.check_input(x)
-        y: Tensor = self.resize(self.heads(x))
+        with _validate.inner():
+            y: Tensor = self.resize(self.heads(x))
         return y
 
 
@@ -173,18 +190,20 @@ class Convolution(Compressor):
     """
 
     def __init__(self, n_in: int, n_out: int, d: int, kernel: int = 3) -> None:
-        super().__init__(n_out, *_sizes(n_in, d))
-        _validate.count("kernel", kernel)
+        n_in, d = _sizes(n_in, d)
+        super().__init__(n_out, n_in, d)
+        kernel = _validate.count("kernel", kernel)
         if kernel % 2 == 0:
             raise ValueError(f"kernel: expected an odd number, got {kernel}")
         self.filter = nn.Conv2d(1, 1, kernel, padding=kernel // 2)
-        self.resize = _resize(n_in, n_out)
+        self.resize = _resize(n_in, self.n_out)
 
     def forward(
         self, x: Float[Tensor, "batch n_in d"]
     ) -> Float[Tensor, "batch n_out d"]:
         self.check_input(x)
-        y: Tensor = self.resize(self.filter(x[:, None])[:, 0])
+        with _validate.inner():
+            y: Tensor = self.resize(self.filter(x[:, None])[:, 0])
         return y
 
 
@@ -203,8 +222,9 @@ class MLP(Compressor):
     def __init__(
         self, n_in: int, n_out: int, d: int, hidden: Sequence[int]
     ) -> None:
-        super().__init__(n_out, *_sizes(n_in, d))
-        self.network = mlp(n_in * d, hidden, n_out * d)
+        n_in, d = _sizes(n_in, d)
+        super().__init__(n_out, n_in, d)
+        self.network = mlp(n_in * d, hidden, self.n_out * d)
 
     def forward(
         self, x: Float[Tensor, "batch n_in d"]
@@ -244,7 +264,7 @@ class DHENLayer(Compressor):
         norm: bool = True,
     ) -> None:
         _validate.one_of("ensemble", ensemble, ENSEMBLES)
-        _validate.count("d", d)
+        d = _validate.count("d", d)
         n_ins = [one.n_in for one in interactions]
         n_outs = [one.n_out for one in interactions]
         if len(set(n_ins)) != 1 or n_ins[0] is None:
@@ -275,7 +295,9 @@ class DHENLayer(Compressor):
         self, x: Float[Tensor, "batch n_in d"]
     ) -> Float[Tensor, "batch n_out d"]:
         self.check_input(x)
-        outputs = [interaction(x) for interaction in self.interactions]
+        with _validate.inner():
+            outputs = [interaction(x) for interaction in self.interactions]
+            shortcut = self.shortcut(x)
         if self.ensemble == "concat":
             mixed = torch.cat(outputs, dim=1)
         else:
@@ -283,7 +305,7 @@ class DHENLayer(Compressor):
             if self.ensemble == "weighted":
                 mixed = mixed * self.weights
             mixed = mixed.sum(-1)
-        y: Tensor = self.norm(mixed + self.shortcut(x))
+        y: Tensor = self.norm(mixed + shortcut)
         return y
 
 
@@ -311,9 +333,9 @@ class DHEN(Compressor):
         d: int,
         depth: int,
     ) -> None:
-        n, d = _sizes(n_in, d)
-        _validate.count("depth", depth)
-        layers = []
+        n_in, d = _sizes(n_in, d)
+        depth = _validate.count("depth", depth)
+        layers, n = [], n_in
         for _ in range(depth):
             made = layer(n)
             if (made.n_in, made.d_in) != (n, d):
@@ -330,8 +352,9 @@ class DHEN(Compressor):
         self, x: Float[Tensor, "batch n_in d"]
     ) -> Float[Tensor, "batch n_out d"]:
         self.check_input(x)
-        for layer in self.layers:
-            x = layer(x)
+        with _validate.inner():
+            for layer in self.layers:
+                x = layer(x)
         return x
 
 
@@ -380,8 +403,7 @@ class Wukong(DHEN):
 
 def mlp(d_in: int, hidden: Sequence[int], d_out: int) -> nn.Sequential:
     """Linear layers with ReLU between them, none after the last."""
-    for width in hidden:
-        _validate.count("hidden", width)
+    hidden = [_validate.count("hidden", width) for width in hidden]
     layers: list[nn.Module] = []
     for wide, narrow in itertools.pairwise((d_in, *hidden, d_out)):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
@@ -390,9 +412,7 @@ def mlp(d_in: int, hidden: Sequence[int], d_out: int) -> nn.Sequential:
 
 def _sizes(n_in: int, d: int) -> tuple[int, int]:
     """(n_in, d), both given: an interaction fixes both."""
-    _validate.count("n_in", n_in)
-    _validate.count("d", d)
-    return n_in, d
+    return _validate.count("n_in", n_in), _validate.count("d", d)
 
 
 def _resize(n_in: int, n_out: int) -> nn.Module:

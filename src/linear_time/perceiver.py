@@ -10,13 +10,19 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from linear_time import _validate
-from linear_time.attention import MultiHeadAttention, split_heads
+from linear_time.attention import (
+    MultiHeadAttention,
+    attention_weights,
+    split_heads,
+)
 from linear_time.compression import Compressor
+from linear_time.mixer import full
 
 
 def fourier_features(
@@ -38,7 +44,8 @@ def fourier_features(
         max_frequency: μ, for all dimensions or one for each.
 
     Returns:
-        (…, d(2K + 1)).
+        (…, d(2K + 1)), in the dtype of the positions. The angles, up to
+        πμ/2, are at least float32 on the way.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
@@ -46,15 +53,9 @@ def fourier_features(
     Source: Jaegle et al. (2021), "Perceiver", section 3.2 and appendix D,
         which writes the position last.
     """
-    _validate.inexact("positions", positions, real=True)
-    _validate.count("n_bands", n_bands)
-    if positions.ndim == 0 or 0 in positions.shape:
-        raise ValueError(
-            "positions: expected shape (…, d) without empty dimensions, "
-            f"got {_validate.describe(positions)}"
-        )
-    d = positions.shape[-1]
-    if isinstance(max_frequency, (int, float)):
+    *_, d = _validate.layout("positions", positions, "…", "d")
+    n_bands = _validate.count("n_bands", n_bands)
+    if isinstance(max_frequency, (int, float, np.number)):
         highest = [max_frequency] * d
     else:
         highest = list(max_frequency)
@@ -64,25 +65,30 @@ def fourier_features(
         )
     for mu in highest:
         _validate.number("max_frequency", mu)
+    p = full(positions)
     bands = torch.stack(
-        [torch.linspace(1, mu / 2, n_bands) for mu in highest]
-    ).to(positions)  # (d, n_bands)
-    angle = math.pi * (positions[..., None] * bands).flatten(-2)
-    return torch.cat([positions, angle.sin(), angle.cos()], dim=-1)
+        [torch.linspace(1, mu / 2, n_bands, dtype=p.dtype) for mu in highest]
+    ).to(p.device)  # (d, n_bands)
+    angle = math.pi * (p[..., None] * bands).flatten(-2)
+    return torch.cat([p, angle.sin(), angle.cos()], dim=-1).to(positions.dtype)
 
 
-def grid(*sizes: int) -> Float[Tensor, "points d"]:
+def grid(
+    *sizes: int, dtype: torch.dtype | None = None
+) -> Float[Tensor, "points d"]:
     """The points of a grid, row by row, each coordinate from −1 to 1.
 
     Args:
         sizes: points along each dimension; a single point stands at −1.
+        dtype: of the result; torch's default if None.
 
     Returns:
-        (product of sizes, d), torch's default dtype.
+        (product of sizes, d).
     """
-    for size in sizes:
-        _validate.count("sizes", size)
-    lines = [torch.linspace(-1, 1, size) for size in sizes]
+    lines = [
+        torch.linspace(-1, 1, _validate.count("sizes", size), dtype=dtype)
+        for size in sizes
+    ]
     return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).flatten(0, -2)
 
 
@@ -122,15 +128,15 @@ class CrossAttention(nn.Module):
         query_residual: bool = True,
     ) -> None:
         super().__init__()
-        _validate.count("widening", widening)
+        d_model = _validate.count("d_model", d_model)
+        d_kv = None if d_kv is None else _validate.count("d_kv", d_kv)
+        d_inner = _validate.count("widening", widening) * d_model
         self.norm = nn.LayerNorm(d_model)
         self.context_norm = None if d_kv is None else nn.LayerNorm(d_kv)
         self.attention = MultiHeadAttention(d_model, n_heads, d_kv, d_qk, d_v)
         self.mlp_norm = nn.LayerNorm(d_model)
         self.mlp = nn.Sequential(
-            nn.Linear(d_model, widening * d_model),
-            nn.GELU(),
-            nn.Linear(widening * d_model, d_model),
+            nn.Linear(d_model, d_inner), nn.GELU(), nn.Linear(d_inner, d_model)
         )
         self.query_residual = query_residual
 
@@ -151,7 +157,10 @@ class CrossAttention(nn.Module):
         Raises:
             TypeError, ValueError: an argument is not as above.
         """
-        read = self.attention(*self._normed(x, context), key_mask=key_mask)
+        self._check(x, context)
+        asks, answers = self._normed(x, context)
+        with _validate.inner():
+            read = self.attention(asks, answers, key_mask=key_mask)
         z = x + read if self.query_residual else read
         y: Tensor = z + self.mlp(self.mlp_norm(z))
         return y
@@ -162,30 +171,40 @@ class CrossAttention(nn.Module):
         context: Float[Tensor, "batch keys d_kv"] | None = None,
         key_mask: Bool[Tensor, "batch keys"] | None = None,
     ) -> Float[Tensor, "batch n_heads queries keys"]:
-        """What each query looks at: softmax(q kᵀ / √d_head), per head."""
-        heads = self.attention
-        x, context = self._normed(x, context)
-        q = split_heads(heads.query(x), heads.n_heads)
-        k = split_heads(
-            heads.key(x if context is None else context), heads.n_heads
-        )
-        scores = q @ k.mT / math.sqrt(q.shape[-1])
-        if key_mask is not None:
-            lowest = torch.finfo(scores.dtype).min
-            scores = scores.masked_fill(~key_mask[:, None, None], lowest)
-        return scores.softmax(-1)
+        """What each query looks at: softmax(q kᵀ / √d_head), per head.
 
-    def _normed(
-        self, x: Tensor, context: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+        Where no key is real the weights are zeros. Arguments and errors as
+        for ``forward``.
+        """
+        self._check(x, context)
+        x, context = self._normed(x, context)
+        context = x if context is None else context
+        mask = None
+        if key_mask is not None:
+            batch, keys = context.shape[:2]
+            _validate.layout("key_mask", key_mask, batch, keys, kind="bool")
+            mask = key_mask[:, None, None]
+        heads = self.attention
+        q = split_heads(heads.query(x), heads.n_heads)
+        k = split_heads(heads.key(context), heads.n_heads)
+        return attention_weights(q, k, mask).to(q.dtype)
+
+    def _check(self, x: Tensor, context: Tensor | None) -> None:
         if (context is None) != (self.context_norm is None):
             wanted = "none" if self.context_norm is None else "one to read"
             got = "none" if context is None else _validate.describe(context)
             raise ValueError(f"context: expected {wanted}, got {got}")
-        check_tokens("x", x, self.attention.d_model)
+        width = self.attention.d_model
+        batch, _, _ = _validate.layout("x", x, "batch", "queries", width)
+        if context is not None:
+            width = self.attention.d_kv
+            _validate.layout("context", context, batch, "keys", width)
+
+    def _normed(
+        self, x: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         if context is None or self.context_norm is None:
             return self.norm(x), None
-        check_tokens("context", context, self.attention.d_kv)
         return self.norm(x), self.context_norm(context)
 
 
@@ -230,13 +249,13 @@ class Perceiver(Compressor):
         widening: int = 1,
         share: bool = True,
     ) -> None:
-        _validate.count("d_in", d_in)
+        d_in = _validate.count("d_in", d_in)
         super().__init__(n_latents, d_in=d_in)
-        sizes = {"d_latent": d_latent, "n_cross": n_cross, "n_self": n_self}
-        for name, size in sizes.items():
-            _validate.count(name, size)
+        d_latent = _validate.count("d_latent", d_latent)
+        n_cross = _validate.count("n_cross", n_cross)
+        n_self = _validate.count("n_self", n_self)
         self.n_cross = n_cross
-        self.latents = nn.Parameter(torch.empty(n_latents, d_latent))
+        self.latents = nn.Parameter(torch.empty(self.n_out, d_latent))
         nn.init.trunc_normal_(self.latents, std=0.02, a=-2, b=2)
 
         def cross() -> CrossAttention:
@@ -272,11 +291,12 @@ class Perceiver(Compressor):
         """
         self.check_input(x)
         z = self.latents.expand(len(x), -1, -1)
-        for i in range(self.n_cross):
-            # the last of either kind is the shared one
-            z = self.cross[min(i, len(self.cross) - 1)](z, x, key_mask)
-            for layer in self.stacks[min(i, len(self.stacks) - 1)]:
-                z = layer(z)
+        with _validate.inner():
+            for i in range(self.n_cross):
+                # the last of either kind is the shared one
+                z = self.cross[min(i, len(self.cross) - 1)](z, x, key_mask)
+                for layer in self.stacks[min(i, len(self.stacks) - 1)]:
+                    z = layer(z)
         return z
 
 
@@ -292,7 +312,7 @@ class PerceiverClassifier(nn.Module):
 
     def __init__(self, perceiver: Perceiver, n_classes: int) -> None:
         super().__init__()
-        _validate.count("n_classes", n_classes)
+        n_classes = _validate.count("n_classes", n_classes)
         self.perceiver = perceiver
         self.head = nn.Linear(perceiver.latents.shape[1], n_classes)
 
@@ -301,20 +321,6 @@ class PerceiverClassifier(nn.Module):
         x: Float[Tensor, "batch n d_in"],
         key_mask: Bool[Tensor, "batch n"] | None = None,
     ) -> Float[Tensor, "batch n_classes"]:
-        """The logits of each row of the batch."""
+        """The logits of each row; arguments as for ``Perceiver``."""
         logits: Tensor = self.head(self.perceiver(x, key_mask).mean(1))
         return logits
-
-
-def check_tokens(name: str, x: Tensor, width: int) -> None:
-    """(batch, tokens, width); the values are attention's to check."""
-    if (
-        not isinstance(x, Tensor)
-        or x.ndim != 3
-        or x.shape[2] != width
-        or 0 in x.shape
-    ):
-        raise ValueError(
-            f"{name}: expected shape (batch, tokens, {width}) without empty "
-            f"dimensions, got {_validate.describe(x)}"
-        )

@@ -14,12 +14,8 @@ from torch import Tensor, nn
 
 from linear_time import _validate, checkpoints
 from linear_time.checkpoints import Setting
-from linear_time.perceiver import (
-    CrossAttention,
-    check_tokens,
-    fourier_features,
-    grid,
-)
+from linear_time.mixer import full
+from linear_time.perceiver import CrossAttention, fourier_features, grid
 
 
 class PerceiverIO(nn.Module):
@@ -71,11 +67,12 @@ class PerceiverIO(nn.Module):
         query_residual: bool = False,
     ) -> None:
         super().__init__()
-        sizes = {"d_in": d_in, "n_latents": n_latents, "d_latent": d_latent}
-        sizes |= {"d_query": d_query, "n_self": n_self, "n_blocks": n_blocks}
-        for name, size in sizes.items():
-            _validate.count(name, size)
-        self.n_blocks = n_blocks
+        d_in = _validate.count("d_in", d_in)
+        n_latents = _validate.count("n_latents", n_latents)
+        d_latent = _validate.count("d_latent", d_latent)
+        d_query = _validate.count("d_query", d_query)
+        n_self = _validate.count("n_self", n_self)
+        self.n_blocks = _validate.count("n_blocks", n_blocks)
         self.latents = nn.Parameter(torch.empty(n_latents, d_latent))
         nn.init.trunc_normal_(self.latents, std=0.02, a=-2, b=2)
         self.encoder = CrossAttention(
@@ -106,7 +103,7 @@ class PerceiverIO(nn.Module):
         )
         self.head: nn.Module = nn.Identity()
         if d_out is not None:
-            _validate.count("d_out", d_out)
+            d_out = _validate.count("d_out", d_out)
             self.head = nn.Linear(d_query, d_out)
 
     def encode(
@@ -124,19 +121,22 @@ class PerceiverIO(nn.Module):
         Raises:
             TypeError, ValueError: x or key_mask is not as above.
         """
-        check_tokens("x", x, self.encoder.attention.d_kv)
+        d_in = self.encoder.attention.d_kv
+        _validate.layout("x", x, "batch", "tokens", d_in)
         latents = self.latents.expand(len(x), -1, -1)
-        z: Tensor = self.encoder(latents, x, key_mask)
+        with _validate.inner():
+            z: Tensor = self.encoder(latents, x, key_mask)
         return z
 
     def process(
         self, z: Float[Tensor, "batch n_latents d_latent"]
     ) -> Float[Tensor, "batch n_latents d_latent"]:
         """The latent layers, n_blocks times."""
-        check_tokens("z", z, self.latents.shape[1])
-        for _ in range(self.n_blocks):
-            for layer in self.layers:
-                z = layer(z)
+        _validate.layout("z", z, "batch", *self.latents.shape)
+        with _validate.inner():
+            for _ in range(self.n_blocks):
+                for layer in self.layers:
+                    z = layer(z)
         return z
 
     def decode(
@@ -150,14 +150,10 @@ class PerceiverIO(nn.Module):
             ValueError: queries are not (batch, outputs, d_query), or z is not
                 (batch, n_latents, d_latent) of the same batch.
         """
-        check_tokens("z", z, self.latents.shape[1])
-        check_tokens("queries", queries, self.decoder.attention.d_model)
-        if len(queries) != len(z):
-            raise ValueError(
-                f"queries: expected the batch of z, {len(z)}, "
-                f"got {len(queries)}"
-            )
-        y: Tensor = self.head(self.decoder(queries, z))
+        batch, _, _ = _validate.layout("z", z, "batch", *self.latents.shape)
+        self._check_queries(queries, batch)
+        with _validate.inner():
+            y: Tensor = self.head(self.decoder(queries, z))
         return y
 
     def forward(
@@ -167,7 +163,14 @@ class PerceiverIO(nn.Module):
         key_mask: Bool[Tensor, "batch n"] | None = None,
     ) -> Float[Tensor, "batch outputs d_out"]:
         """``decode(process(encode(x, key_mask)), queries)``."""
-        return self.decode(self.process(self.encode(x, key_mask)), queries)
+        z = self.encode(x, key_mask)
+        self._check_queries(queries, len(x))
+        with _validate.inner():
+            return self.decode(self.process(z), queries)
+
+    def _check_queries(self, queries: Tensor, batch: int) -> None:
+        d_query = self.decoder.attention.d_model
+        _validate.layout("queries", queries, batch, "outputs", d_query)
 
 
 class PerceiverMaskedLM(nn.Module):
@@ -190,8 +193,9 @@ class PerceiverMaskedLM(nn.Module):
         self, vocab_size: int, d_model: int, max_length: int, **io: Any
     ) -> None:
         super().__init__()
-        _validate.count("vocab_size", vocab_size)
-        _validate.count("max_length", max_length)
+        vocab_size = _validate.count("vocab_size", vocab_size)
+        d_model = _validate.count("d_model", d_model)
+        max_length = _validate.count("max_length", max_length)
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.position = nn.Embedding(max_length, d_model)
         self.queries = nn.Parameter(torch.empty(max_length, d_model))
@@ -234,25 +238,25 @@ class PerceiverMaskedLM(nn.Module):
                 None: those of the tokens.
 
         Raises:
-            ValueError: tokens or positions are not as above.
+            TypeError, ValueError: an argument is not as above.
         """
-        longest = self.position.num_embeddings
-        if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= longest:
+        vocab_size, longest = len(self.bias), len(self.queries)
+        _validate.tokens("tokens", tokens, ("batch", "length"), vocab_size)
+        if tokens.shape[1] > longest:
             raise ValueError(
-                f"tokens: expected shape (batch, length) with 1 to {longest} "
-                f"positions, got {_validate.describe(tokens)}"
+                f"tokens: expected at most {longest} positions, "
+                f"got {tokens.shape[1]}"
             )
         at = torch.arange(tokens.shape[1], device=tokens.device)
-        wanted = at if positions is None else positions
-        if not ((wanted >= 0) & (wanted < longest)).all():
-            raise ValueError(
-                f"positions: expected whole numbers from 0 to {longest - 1}, "
-                f"got {int(wanted.min())} to {int(wanted.max())}"
-            )
+        wanted = at
+        if positions is not None:
+            _validate.tokens("positions", positions, ("outputs",), longest)
+            wanted = positions
         x = self.embedding(tokens) + self.position(at)
         queries = self.queries[wanted].expand(len(tokens), -1, -1)
-        y = self.io(x, queries, key_mask)
-        return y @ self.embedding.weight.T + self.bias
+        with _validate.inner():
+            y = self.io(x, queries, key_mask)
+        return nn.functional.linear(y, self.embedding.weight, self.bias)
 
 
 class PerceiverImageClassifier(nn.Module):
@@ -278,8 +282,11 @@ class PerceiverImageClassifier(nn.Module):
         **io: Any,
     ) -> None:
         super().__init__()
-        _validate.count("n_classes", n_classes)
-        _validate.count("channels", channels)
+        n_classes = _validate.count("n_classes", n_classes)
+        d_latent = _validate.count("d_latent", d_latent)
+        channels = _validate.count("channels", channels)
+        n_bands = _validate.count("n_bands", n_bands)
+        self.channels = channels
         self.n_bands, self.max_frequency = n_bands, max_frequency
         self.io = PerceiverIO(
             channels + 2 * (2 * n_bands + 1),
@@ -311,24 +318,28 @@ class PerceiverImageClassifier(nn.Module):
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch pixels d_in"]:
         """Each pixel with its position: (batch, height · width, d_in)."""
-        _validate.inexact("images", images, real=True)
-        if images.ndim != 4 or 0 in images.shape:
-            raise ValueError(
-                "images: expected shape (batch, channels, height, width) "
-                f"without empty dimensions, got {_validate.describe(images)}"
-            )
-        pixels = images.flatten(2).mT
-        where = fourier_features(
-            grid(*images.shape[2:]).to(images), self.n_bands, self.max_frequency
+        batch, _, height, width = _validate.layout(
+            "images", images, "batch", self.channels, "height", "width"
         )
-        return torch.cat([pixels, where.expand(len(images), -1, -1)], dim=-1)
+        pixels = images.flatten(2).mT
+        # Made in full, and rounded last: half precision has neither the
+        # digits of 224 positions in a row, nor those of their angles.
+        points = grid(height, width, dtype=full(images).dtype)
+        with _validate.inner():
+            where = fourier_features(
+                points.to(images.device), self.n_bands, self.max_frequency
+            )
+        where = where.to(images.dtype).expand(batch, -1, -1)
+        return torch.cat([pixels, where], dim=-1)
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch n_classes"]:
         """The logits of each image, of any size."""
+        x = self.tokens(images)
         query = self.query.expand(len(images), -1, -1)
-        y: Tensor = self.io(self.tokens(images), query)[:, 0]
+        with _validate.inner():
+            y: Tensor = self.io(x, query)[:, 0]
         return y
 
 

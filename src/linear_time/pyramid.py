@@ -59,8 +59,7 @@ class PyramidCompression(Compressor):
         d: int | None = None,
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        for size in sizes:
-            _validate.count("sizes", size)
+        sizes = tuple(_validate.count("sizes", size) for size in sizes)
         pairs = list(itertools.pairwise(sizes))
         if not pairs or any(fine <= coarse for fine, coarse in pairs):
             raise ValueError(
@@ -68,12 +67,12 @@ class PyramidCompression(Compressor):
                 f"before, got {_validate.shape_text(sizes)}"
             )
         super().__init__(sizes[-1], sizes[0], d)
-        self.sizes = tuple(sizes)
+        self.sizes = sizes
         self.activation = activation
         self.down = nn.ModuleList(LinearCompression(*pair) for pair in pairs)
         self.lateral = nn.ModuleList()
-        if d is not None:
-            self.lateral.extend(nn.Linear(d, d) for _ in sizes)
+        if self.d_in is not None:
+            self.lateral.extend(nn.Linear(self.d_in, self.d_in) for _ in sizes)
 
     def forward(
         self, x: Float[Tensor, "batch n_in d"]
@@ -100,11 +99,12 @@ class PyramidCompression(Compressor):
     def _bottom_up(self, x: Tensor) -> list[Tensor]:
         self.check_input(x)
         levels = [x]
-        for down in self.down:
-            coarser = down(levels[-1])
-            if self.activation is not None:
-                coarser = self.activation(coarser)
-            levels.append(coarser)
+        with _validate.inner():
+            for down in self.down:
+                coarser = down(levels[-1])
+                if self.activation is not None:
+                    coarser = self.activation(coarser)
+                levels.append(coarser)
         return levels
 
 
@@ -144,10 +144,13 @@ class InceptionBlock(nn.Module):
         d_pool: int,
     ) -> None:
         super().__init__()
-        widths = {"d_in": d_in, "d_1": d_1, "d_3_in": d_3_in, "d_3": d_3}
-        widths |= {"d_5_in": d_5_in, "d_5": d_5, "d_pool": d_pool}
-        for name, width in widths.items():
-            _validate.count(name, width)
+        d_in = _validate.count("d_in", d_in)
+        d_1 = _validate.count("d_1", d_1)
+        d_3_in = _validate.count("d_3_in", d_3_in)
+        d_3 = _validate.count("d_3", d_3)
+        d_5_in = _validate.count("d_5_in", d_5_in)
+        d_5 = _validate.count("d_5", d_5)
+        d_pool = _validate.count("d_pool", d_pool)
         self.d_in, self.d_out = d_in, d_1 + d_3 + d_5 + d_pool
         self.branches = nn.ModuleList(
             [
@@ -174,12 +177,7 @@ class InceptionBlock(nn.Module):
             TypeError: x is not a floating-point tensor.
             ValueError: another shape, or a value that is not finite.
         """
-        _validate.inexact("x", x, real=True)
-        if x.ndim != 4 or x.shape[1] != self.d_in or 0 in x.shape:
-            raise ValueError(
-                f"x: expected shape (batch, {self.d_in}, height, width) "
-                f"without empty dimensions, got {_validate.describe(x)}"
-            )
+        _validate.layout("x", x, "batch", self.d_in, "height", "width")
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 
