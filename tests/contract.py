@@ -217,6 +217,18 @@ CASES: dict[str, Case] = {
         lambda n: perceiver_io.PerceiverIO(n(D), n(4), n(12), n(6), n(2)),
         *("compressor", asked),
     ),
+    "PerceiverMaskedLM": Case(
+        lambda n: perceiver_io.PerceiverMaskedLM(
+            n(VOCAB), n(D), n(100), n_latents=n(3), d_latent=n(8), n_heads=n(2)
+        ),
+        *("compressor", tokens),
+    ),
+    "PerceiverImageClassifier": Case(
+        lambda n: perceiver_io.PerceiverImageClassifier(
+            n(5), n(8), n(3), n(4), n(16), n_latents=n(4), n_self=n(2)
+        ),
+        *("compressor", picture),
+    ),
     "PerceiverAR": Case(
         lambda n: perceiver_ar.PerceiverAR(n(VOCAB), n(D), n(3), n(4), **LLAMA),
         *("model", tokens, True, "mask"),

@@ -71,6 +71,33 @@ def test_fm_summed_is_all_inner_products(n, seed):
     same(factorization_machine(x).sum(-1), expected, 1e-10)
 
 
+def test_fm_of_half_precision_is_that_of_its_numbers():
+    """The two sums of squares are 10,000 times their difference, and beyond float16."""
+    x = 100 + draw(2, 64, 3)
+    x[:, 1::2] *= -1
+    for dtype in (torch.float16, torch.bfloat16):
+        rounded = x.to(dtype)
+        got, wanted = factorization_machine(rounded), factorization_machine(rounded.double())
+        assert got.dtype == dtype and got.isfinite().all() == (dtype == torch.bfloat16)
+        if dtype == torch.bfloat16:
+            same(got.double(), wanted, 0.01)
+        small = rounded / 32
+        same(factorization_machine(small).double(), factorization_machine(small.double()), 0.01)
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_products_beyond_half_precision_are_normalised(rank, dtype):
+    """100 times as large, the products leave float16; normalised, they are what they were."""
+    machine = seeded(lambda: FactorizationMachine(N, 2, 64, rank, (8,))).to(dtype)
+    x = (100 * draw(2, N, 64)).to(dtype)
+    assert not torch.isfinite(x.half() @ x.half().mT).all()
+    got = machine(x)
+    wanted = machine.double()(x.double())
+    assert got.dtype == dtype
+    assert (got.double() - wanted).abs().max() < 10 * torch.finfo(dtype).eps * wanted.abs().max()
+
+
 def test_fm_identity_in_sympy():
     x = sympy.symbols("x:6")
     pairs = sum(a * b for a, b in itertools.combinations(x, 2))

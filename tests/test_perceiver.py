@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,6 +40,39 @@ def lively(module):
         for parameter in module.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
     return module.to(F64)
+
+
+# --- precision -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_features_of_half_precision_are_those_of_their_positions(dtype):
+    """An angle of 56 turns keeps the digits that the position has."""
+    p = grid(224, dtype=F64).to(dtype)
+    wanted, got = fourier_features(p.double(), 64, 224), fourier_features(p, 64, 224)
+    assert got.dtype == dtype
+    least = 1e-4 if dtype == torch.float32 else torch.finfo(dtype).eps
+    assert (got.double() - wanted).abs().max() < least
+    naive = (math.pi * 112 * p[:, 0]).sin().double()  # as it would be in that precision
+    assert (dtype == torch.float32) == ((naive - wanted[:, 64]).abs().max() < 0.01)
+
+
+def test_features_in_float64_are_so_to_the_last_band():
+    p = grid(7, 5, dtype=F64)
+    assert (p[:, 0].unique() - torch.arange(-3, 4, dtype=F64) / 3).abs().max() < 1e-15
+    bands = torch.linspace(1, 112, 64, dtype=F64)
+    wanted = torch.sin(math.pi * p[:, :1] * bands)
+    assert torch.allclose(fourier_features(p, 64, 224)[:, 2:66], wanted, atol=1e-13)
+
+
+@pytest.mark.bad_input
+def test_sizes_and_frequencies_may_be_numpys():
+    p = grid(np.int64(3), np.int32(4))
+    assert torch.equal(p, grid(3, 4))
+    wanted = fourier_features(p, 3, (5, 7))
+    for highest in ((np.int64(5), np.float64(7)), np.array([5, 7]), [5.0, 7.0]):
+        assert torch.equal(fourier_features(p, np.int64(3), highest), wanted)
+    assert torch.equal(fourier_features(p, 3, np.int64(5)), fourier_features(p, 3, 5))
 
 
 # --- positions -----------------------------------------------------------------------------------
@@ -128,6 +162,51 @@ def test_without_a_context_it_reads_itself():
     z = x + block.attention(block.norm(x))
     assert torch.allclose(block(x), z + block.mlp(block.mlp_norm(z)), atol=1e-14)
     assert torch.allclose(block.weights(x).sum(-1), torch.ones(2, 2, 4, dtype=F64))
+
+
+def test_weights_are_what_forward_reads_with():
+    """… in every precision; and where no key is real, nothing is read, by neither."""
+    block = lively(CrossAttention(8, 2, d_kv=6, d_v=10))
+    x, context = draw(3, 4, 8), draw(3, 7, 6)
+    mask = torch.rand(3, 7, generator=torch.Generator().manual_seed(0)) < 0.6
+    mask[1] = False
+    for dtype in (F64, torch.float32, torch.bfloat16, torch.float16):
+        block, x, context = block.to(dtype), x.to(dtype), context.to(dtype)
+        weights = block.weights(x, context, mask)
+        assert weights.dtype == dtype and (weights[1] == 0).all()
+        assert (weights.movedim(-1, 1)[~mask] == 0).all()
+        heads = block.attention
+        v = heads.value(block.context_norm(context)).unflatten(-1, (2, 5)).transpose(1, 2)
+        read = heads.out((weights @ v).transpose(1, 2).flatten(2))
+        z = x + read
+        y = z + block.mlp(block.mlp_norm(z))
+        tolerance = 20 * torch.finfo(dtype).eps
+        assert torch.allclose(block(x, context, mask), y, rtol=tolerance, atol=tolerance)
+        assert torch.allclose(block(x, context, mask)[1], block(x, 9 * context, mask)[1])
+
+
+@pytest.mark.xfail(reason="attention's scores in half precision", strict=True)
+def test_scores_beyond_float16_have_weights():
+    block = lively(CrossAttention(4)).half()
+    for part in (block.attention.query, block.attention.key):
+        part.weight.data[:] = 100 * torch.eye(4)
+        part.bias.data[:] = 0
+    x = draw(1, 5, 4).half()
+    weights = block.weights(x)
+    exact = block.double().weights(x.double())
+    assert exact.max() > 0.99 and weights.isfinite().all()
+    assert (weights.double() - exact).abs().max() < 0.05
+
+
+def test_wrappers_hand_on_what_they_are_given():
+    x, mask = draw(2, 7, 3), torch.ones(2, 7, dtype=torch.bool)
+    mask[1, 4:] = False
+    model = lively(PerceiverClassifier(Perceiver(3, 2, 4, widening=3), 5))
+    short = model(x[1:, :4])
+    assert torch.allclose(model(x, mask)[1:], short, atol=1e-12)
+    assert not torch.allclose(model(x)[1:], short, atol=1e-3)
+    widths = {m.mlp[0].out_features for m in model.modules() if isinstance(m, CrossAttention)}
+    assert widths == {12}
 
 
 def test_equal_keys_are_mean_pooling():
@@ -315,6 +394,24 @@ def test_the_recorded_runs_say_what_the_chapter_says():
             lambda: CrossAttention(4, d_kv=3)(torch.zeros(1, 2, 5), torch.zeros(1, 2, 3)),
             ValueError,
             r"x: expected shape \(batch, queries, 4\)",
+        ),
+        *[
+            (lambda mask=mask: CrossAttention(4).weights(torch.zeros(2, 3, 4), None, mask), *says)
+            for mask, *says in (
+                (torch.ones(1, 3, dtype=torch.bool), ValueError, r"key_mask: .*\(2, 3\)"),
+                (torch.ones(2, 4, dtype=torch.bool), ValueError, r"key_mask: .*\(2, 3\)"),
+                (torch.ones(2, 3), TypeError, "key_mask: expected a bool tensor"),
+            )
+        ],
+        (
+            lambda: CrossAttention(4, d_kv=3)(torch.zeros(2, 2, 4), torch.zeros(1, 2, 3)),
+            ValueError,
+            r"context: expected shape \(2, keys, 3\)",
+        ),
+        (
+            lambda: CrossAttention(4, d_kv=3)(torch.zeros(1, 2, 4), torch.zeros(1, 2, 3) / 0),
+            ValueError,
+            "context: expected finite",
         ),
         (lambda: CrossAttention(4, widening=0), ValueError, "widening: expected"),
         (lambda: PerceiverClassifier(Perceiver(3, 2, 4), 0), ValueError, "n_classes: expected"),

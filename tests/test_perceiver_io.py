@@ -426,6 +426,33 @@ def test_what_the_chapter_quotes_from_the_record():
     assert set(record.values("steps")) == {2000} and len(record) == 36
 
 
+# --- precision, and what is handed on ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_positions_of_224_pixels_are_rounded_last(dtype):
+    model = PerceiverImageClassifier(3, 8, channels=1, n_latents=2)
+    wanted = model.tokens(torch.zeros(1, 1, 224, 3, dtype=F64))
+    got = model.tokens(torch.zeros(1, 1, 224, 3, dtype=dtype))
+    assert got.dtype == dtype
+    least = 1e-4 if dtype == torch.float32 else torch.finfo(dtype).eps
+    assert (got - wanted).abs().max() < least
+
+
+def test_wrappers_hand_on_what_they_are_given():
+    image = PerceiverImageClassifier(3, 8, 1, n_bands=2, n_latents=2, n_self=3, widening=5)
+    inner = [image.io.encoder, *image.io.layers]
+    assert [m.mlp[0].out_features for m in inner] == [40] * 4
+    assert image.tokens(torch.zeros(1, 1, 2, 2)).shape == (1, 4, 1 + 2 * 5)
+    language = lively(PerceiverMaskedLM(9, 8, 5, n_latents=2, d_latent=4, widening=3)).to(F64)
+    inner = [language.io.encoder, *language.io.layers]
+    assert [m.mlp[0].out_features for m in inner] == [12] * 2
+    tokens, mask = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[True, True, False, False]])
+    at = torch.tensor([0, 1])
+    assert torch.allclose(language(tokens, mask, at), language(tokens[:, :2]), atol=1e-12)
+    assert not torch.allclose(language(tokens, None, at), language(tokens[:, :2]), atol=1e-3)
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
