@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from contract import CASES, cast, inputs, make, tensors
+from helpers import NoFloat64
 from linear_time import checks
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -492,22 +491,11 @@ def test_smallest_and_strided(name, says):
     return says()
 
 
-class NoFloat64(TorchDispatchMode):
-    """Refuses float64 on a device that stands for one without it."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.device.type == "meta":
-                assert tensor.dtype not in (torch.float64, torch.complex128), func
-        return out
-
-
 @every
 def test_no_float64_on_the_device(name, says):
     """As on Apple's GPUs; "meta" stands for such a device."""
     module, values = make(name).to("meta"), cast(inputs(name), torch.device("meta"))
-    with checks(values=False), NoFloat64():
+    with checks(values=False), NoFloat64("meta"):
         y = module(*values)
         assert y.device.type == "meta"
         if CASES[name].kind == "mixer":

@@ -18,6 +18,7 @@ from torch.nn import functional
 from linear_time import datasets
 from linear_time.datasets import (
     Signal,
+    Text,
     chirp,
     damped_oscillation,
     digits,
@@ -315,6 +316,22 @@ def test_text_there_and_back():
     book = text()
     assert book.decode(book.encode("Let there be light")) == "Let there be light"
     assert torch.equal(book.encode(book.decode(book.tokens[500:600])), book.tokens[500:600])
+
+
+@pytest.mark.bad_input
+def test_bad_input_decode():
+    book = Text(torch.tensor([0, 1]), "ab")
+    assert book.decode(book.encode("")) == ""
+    for bad in (torch.tensor([0, 2]), torch.tensor([-1]), torch.tensor([0.0]), torch.ones(1, 1)):
+        with pytest.raises(ValueError, match=r"^tokens: expected .*\(characters,\).* in 0 … 1"):
+            book.decode(bad)
+
+
+@pytest.mark.bad_input
+def test_sizes_may_be_numpys():
+    assert torch.equal(digits(np.int64(5)).images, digits(5).images)
+    assert torch.equal(chirp(np.int64(5)).x, chirp(5).x)
+    assert torch.equal(damped_oscillation(np.int32(5)).x, damped_oscillation(5).x)
 
 
 def test_text_parts_are_the_whole_in_order():

@@ -298,7 +298,7 @@ def test_bad_input_scores_and_rates():
     label, one = torch.tensor([True, False]), torch.tensor([0])
     with pytest.raises(ValueError, match=r"^label: expected rows of both kinds, got 2 of one"):
         scores(torch.zeros(2), torch.tensor([True, True]))
-    with pytest.raises(ValueError, match=r"^label: expected shape \(3,\), got shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"^label: expected shape \(3,\) .*got .*\(2,\)"):
         scores(torch.zeros(3), label)
     with pytest.raises(TypeError, match=r"^label: expected a bool tensor, got an int64"):
         scores(torch.zeros(2), label.long())

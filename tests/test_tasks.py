@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import nn
 
+from helpers import NoFloat64
 from linear_time.tasks import (
     NO_ANSWER,
     accuracy,
     answer_loss,
     associative_recall,
+    finest,
     induction_heads,
     selective_copying,
 )
@@ -185,7 +188,42 @@ def test_loss_and_accuracy_by_hand():
     terms = answer_loss(Table(logits), (tokens, targets))
     wanted = -torch.log(torch.tensor([0.8, 0.8, 0.8, 0.1]))
     torch.testing.assert_close(terms, wanted)
-    assert accuracy(Table(logits), (tokens, targets)) == (0.75, 0.5)
+    with NoFloat64("cpu"):
+        assert accuracy(Table(logits), (tokens, targets)) == (0.75, 0.5)
+    wrong = Table(logits.flip(2).requires_grad_())
+    assert accuracy(wrong, (tokens, targets)) == (0.25, 0.0)
+    with pytest.raises(ValueError, match=r"^batch: expected a target to answer, got none"):
+        accuracy(Table(logits), (tokens, torch.full_like(targets, NO_ANSWER)))
+
+
+def test_accuracy_keeps_no_graph():
+    seen = []
+
+    class Watched(nn.Linear):
+        def forward(self, tokens):
+            y = super().forward(tokens[..., None].float())
+            seen.append(y.requires_grad)
+            return y
+
+    accuracy(Watched(1, 5), (torch.ones(1, 2).long(), torch.ones(1, 2).long()))
+    assert seen == [False]
+
+
+@pytest.mark.bad_input
+def test_sizes_may_be_numpys():
+    for make, sizes in (
+        (selective_copying, (3, 8, 2, 7)),
+        (induction_heads, (3, 8, 7)),
+        (associative_recall, (3, 12, 2, 8)),
+    ):
+        ours, theirs = (make(*s, generator=seeded()) for s in (sizes, map(np.int64, sizes)))
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_finest_numbers_of_a_device():
+    """The weights of the queries' places are drawn with them."""
+    names = {"cpu": torch.float64, "cuda": torch.float64, "mps": torch.float32}
+    assert {name: finest(torch.device(name)) for name in names} == names
 
 
 # --- bad input -----------------------------------------------------------------------------------

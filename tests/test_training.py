@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 import train_two_processes as two
+from helpers import NoFloat64
 from linear_time.mamba import Mamba
 from linear_time.mixer import LanguageModel, Layer, Residual
 from linear_time.s4 import S4, S4D
@@ -331,6 +332,22 @@ def test_click_through_rates_and_masks():
     expected = masked(two.language_model(), first).mean().item()
     history = run(config, two.language_model(), batches=masked_batches, loss=masked)
     assert history.loss[0] == pytest.approx(expected, rel=1e-6)
+
+
+@bad_input
+def test_settings_may_be_numpys():
+    plain = {"steps": 6, "warmup": 2, "seed": 3, "eval_every": 2, "lr": 0.05}
+    theirs = {key: np.asarray(value)[()] for key, value in plain.items()}
+    assert Config(**theirs) == Config(**plain)
+    assert {type(getattr(Config(**theirs), key)) for key in list(plain)[:4]} == {int}
+    histories = (run(Config(**each), evaluate=two.weight_norm) for each in (plain, theirs))
+    assert same(*histories)
+
+
+def test_nothing_is_float64_on_the_models_device():
+    with NoFloat64("cpu"):
+        history = run(Config(steps=3, eval_every=1), evaluate=lambda model: 0.5)
+    assert history.metric.tolist() == [0.5] * 3 and history.loss.dtype == np.float64
 
 
 # Two processes

@@ -59,10 +59,11 @@ def n_gram(
         Goodman (1996), "An Empirical Study of Smoothing Techniques for
         Language Modeling".
     """
-    _validate.count("vocab_size", vocab_size)
-    for order in orders:
-        _validate.count("orders", order)
-    highest = max(orders)
+    vocab_size = _validate.count("vocab_size", vocab_size)
+    orders = [_validate.count("orders", order) for order in orders]
+    highest = max(orders, default=0)
+    if highest == 0:
+        raise ValueError("orders: expected at least one, got none")
     if vocab_size**highest >= 2**63:
         raise ValueError(
             f"orders: expected vocab_size ** n below 2 ** 63, got n = {highest}"
@@ -71,17 +72,10 @@ def n_gram(
         ("training", training, highest + 1),
         ("new", new, 1),
     ):
-        fits = value.ndim == 1 and value.dtype in (torch.int64, torch.int32)
-        if not fits or len(value) < least:
+        _validate.tokens(name, value, ("tokens",), vocab_size)
+        if len(value) < least:
             raise ValueError(
-                f"{name}: expected int64 or int32 of shape (tokens,), at least "
-                f"{least} of them, got {_validate.describe(value)}"
-            )
-        low, high = int(value.min()), int(value.max())
-        if low < 0 or high >= vocab_size:
-            raise ValueError(
-                f"{name}: expected values in 0 … {vocab_size - 1}, "
-                f"got {low} to {high}"
+                f"{name}: expected at least {least} tokens, got {len(value)}"
             )
     known = _codes(training, highest, vocab_size)
     asked = _codes(new, highest, vocab_size)
@@ -120,12 +114,8 @@ def compressed_bits(
         ValueError: the compressor is unknown, or a token is not a byte.
     """
     _validate.one_of("compressor", compressor, COMPRESSORS)
-    for name, value in (("training", training), ("new", new)):
-        if len(value) == 0 or int(value.min()) < 0 or int(value.max()) > 255:
-            raise ValueError(
-                f"{name}: expected tokens in 0 … 255, at least one, "
-                f"got {_validate.describe(value)}"
-            )
+    _validate.tokens("training", training, ("tokens",), 256)
+    _validate.tokens("new", new, ("tokens",), 256)
     compress = COMPRESSORS[compressor]
     first = bytes(training.tolist())
     both = first + bytes(new.tolist())
@@ -138,7 +128,7 @@ def _codes(tokens: Tensor, highest: int, base: int) -> dict[int, np.ndarray]:
     Its newest token is the last digit. The first k − 1 places are too near
     the beginning, and not to be used.
     """
-    values = tokens.numpy().astype(np.int64)
+    values = tokens.cpu().numpy().astype(np.int64)
     codes = {0: np.zeros(len(values), dtype=np.int64)}
     for k in range(1, highest + 1):
         oldest = np.zeros_like(values)

@@ -23,8 +23,6 @@ MOVIELENS_DIGEST = (
 DIGITS_DIGEST = (
     "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 )
-
-
 # SHA-256 of the text as ``text`` gives it, in UTF-8.
 TEXT_DIGEST = "113af71c0373fd3a3d5a8515110498c93812fa760a9058f913d7b50ed4ca0668"
 
@@ -114,7 +112,7 @@ def chirp(
 
     Source: the integral of the frequency is the phase.
     """
-    _validate.count("length", length)
+    length = _validate.count("length", length)
     _validate.number("sampling_rate", sampling_rate)
     _validate.number("start_hz", start_hz, or_equal=True)
     _validate.number("end_hz", end_hz, or_equal=True)
@@ -148,7 +146,7 @@ def damped_oscillation(
 
     Source: chapter 11.
     """
-    _validate.count("length", length)
+    length = _validate.count("length", length)
     _validate.number("sampling_rate", sampling_rate)
     _validate.number("frequency_hz", frequency_hz, or_equal=True)
     _validate.number("decay", decay, or_equal=True)
@@ -273,7 +271,7 @@ def digits(size: int = 8) -> Digits:
     Source: ``sklearn.datasets.load_digits`` (the test part of Alpaydin &
         Kaynak's "Optical Recognition of Handwritten Digits", 1998).
     """
-    _validate.count("size", size)
+    size = _validate.count("size", size)
     data = _sklearn_datasets("digits").load_digits()
     parts = (data.images.astype("u1"), data.target.astype("u1"))
     digest = hashlib.sha256(b"".join(p.tobytes() for p in parts)).hexdigest()
@@ -313,7 +311,14 @@ class Text(NamedTuple):
         return torch.tensor([number[c] for c in characters], dtype=torch.int64)
 
     def decode(self, tokens: Int[Tensor, " characters"]) -> str:
-        """The string of some tokens."""
+        """The string of some tokens.
+
+        Raises:
+            ValueError: tokens are not whole numbers of the alphabet.
+        """
+        if len(tokens):
+            size = len(self.alphabet)
+            _validate.tokens("tokens", tokens, ("characters",), size)
         return "".join(self.alphabet[i] for i in tokens.tolist())
 
     def parts(

@@ -89,6 +89,8 @@ def _split(
             "validation, test: expected fractions of together below 1, got "
             f"{validation} and {test}"
         )
+    device = timestamp.device
+    group, timestamp = group.cpu(), timestamp.cpu()  # for float64
     moment = torch.unique(timestamp, return_inverse=True)[1]
     n_moments = int(moment.max()) + 1
     key = group * n_moments + moment  # sorts by group, then by time
@@ -100,7 +102,7 @@ def _split(
     is_train = earlier < (1 - validation - test) * n - 1e-6
     is_test = earlier >= (1 - test) * n - 1e-6
     parts = (is_train, ~is_train & ~is_test, is_test)
-    return Split(*(part.nonzero()[:, 0] for part in parts))
+    return Split(*(part.nonzero()[:, 0].to(device) for part in parts))
 
 
 def seen(
@@ -197,12 +199,16 @@ def smoothed_rate(
         strength: s > 0, in ratings.
 
     Returns:
-        Probabilities, float64, (rows,).
+        Probabilities, float64 on the CPU, (rows,).
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
     """
     _check_index("value", value)
     _check_label(label, len(value))
     _check_rows(train, len(value))
     _validate.number("strength", strength)
+    value, label, train = value.cpu(), label.cpu(), train.cpu()
     own, liked = value[train], label[train].double()
     size = int(value.max()) + 1
     ratings = torch.bincount(own, minlength=size)
@@ -240,16 +246,16 @@ def scores(
     Source: He et al. (2014), "Practical Lessons from Predicting Clicks on
         Ads at Facebook", section 3, for the normalised entropy.
     """
-    _validate.sequence("logit", logit, real=True)
+    _validate.layout("logit", logit, "rows")
     _check_label(label, len(logit))
-    rate = label.double().mean()
+    y, z = label.cpu().double(), logit.detach().cpu().double()
+    rate = y.mean()
     if rate in (0, 1):
         raise ValueError(
             f"label: expected rows of both kinds, got {len(label)} of one kind"
         )
-    y, z = label.double().cpu(), logit.detach().double().cpu()
     loss = functional.binary_cross_entropy_with_logits(z, y).item()
-    constant = torch.logit(rate).cpu().expand_as(z)
+    constant = torch.logit(rate).expand_as(z)
     entropy = functional.binary_cross_entropy_with_logits(constant, y).item()
     auc = float(sklearn.metrics.roc_auc_score(y.numpy(), z.numpy()))
     return Scores(len(y), auc, loss, loss / entropy)
@@ -438,12 +444,4 @@ def _check_rows(train: Tensor, rows: int) -> None:
 
 
 def _check_label(label: Tensor, rows: int) -> None:
-    if not isinstance(label, Tensor) or label.dtype != torch.bool:
-        raise TypeError(
-            f"label: expected a bool tensor, got {_validate.describe(label)}"
-        )
-    if tuple(label.shape) != (rows,):
-        raise ValueError(
-            f"label: expected shape ({rows},), "
-            f"got shape {_validate.shape_text(label.shape)}"
-        )
+    _validate.layout("label", label, rows, kind="bool")

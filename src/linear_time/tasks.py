@@ -1,4 +1,4 @@
-"""Chapters 16 and 19: small tasks that ask what a sequence model can keep.
+"""Chapter 16: small tasks that ask what a sequence model can keep.
 
 Every generator returns ``(tokens, targets)``, both int64 and of one shape,
 (batch, length): the input, and at each position the token to answer there, or
@@ -53,10 +53,10 @@ def selective_copying(
     Source: Gu & Dao (2023), "Mamba", sections 3.1 and 4.1.1. The S4
         repository's variable copying task has length − n_tokens for its L.
     """
-    _sizes(batch_size, generator)
-    _validate.count("n_tokens", n_tokens)
-    _at_least("length", length, n_tokens, "n_tokens")
-    _at_least("vocab_size", vocab_size, 3)
+    batch_size = _sizes(batch_size, generator)
+    n_tokens = _validate.count("n_tokens", n_tokens)
+    length = _at_least("length", length, n_tokens, "n_tokens")
+    vocab_size = _at_least("vocab_size", vocab_size, 3)
     device = generator.device
     data = torch.randint(
         1,
@@ -105,9 +105,9 @@ def induction_heads(
 
     Source: Gu & Dao (2023), "Mamba", section 4.1.2.
     """
-    _sizes(batch_size, generator)
-    _at_least("length", length, 3)
-    _at_least("vocab_size", vocab_size, 2)
+    batch_size = _sizes(batch_size, generator)
+    length = _at_least("length", length, 3)
+    vocab_size = _at_least("vocab_size", vocab_size, 2)
     device, trigger = generator.device, vocab_size - 1
     tokens = torch.randint(
         0, trigger, (batch_size, length), generator=generator, device=device
@@ -165,10 +165,12 @@ def associative_recall(
         Efficient Language Models", and its released code, whose random
         tokens may repeat a key, as these may.
     """
-    _sizes(batch_size, generator)
-    _validate.count("n_pairs", n_pairs)
-    _at_least("length", length, 4 * n_pairs, "4 n_pairs")
-    _at_least("vocab_size", vocab_size, 2 * n_pairs + 2, "2 n_pairs + 2")
+    batch_size = _sizes(batch_size, generator)
+    n_pairs = _validate.count("n_pairs", n_pairs)
+    length = _at_least("length", length, 4 * n_pairs, "4 n_pairs")
+    vocab_size = _at_least(
+        "vocab_size", vocab_size, 2 * n_pairs + 2, "2 n_pairs + 2"
+    )
     for name, value in (("length", length), ("vocab_size", vocab_size)):
         if value % 2:
             raise ValueError(f"{name}: expected an even number, got {value}")
@@ -181,8 +183,10 @@ def associative_recall(
         tokens.random_(0, vocab_size, generator=generator)
     tokens[:, : 2 * n_pairs : 2] = keys
     tokens[:, 1 : 2 * n_pairs : 2] = values
-    gap = torch.arange(1, (length - 2 * n_pairs) // 2 + 1, device=device)
-    weight = (gap.double() ** (power - 1)).expand(batch_size, -1)
+    gap = torch.arange(
+        1, (length - 2 * n_pairs) // 2 + 1, device=device, dtype=finest(device)
+    )
+    weight = (gap ** (power - 1)).expand(batch_size, -1)
     chosen = torch.multinomial(weight, n_pairs, generator=generator)
     places = 2 * n_pairs + 2 * chosen
     tokens.scatter_(1, places, keys)
@@ -218,12 +222,23 @@ def accuracy(
 
     Returns:
         (accuracy a token, accuracy a sequence).
+
+    Raises:
+        ValueError: nothing is asked.
     """
     tokens, targets = batch
     asked = targets != NO_ANSWER
+    n_asked = int(asked.sum())
+    if n_asked == 0:
+        raise ValueError("batch: expected a target to answer, got none")
     right = model(tokens).argmax(-1) == targets
-    whole = (right | ~asked).all(1).double().mean()
-    return right[asked].double().mean().item(), whole.item()
+    whole = (right | ~asked).all(1)
+    return int(right[asked].sum()) / n_asked, int(whole.sum()) / len(whole)
+
+
+def finest(device: torch.device) -> torch.dtype:
+    """The most exact numbers of a device: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _subset(
@@ -236,17 +251,19 @@ def _subset(
     return noise.argsort(1)[:, :size]
 
 
-def _sizes(batch_size: int, generator: torch.Generator) -> None:
-    _validate.count("batch_size", batch_size)
+def _sizes(batch_size: int, generator: torch.Generator) -> int:
+    batch_size = _validate.count("batch_size", batch_size)
     if not isinstance(generator, torch.Generator):
         raise TypeError(
             "generator: expected a torch.Generator, "
             f"got {_validate.describe(generator)}"
         )
+    return batch_size
 
 
-def _at_least(name: str, value: int, least: int, word: str = "") -> None:
-    _validate.count(name, value)
+def _at_least(name: str, value: int, least: int, word: str = "") -> int:
+    value = _validate.count(name, value)
     if value < least:
         wanted = f"{word} = {least}" if word else str(least)
         raise ValueError(f"{name}: expected at least {wanted}, got {value}")
+    return value

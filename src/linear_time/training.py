@@ -41,20 +41,24 @@ class Config:
     progress: bool = True  # a progress bar, in a terminal only
 
     def __post_init__(self) -> None:
-        _validate.count("steps", self.steps)
         _validate.number("lr", self.lr)
         _validate.number("weight_decay", self.weight_decay, or_equal=True)
+        whole = {"steps": _validate.count("steps", self.steps)}
         for name, most in (("warmup", self.steps), ("seed", 2**32 - 1)):
             value = getattr(self, name)
-            if type(value) is not int or not 0 <= value <= most:
+            kind = isinstance(value, int | np.integer)
+            if not kind or isinstance(value, bool) or not 0 <= value <= most:
                 raise ValueError(
                     f"{name}: expected a whole number from 0 to {most}, "
                     f"got {_validate.describe(value)}"
                 )
+            whole[name] = int(value)
         if self.clip is not None:
             _validate.number("clip", self.clip)
         if self.eval_every is not None:
-            _validate.count("eval_every", self.eval_every)
+            whole["eval_every"] = _validate.count("eval_every", self.eval_every)
+        for name, value in whole.items():  # NumPy's are Python's from here on
+            object.__setattr__(self, name, value)
         if self.target is not None and not math.isfinite(self.target):
             raise ValueError(
                 f"target: expected a finite number, got {self.target}"
@@ -239,11 +243,13 @@ def _mean(terms: Tensor, world: int) -> tuple[Tensor, float]:
     DDP averages the gradients of W processes: W/n Σ ℓ_i in each, over its own
     terms, gives the gradient of the mean over all n.
     """
-    own = [terms.detach().sum().item(), terms.numel()]
-    sums = torch.tensor(own, dtype=torch.float64, device=terms.device)
+    total, n = terms.detach().sum().item(), terms.numel()
     if world > 1:
+        sums = torch.tensor(
+            [total, n], dtype=torch.float64, device=terms.device
+        )
         distributed.all_reduce(sums)
-    total, n = sums.tolist()
+        total, n = sums.tolist()
     if n == 0:
         raise ValueError("loss: expected at least one term, got none")
     return terms.sum() * (world / n), total / n
@@ -281,7 +287,8 @@ def _join(model: nn.Module) -> tuple[int, int, torch.device]:
 
 def _agreed(value: Any, world: int, device: torch.device) -> float:
     """The first process's value, in all."""
+    if world == 1:
+        return float(value)
     agreed = torch.tensor(float(value), dtype=torch.float64, device=device)
-    if world > 1:
-        distributed.broadcast(agreed, src=0)
+    distributed.broadcast(agreed, src=0)
     return agreed.item()
