@@ -90,7 +90,7 @@ class WithoutSelection(Mamba):
         self.B = nn.Parameter(torch.ones(self.N))
         self.C = nn.Parameter(torch.randn(self.N) / math.sqrt(self.N))
 
-    def select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def choose(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sizes = (*u.shape[:-1], self.N)
         return torch.zeros_like(u), self.B.expand(sizes), self.C.expand(sizes)
 

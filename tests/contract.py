@@ -256,30 +256,23 @@ CASES: dict[str, Case] = {
         factors,
         False,
     ),
-    "selective_scan": Case(
-        scanned(selective.selective_scan), "function", selected, False, twice=False
-    ),
+    "selective_scan": Case(scanned(selective.selective_scan), "function", selected),
     "selective_scan_reference": Case(
         scanned(selective.selective_scan_reference), "function", selected, False
     ),
-    "Selective": Case(
-        lambda n: selective.Selective(n(D), n(4)), "mixer", sequence, False, "mask", twice=False
-    ),
+    "Selective": Case(lambda n: selective.Selective(n(D), n(4)), "mixer", sequence, True, "mask"),
     "Selective, fixed": Case(
         lambda n: selective.Selective(n(D), n(4), None, False, False),
-        *("mixer", sequence, False, "mask"),
-        twice=False,
+        *("mixer", sequence, True, "mask"),
     ),
     "Selective, zero-order hold": Case(
         lambda n: selective.Selective(n(D), n(4), rule="zero_order_hold"),
-        *("mixer", sequence, False, "mask"),
-        twice=False,
+        *("mixer", sequence, True, "mask"),
     ),
-    "Mamba": Case(lambda n: mamba.Mamba(n(D), n(4)), "mixer", sequence, False, "mask", twice=False),
+    "Mamba": Case(lambda n: mamba.Mamba(n(D), n(4)), "mixer", sequence, True, "mask"),
     "MambaLM": Case(
         lambda n: mamba.MambaLM(mamba.MambaConfig(vocab_size=n(VOCAB), d_model=n(D), n_layer=n(2))),
-        *("model", tokens, False, "mask"),
-        twice=False,
+        *("model", tokens, True, "mask"),
     ),
     # the frame
     "Residual": Case(lambda n: mixer.Residual(s4.S4D(n(D), n(4))), "mixer", sequence, True, "mask"),

@@ -16,11 +16,11 @@ from linear_time.discretization import (
     METHODS,
     METHODS_DIAGONAL,
     bilinear,
+    exponential_euler_diagonal,
     forward_euler,
     stability_function,
     zero_order_hold,
     zero_order_hold_diagonal,
-    zoh_euler_diagonal,
 )
 from linear_time.state_space import StateSpace
 
@@ -194,7 +194,7 @@ def test_delta_broadcasts(method):
 def test_released_rule_is_zoh_for_a_and_euler_for_b():
     a, B = torch.tensor([-16.0, -16.0], dtype=F64), torch.tensor([3.0, 3.0], dtype=F64)
     delta = torch.tensor([0.1, 1.0], dtype=F64)
-    a_bar, b_bar = zoh_euler_diagonal(a, B, delta)
+    a_bar, b_bar = exponential_euler_diagonal(a, B, delta)
     zoh_a, zoh_b = zero_order_hold_diagonal(a, B, delta)
     assert torch.equal(a_bar, zoh_a)
     assert torch.equal(b_bar, delta * B)

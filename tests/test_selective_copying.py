@@ -35,11 +35,11 @@ def test_the_entrants(script):
             varies = [bool(part.std(1).max() > 0) for part in mixer.select(x)]
             switches[name] = (*varies, mixer.rule)
     assert switches == {
-        "S6": (True, True, True, "released"),
+        "S6": (True, True, True, "exponential_euler"),
         "S6, zero-order hold": (True, True, True, "zero_order_hold"),
-        "only Δ selected": (True, False, False, "released"),
-        "only B and C selected": (False, True, True, "released"),
-        "fixed": (False, False, False, "released"),
+        "only Δ selected": (True, False, False, "exponential_euler"),
+        "only B and C selected": (False, True, True, "exponential_euler"),
+        "fixed": (False, False, False, "exponential_euler"),
     }
 
 

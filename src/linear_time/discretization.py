@@ -210,10 +210,10 @@ def zero_order_hold_diagonal(
     Source: as ``zero_order_hold``.
     """
     a, B, delta = _diagonal(a, B, delta)
-    return torch.exp(delta * a), delta * _phi(delta * a) * B
+    return torch.exp(delta * a), delta * phi(delta * a) * B
 
 
-def zoh_euler_diagonal(
+def exponential_euler_diagonal(
     a: Inexact[Tensor, "..."],
     B: Inexact[Tensor, "..."],
     delta: float | int | Float[Tensor, "..."],
@@ -232,6 +232,23 @@ def zoh_euler_diagonal(
     return torch.exp(delta * a), delta * B
 
 
+def phi(z: Inexact[Tensor, "..."]) -> Inexact[Tensor, "..."]:
+    """φ(z) = (exp(z) − 1)/z, φ(0) = 1, to full precision, slope included.
+
+    Near 0 the quotient has the right value (with expm1) but autograd would
+    subtract 1/z-sized terms, so there the power series takes over. The inner
+    ``where`` keeps each branch from seeing the other's arguments: an infinity
+    in an unused branch would turn the gradient into NaN.
+    """
+    small = z.abs() < 0.5
+    near = torch.where(small, z, 0)
+    far = torch.where(small, 1, z)
+    series = torch.ones_like(near)
+    for k in range(16, 1, -1):  # Horner: 1 + z/2 (1 + z/3 (1 + …))
+        series = 1 + near / k * series
+    return torch.where(small, series, _expm1(far) / far)
+
+
 METHODS: dict[str, DenseRule] = {
     "forward_euler": forward_euler,
     "backward_euler": backward_euler,
@@ -244,7 +261,7 @@ METHODS_DIAGONAL: dict[str, DenseRule] = {
     "backward_euler": backward_euler_diagonal,
     "bilinear": bilinear_diagonal,
     "zero_order_hold": zero_order_hold_diagonal,
-    "zoh_euler": zoh_euler_diagonal,
+    "exponential_euler": exponential_euler_diagonal,
 }
 
 _STABILITY: dict[str, Callable[[Tensor], Tensor]] = {
@@ -276,23 +293,6 @@ def stability_function(method: str) -> Callable[[Tensor], Tensor]:
     """
     _validate.one_of("method", method, METHODS)
     return _STABILITY[method]
-
-
-def _phi(z: Tensor) -> Tensor:
-    """φ(z) = (exp(z) − 1)/z with full precision, in its derivative too.
-
-    Near 0 the quotient has the right value (with expm1) but autograd would
-    subtract 1/z-sized terms, so there the power series takes over. The inner
-    ``where`` keeps each branch from seeing the other's arguments: an infinity
-    in an unused branch would turn the gradient into NaN.
-    """
-    small = z.abs() < 0.5
-    near = torch.where(small, z, 0)
-    far = torch.where(small, 1, z)
-    series = torch.ones_like(near)
-    for k in range(16, 1, -1):  # Horner: 1 + z/2 (1 + z/3 (1 + …))
-        series = 1 + near / k * series
-    return torch.where(small, series, _expm1(far) / far)
 
 
 def _expm1(z: Tensor) -> Tensor:

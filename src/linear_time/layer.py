@@ -161,8 +161,7 @@ def zeros(
         sizes: the batch first.
         device, dtype: other ones.
     """
-    for size in sizes:
-        _validate.count("batch_size" if size is sizes[0] else "size", size)
+    _validate.count("batch_size", sizes[0])
     dtype = like.dtype if dtype is None else dtype
     return torch.zeros(
         sizes,

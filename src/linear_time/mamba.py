@@ -12,6 +12,7 @@ All that it carries from step to step is h, (d_inner, N), and the last inputs
 of the convolution, (d_inner, taps − 1).
 """
 
+import inspect
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,15 @@ from torch.nn import functional
 
 from linear_time import _validate, checkpoints
 from linear_time.checkpoints import Setting
-from linear_time.mixer import (
-    LanguageModel,
-    Residual,
-    SequenceMixer,
+from linear_time.layer import (
+    Layer,
+    full,
     inverse_softplus,
     log_uniform,
+    zeros,
 )
-from linear_time.selective import selective_scan
+from linear_time.mixer import LanguageModel, Residual, SequenceMixer
+from linear_time.selective import next_state, read_state, selective_scan
 
 
 class MambaState(NamedTuple):
@@ -47,7 +49,8 @@ class Mamba(SequenceMixer):
     The parameters have the names and shapes of the released code. They start
     as there: A_n = −n; D = 1; Δ log-uniform between its limits, through the
     bias of ``dt_proj``, whose weight is uniform in ±1/√rank; all else as
-    torch starts it. A_log and D carry ``_no_weight_decay = True``.
+    torch starts it. No weight decay acts on A_log and D (``mixer.mark_of``).
+    A_log and the bias of Δ stay in float32 when the layer is cast to less.
 
     Args:
         d_model: width of input and output.
@@ -67,6 +70,9 @@ class Mamba(SequenceMixer):
         parameters as in the released code.
     """
 
+    A_log: Tensor
+    D: Tensor
+
     def __init__(
         self,
         d_model: int,
@@ -81,24 +87,23 @@ class Mamba(SequenceMixer):
         conv_bias: bool = True,
     ) -> None:
         super().__init__(d_model)
-        _validate.count("N", N)
-        _validate.count("expand", expand)
-        _validate.count("taps", taps)
-        rank = math.ceil(d_model / 16) if rank is None else rank
-        _validate.count("rank", rank)
-        d_inner = expand * d_model
-        self.N, self.d_inner, self.taps, self.rank = N, d_inner, taps, rank
+        self.N = _validate.count("N", N)
+        self.taps = _validate.count("taps", taps)
+        rank = math.ceil(self.d_model / 16) if rank is None else rank
+        self.rank = rank = _validate.count("rank", rank)
+        expand = _validate.count("expand", expand)
+        self.d_inner = d_inner = expand * self.d_model
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=bias)
         self.conv1d = nn.Conv1d(
-            d_inner, d_inner, taps, groups=d_inner, bias=conv_bias
+            d_inner, d_inner, self.taps, groups=d_inner, bias=conv_bias
         )
-        self.x_proj = nn.Linear(d_inner, rank + 2 * N, bias=False)
-        self.dt_proj = nn.Linear(rank, d_inner)
+        self.x_proj = nn.Linear(d_inner, rank + 2 * self.N, bias=False)
+        self.dt_proj = _StepMap(rank, d_inner)
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
         self.dt_proj.bias.data = delta_bias(
             d_inner, delta_min, delta_max, delta_floor
         )
-        n = torch.arange(1, N + 1).to(torch.get_default_dtype())
+        n = torch.arange(1, self.N + 1).to(torch.get_default_dtype())
         self.parameter(
             "A_log", n.log().repeat(d_inner, 1), decay=False, exact=True
         )
@@ -142,26 +147,33 @@ class Mamba(SequenceMixer):
         """
         self.check_input(x)
         self.check_mask(mask, x)
-        keep = None if mask is None else mask[:, None].to(x.dtype)
         if state is None:
             state = self.initial_state(len(x), x.device, x.dtype)
         self._check_state(state, len(x))
         u, z = self.in_proj(x).mT.chunk(2, dim=1)  # (batch, d_inner, length)
-        if keep is not None:
-            u = u * keep  # as if the convolution began after the padding
-        window = torch.cat([state.window, u], dim=2)
+        window = torch.cat([state.window.to(u.dtype), u], dim=2)
+        if mask is not None:
+            window = _behind_padding(window, mask, self.taps - 1)
         u = functional.silu(self.convolve(window))
-        if keep is not None:
-            u = u * keep  # its bias has filled the padding again
-        delta, B, C = self.select(u.mT)
-        y, h = selective_scan(
-            *(u, delta.mT, self.A, B.mT, C.mT, self.D, z),
-            delta_bias=self.dt_proj.bias,
-            delta_softplus=True,
-            return_last_state=True,
-            initial_state=state.h,
-        )
+        delta, B, C = self.choose(u.mT)
+        if mask is not None:  # a step of 0 leaves h as it was
+            delta = delta.masked_fill(~mask[..., None], -math.inf)
+        with _validate.inner():
+            y, h = selective_scan(
+                u,
+                delta.mT,
+                self.A,
+                B.mT,
+                C.mT,
+                self.D,
+                z,
+                delta_bias=self.dt_proj.bias,
+                delta_softplus=True,
+                return_last_state=True,
+                initial_state=state.h,
+            )
         past = window[..., window.shape[2] - self.taps + 1 :]
+        past = past.to(state.window.dtype, copy=True)  # not all of the prompt
         return self.out_proj(y.mT), MambaState(past, h)
 
     def initial_state(
@@ -171,17 +183,13 @@ class Mamba(SequenceMixer):
         dtype: torch.dtype | None = None,
     ) -> MambaState:
         """Zeros: nothing convolved yet, and h = 0."""
-        _validate.count("batch_size", batch_size)
-        device = self.D.device if device is None else device
-        dtype = self.D.dtype if dtype is None else dtype
-        return MambaState(
-            *(
-                torch.zeros(
-                    batch_size, self.d_inner, n, device=device, dtype=dtype
-                )
-                for n in (self.taps - 1, self.N)
+        window, h = (
+            zeros(
+                self.D, batch_size, self.d_inner, n, device=device, dtype=dtype
             )
+            for n in (self.taps - 1, self.N)
         )
+        return MambaState(window, h)
 
     def step(
         self, x_t: Float[Tensor, "batch d_model"], state: MambaState
@@ -190,14 +198,12 @@ class Mamba(SequenceMixer):
         self._check_state(state, len(x_t))
         u, z = self.in_proj(x_t).chunk(2, dim=-1)  # (batch, d_inner)
         window = torch.cat([state.window, u[..., None]], dim=2)
-        u = functional.silu(self.convolve(window)[..., 0])
+        u = functional.silu(self.convolve(window.to(u.dtype))[..., 0])
         delta, B, C = self.select(u)
-        delta = functional.softplus(delta + self.dt_proj.bias)[..., None]
-        b_bar_u = delta * B[:, None] * u[..., None]  # (batch, d_inner, N)
-        h = torch.exp(delta * self.A) * state.h + b_bar_u
-        y = torch.einsum("bdn,bn->bd", h, C) + self.D * u
-        mixed: Tensor = self.out_proj(y * functional.silu(z))
-        return mixed, MambaState(window[..., 1:], h)
+        h = next_state(state.h, u, delta, self.A, B, "exponential_euler")
+        y = read_state(h, u, C, self.D) * functional.silu(full(z))
+        mixed: Tensor = self.out_proj(y.to(u.dtype))
+        return mixed, MambaState(window[..., 1:].clone(), h)
 
     def convolve(
         self, window: Float[Tensor, "batch d_inner long"]
@@ -213,20 +219,45 @@ class Mamba(SequenceMixer):
         Float[Tensor, "*batch N"],
         Float[Tensor, "*batch N"],
     ]:
-        """(Δ before bias and softplus, B, C) for inputs u, (…, d_inner)."""
+        """(Δ, B, C) for inputs u, (…, d_inner)."""
+        delta, B, C = self.choose(u)
+        return functional.softplus(full(delta) + self.dt_proj.bias), B, C
+
+    def choose(
+        self, u: Float[Tensor, "*batch d_inner"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``select``, but Δ before bias and softplus: the scan's work."""
         down, B, C = self.x_proj(u).split([self.rank, self.N, self.N], dim=-1)
         return functional.linear(down, self.dt_proj.weight), B, C
 
     def _check_state(self, state: MambaState, batch: int) -> None:
         for name, n in (("window", self.taps - 1), ("h", self.N)):
             value = getattr(state, name, state)
-            wanted = (batch, self.d_inner, n)
-            if not isinstance(value, Tensor) or tuple(value.shape) != wanted:
-                raise ValueError(
-                    f"state.{name}: expected shape "
-                    f"{_validate.shape_text(wanted)}, "
-                    f"got {_validate.describe(value)}"
-                )
+            _validate.state(f"state.{name}", value, batch, self.d_inner, n)
+
+
+class _StepMap(nn.Linear, Layer):
+    """The map to Δ, whose bias is never below float32."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__(d_in, d_out)
+        self.exact = frozenset({"bias"})
+
+
+def _behind_padding(window: Tensor, mask: Tensor, past: int) -> Tensor:
+    """The past of each row moved to where its padding ends.
+
+    Args:
+        window: the last inputs before, then those of now, (batch, d_inner,
+            past + length).
+        mask: (batch, length).
+    """
+    padding = (~mask).sum(1)[:, None]  # (batch, 1)
+    place = torch.arange(window.shape[2], device=window.device)
+    source = torch.where(
+        place >= padding + past, place, (place - padding).clamp(min=0)
+    )
+    return window.gather(2, source[:, None].expand_as(window))
 
 
 def delta_bias(
@@ -250,7 +281,7 @@ def delta_bias(
 
     Source: Gu & Dao (2023), "Mamba", section 3.6; the released code.
     """
-    _validate.count("d_inner", d_inner)
+    d_inner = _validate.count("d_inner", d_inner)
     _validate.number("delta_floor", delta_floor)
     delta = log_uniform("delta", delta_min, delta_max, d_inner).exp()
     return inverse_softplus(delta.clamp(min=delta_floor))
@@ -277,11 +308,8 @@ class MambaConfig:
 
     def mixer(self) -> Mamba:
         """One layer with these settings."""
-        return Mamba(
-            *(self.d_model, self.N, self.expand, self.taps, self.rank),
-            *(self.delta_min, self.delta_max, self.delta_floor),
-            *(self.bias, self.conv_bias),
-        )
+        names = inspect.signature(Mamba).parameters
+        return Mamba(**{name: getattr(self, name) for name in names})
 
 
 class MambaLM(LanguageModel):

@@ -85,13 +85,15 @@ def test_euler(rule):
 
 
 def audit_input_only(a, b, delta, a_bar, b_bar):
-    return "released" if math.isclose(b_bar, delta * b, rel_tol=1e-6) else "zoh"
+    euler = math.isclose(b_bar, delta * b, rel_tol=1e-6)
+    return "exponential_euler" if euler else "zero_order_hold"
 
 
 def audit_swapped(a, b, delta, a_bar, b_bar):
     if not math.isclose(a_bar, math.exp(delta * a), rel_tol=1e-6):
-        return "euler"
-    return "zoh" if math.isclose(b_bar, delta * b, rel_tol=1e-6) else "released"
+        return "forward_euler"
+    euler = math.isclose(b_bar, delta * b, rel_tol=1e-6)
+    return "zero_order_hold" if euler else "exponential_euler"
 
 
 WRONG = {

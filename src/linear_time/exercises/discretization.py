@@ -132,9 +132,9 @@ def audit(answer):
     for a, b, delta in ((-16.0, 3.0, 0.1), (-1.0, 0.5, 1.0), (-2.0, -1.0, 0.3)):
         keep, take = math.exp(delta * a), (math.exp(delta * a) - 1) / a * b
         pairs = {
-            "zoh": (keep, take),
-            "released": (keep, delta * b),
-            "euler": (1 + delta * a, delta * b),
+            "zero_order_hold": (keep, take),
+            "exponential_euler": (keep, delta * b),
+            "forward_euler": (1 + delta * a, delta * b),
         }
         for name, (a_bar, b_bar) in pairs.items():
             given = (

@@ -114,9 +114,9 @@ class _SelectsTooEarly(Mamba):
         self.before = super().convolve(window)
         return self.before
 
-    def select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def choose(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         before = self.before.mT if u.ndim == 3 else self.before[..., 0]
-        return super().select(before)
+        return super().choose(before)
 
 
 class _Reversed(Mamba):
@@ -156,8 +156,8 @@ class _KeepsTheOldest(Mamba):
 class _BiasTwice(Mamba):
     """The bias of Δ is added by the projection and by the scan."""
 
-    def select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        delta, B, C = super().select(u)
+    def choose(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        delta, B, C = super().choose(u)
         return delta + self.dt_proj.bias, B, C
 
 

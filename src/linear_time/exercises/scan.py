@@ -61,12 +61,12 @@ def max_plus(answer):
         h = torch.maximum(h + a[:, t], b[:, t])
         states.append(h)
     wanted = torch.stack(states, dim=1)
-    for scan in (tree_scan, doubling_scan):
-        got = scan(answer, (a.clone(), b.clone()))
+    for by in (tree_scan, doubling_scan):
+        got = by(answer, (a.clone(), b.clone()))
         expect_close(
             got[1],
             wanted,
-            f"19 steps by {scan.__name__}, the second of the pair",
+            f"19 steps by {by.__name__}, the second of the pair",
         )
     first, second = (a[:, :4], b[:, :4]), (a[:, 4:8], b[:, 4:8])
     expect_close(

@@ -77,7 +77,7 @@ def gate(answer):
 
 @exercise("16-audit")
 def audit(answer):
-    for rule in ("released", "zero_order_hold", "released"):
+    for rule in ("exponential_euler", "zero_order_hold", "exponential_euler"):
 
         def hidden(u, delta, A, B, C, rule=rule):
             return selective_scan(u, delta, A, B, C, rule=rule)
@@ -118,7 +118,7 @@ def bug(answer):
     def changed(change):
         def scan(u, delta, A, B, C, D=None, z=None, delta_bias=None,
                  delta_softplus=False, return_last_state=False, *,
-                 initial_state=None, rule="released"):  # fmt: skip
+                 initial_state=None, rule="exponential_euler"):  # fmt: skip
             named = dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z)
             named |= dict(delta_bias=delta_bias, initial_state=initial_state)
             named = change(named)
