@@ -300,6 +300,26 @@ def same_precision(**tensors: Tensor) -> torch.dtype:
     return joint
 
 
+def full_precision(**tensors: Tensor) -> torch.dtype:
+    """All of one precision, where a half counts as float32; the joint dtype.
+
+    It is at least float32: what the tensors are to be computed in.
+    """
+    (first, reference), *_ = tensors.items()
+    joint = torch.promote_types(reference.dtype, torch.float32)
+    precision = torch.promote_types(joint, torch.complex64)
+    for name, value in tensors.items():
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        if torch.promote_types(dtype, torch.complex64) != precision:
+            raise TypeError(
+                f"{name}: expected the precision of {first} "
+                f"({reference.dtype}), where a half may stand beside float32, "
+                f"got {value.dtype}"
+            )
+        joint = torch.promote_types(joint, dtype)
+    return joint
+
+
 def number(
     name: str, value: Any, above: int = 0, or_equal: bool = False
 ) -> None:
@@ -343,8 +363,8 @@ def initial_state(
             f"initial_state: expected shape {shape_text((n,))} or "
             f"{shape_text(sizes)}, got shape {shape_text(value.shape)}"
         )
-    same_precision(x=x, initial_state=value)
-    return value.to(torch.promote_types(dtype, value.dtype)).expand(sizes)
+    joint = full_precision(x=x, initial_state=value)
+    return value.to(torch.promote_types(dtype, joint)).expand(sizes)
 
 
 def count(name: str, value: Any) -> int:

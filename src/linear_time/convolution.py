@@ -4,6 +4,9 @@ The recurrence h_k = Ā h_{k-1} + B̄ x_k, y_k = C h_k, started at rest, unrolls
 to y_t = Σ_{s ≤ t} C Ā^{t-s} B̄ x_s: a causal convolution with the kernel
 K_i = C Ā^i B̄. A system whose matrices change with time has no such kernel of
 one index; it has a lower-triangular matrix K[t, s].
+
+States, kernels and transforms are at least float32; an output has the
+precision of the input.
 """
 
 import torch
@@ -11,6 +14,7 @@ from jaxtyping import Inexact
 from torch import Tensor
 
 from linear_time import _validate
+from linear_time.layer import cast_like, full
 
 
 def recurrence(
@@ -52,14 +56,14 @@ def recurrence(
     _validate.shaped("B_bar", B_bar, (n,))
     _validate.shaped("C", C, (n,))
     _validate.sequence("x", x)
-    dtype = _validate.same_precision(A_bar=A_bar, B_bar=B_bar, C=C, x=x)
-    A_bar, B_bar, C = A_bar.to(dtype), B_bar.to(dtype), C.to(dtype)
+    dtype = _validate.full_precision(A_bar=A_bar, B_bar=B_bar, C=C, x=x)
     h = _validate.initial_state(initial_state, x, n, dtype)
+    A_bar, B_bar, C = A_bar.to(h.dtype), B_bar.to(h.dtype), C.to(h.dtype)
     outputs = []
-    for x_k in x.unbind(-1):  # x_k: (…)
+    for x_k in full(x).unbind(-1):  # x_k: (…)
         h = h @ A_bar.mT + B_bar * x_k[..., None]  # (…, N)
         outputs.append(h @ C)
-    y = torch.stack(outputs, dim=-1) + _direct(D) * x
+    y = cast_like(torch.stack(outputs, dim=-1) + _direct(D) * full(x), x)
     return (y, h) if return_last_state else y
 
 
@@ -89,8 +93,8 @@ def kernel(
     n = _validate.square("A_bar", A_bar)
     _validate.shaped("B_bar", B_bar, (n,))
     _validate.shaped("C", C, (n,))
-    _validate.count("length", length)
-    dtype = _validate.same_precision(A_bar=A_bar, B_bar=B_bar, C=C)
+    length = _validate.count("length", length)
+    dtype = _validate.full_precision(A_bar=A_bar, B_bar=B_bar, C=C)
     A_bar, h, C = A_bar.to(dtype), B_bar.to(dtype), C.to(dtype)
     entries = []
     for _ in range(length):
@@ -150,7 +154,9 @@ def causal_convolution(
     kernel = kernel[..., :length]
     enough = length + kernel.shape[-1] - 1
     padded = 1 << (enough - 1).bit_length()  # the next power of two
-    return _fft_product(x, kernel, padded)[..., :length]
+    # A copy of what is kept: a view would keep the padding too.
+    y = _fft_product(x, kernel, padded)[..., :length].contiguous()
+    return cast_like(y, x)
 
 
 def circular_convolution(
@@ -183,7 +189,7 @@ def circular_convolution(
             f"kernel: expected at most {length} taps, the length of x, "
             f"got {kernel.shape[-1]}"
         )
-    return _fft_product(x, kernel, length)
+    return cast_like(_fft_product(x, kernel, length), x)
 
 
 def time_varying_recurrence(
@@ -218,16 +224,15 @@ def time_varying_recurrence(
             f"x: expected shape (…, {length}), a step for each A_bar, "
             f"got shape {_validate.shape_text(x.shape)}"
         )
-    dtype = _validate.same_precision(A_bar=A_bar, B_bar=B_bar, C=C, x=x)
-    steps = zip(
-        A_bar.to(dtype), B_bar.to(dtype), C.to(dtype), x.unbind(-1), strict=True
-    )
+    dtype = _validate.full_precision(A_bar=A_bar, B_bar=B_bar, C=C, x=x)
+    systems = (A_bar.to(dtype), B_bar.to(dtype), C.to(dtype))
+    steps = zip(*systems, full(x).unbind(-1), strict=True)
     h = x.new_zeros((*x.shape[:-1], n), dtype=dtype)
     outputs = []
     for A_k, B_k, C_k, x_k in steps:
         h = h @ A_k.mT + B_k * x_k[..., None]  # (…, N)
         outputs.append(h @ C_k)
-    return torch.stack(outputs, dim=-1)
+    return cast_like(torch.stack(outputs, dim=-1), x)
 
 
 def time_varying_matrix(
@@ -255,7 +260,7 @@ def time_varying_matrix(
         calls such a matrix semiseparable.
     """
     length, n = _time_varying_arguments(A_bar, B_bar, C)
-    dtype = _validate.same_precision(A_bar=A_bar, B_bar=B_bar, C=C)
+    dtype = _validate.full_precision(A_bar=A_bar, B_bar=B_bar, C=C)
     steps = zip(A_bar.to(dtype), B_bar.to(dtype), C.to(dtype), strict=True)
     # Column s of `states` is h_t after a single 1 at step s.
     states = A_bar.new_zeros((n, 0), dtype=dtype)
@@ -278,7 +283,7 @@ def _direct(D: float | int | Tensor) -> float | int | Tensor:
 def _convolution_arguments(x: Tensor, kernel: Tensor) -> int:
     length = _validate.sequence("x", x)
     _validate.sequence("kernel", kernel)
-    _validate.same_precision(x=x, kernel=kernel)
+    _validate.full_precision(x=x, kernel=kernel)
     batch, own = tuple(x.shape[:-1]), tuple(kernel.shape[:-1])
     pairs = zip(reversed(own), reversed(batch), strict=False)
     if len(own) > len(batch) or any(k not in (1, b) for k, b in pairs):
@@ -291,7 +296,8 @@ def _convolution_arguments(x: Tensor, kernel: Tensor) -> int:
 
 
 def _fft_product(x: Tensor, kernel: Tensor, n: int) -> Tensor:
-    """Circular convolution of x and the kernel modulo n."""
+    """Circular convolution of x and the kernel modulo n, in full."""
+    x, kernel = full(x), full(kernel)
     if x.is_complex() or kernel.is_complex():
         product = torch.fft.fft(x, n=n) * torch.fft.fft(kernel, n=n)
         return torch.fft.ifft(product, n=n)

@@ -10,7 +10,8 @@ reads x_{k-1} has the same pair and a sequence that is one step late; so has
 ``scipy.signal.dlsim``, whose y[t+1] is y[t] here.
 
 Each rule has a twin that ends in ``_diagonal``, for a diagonal A that is kept
-as the vector a of its diagonal.
+as the vector a of its diagonal. What a rule returns is at least float32: a
+half would round Ā = 1 + ΔA to 1 for a small step.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from linear_time import _validate
+from linear_time.layer import full
 
 DensePair = tuple[Inexact[Tensor, "N N"], Inexact[Tensor, " N"]]
 DiagonalPair = tuple[Inexact[Tensor, "..."], Inexact[Tensor, "..."]]
@@ -320,7 +322,7 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def _nonzero(denominator: Tensor) -> Tensor:
-    if (denominator == 0).any():
+    if _validate.searched() and (denominator == 0).any():
         raise ValueError(
             "delta: expected a step for which the implicit step has a "
             "solution, got Δa = 1 (backward Euler) or Δa = 2 (bilinear)"
@@ -335,7 +337,7 @@ def _dense(
     n = _validate.square("A", A)
     _validate.shaped("B", B, (n,))
     _validate.number("delta", delta)
-    dtype = _validate.same_precision(A=A, B=B)
+    dtype = _validate.full_precision(A=A, B=B)
     identity = torch.eye(n, dtype=dtype, device=A.device)
     return A.to(dtype), B.to(dtype), identity
 
@@ -346,12 +348,14 @@ def _diagonal(
     """Check a diagonal system; return a, B, Δ of one shape."""
     _validate.sequence("a", a)
     _validate.sequence("B", B)
-    _validate.same_precision(a=a, B=B)
+    _validate.full_precision(a=a, B=B)
+    a, B = full(a), full(B)
     if not isinstance(delta, Tensor) or delta.ndim == 0:
         _validate.number("delta", delta)
         delta = torch.as_tensor(delta, dtype=a.dtype.to_real(), device=a.device)
     _validate.positive("delta", delta)
-    _validate.same_precision(a=a, delta=delta)
+    _validate.full_precision(a=a, delta=delta)
+    delta = full(delta)
     try:
         together = torch.broadcast_tensors(a, B, delta)
     except RuntimeError as error:

@@ -135,6 +135,11 @@ def full(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def cast_like(y: Tensor, x: Tensor) -> Tensor:
+    """y, which was computed in full, in the dtype of x; as it is if complex."""
+    return y if y.is_complex() else y.to(x.dtype)
+
+
 @contextmanager
 def without_autocast(x: Tensor) -> Iterator[None]:
     """No autocast on x's device: what is ``full`` stays so in products."""

@@ -240,27 +240,27 @@ def cumulative_sum_scan(
     return torch.exp(S) * torch.cumsum(b * torch.exp(-S), dim=1)
 
 
-class Cost(NamedTuple):
+class WorkDepth(NamedTuple):
     """What a scan does: compositions, and rounds that wait for one another."""
 
     work: int  # compositions of two maps
     depth: int  # rounds in lockstep, each for all its positions at once
 
 
-def sequential_cost(length: int) -> Cost:
+def sequential_cost(length: int) -> WorkDepth:
     """L − 1 compositions, each waiting for the last."""
     _validate.count("length", length)
-    return Cost(length - 1, length - 1)
+    return WorkDepth(length - 1, length - 1)
 
 
-def hillis_steele_cost(length: int) -> Cost:
+def hillis_steele_cost(length: int) -> WorkDepth:
     """⌈log₂ L⌉ rounds; the round with reach r composes L − r maps."""
     _validate.count("length", length)
     depth = (length - 1).bit_length()
-    return Cost(sum(length - 2**k for k in range(depth)), depth)
+    return WorkDepth(sum(length - 2**k for k in range(depth)), depth)
 
 
-def blelloch_cost(length: int) -> Cost:
+def blelloch_cost(length: int) -> WorkDepth:
     """A level of n maps: ⌊n/2⌋ compositions up, ⌈n/2⌉ − 1 down.
 
     For L a power of two: 2 L − 2 − log₂ L compositions in 2 log₂ L − 1
@@ -273,10 +273,10 @@ def blelloch_cost(length: int) -> Cost:
         work += up + down
         depth += 1 + (down > 0)
         length = up
-    return Cost(work, depth)
+    return WorkDepth(work, depth)
 
 
-def chunked_cost(length: int, chunk: int = 32) -> Cost:
+def chunked_cost(length: int, chunk: int = 32) -> WorkDepth:
     """Three passes with c steps a chunk and n = ⌈L/c⌉ chunks.
 
     L − n compositions within the chunks in c − 1 rounds, n − 1 for the ends
@@ -289,7 +289,7 @@ def chunked_cost(length: int, chunk: int = 32) -> Cost:
     chunk = min(chunk, length)
     n = -(-length // chunk)
     last = chunk > 1 and n > 1  # the round of the third pass
-    return Cost(2 * length - chunk - n, (chunk - 1) + (n - 1) + last)
+    return WorkDepth(2 * length - chunk - n, (chunk - 1) + (n - 1) + last)
 
 
 _WIDE = 4096  # numbers a step from which a step is worth an operation

@@ -170,6 +170,8 @@ def _plain(*inputs: Any, softplus: bool, rule: str) -> tuple[Tensor, Tensor]:
     everything: Any = (None if x is None else full(x) for x in inputs)
     u, delta, A, B, C, D, z, delta_bias, h = everything
     with without_autocast(u):
+        if h is None:
+            h = u.new_zeros(len(u), *A.shape)
         if delta_bias is not None:
             delta = delta + delta_bias[:, None]
         if softplus:
@@ -190,7 +192,7 @@ def _plain(*inputs: Any, softplus: bool, rule: str) -> tuple[Tensor, Tensor]:
 # What torch.compile and torch.export see.
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, "
-    "Tensor? z, Tensor? delta_bias, Tensor h, bool softplus, str rule"
+    "Tensor? z, Tensor? delta_bias, Tensor? h, bool softplus, str rule"
 )
 _scan = torch.library.custom_op(
     "linear_time::selective_scan",
@@ -208,9 +210,9 @@ _scan_gradients = torch.library.custom_op(
 
 @_scan.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    u, *_, h, _, _, keep = arguments
+    u, _, A, *_, keep = arguments
     y = torch.empty_like(u)
-    last = h.new_empty(h.shape, dtype=full(h).dtype)
+    last = u.new_empty((len(u), *A.shape), dtype=full(u).dtype)
     chunks = torch.library.get_ctx().new_dynamic_size() if keep else 0
     return y, last, last.new_empty(chunks, *last.mT.shape)
 

@@ -74,7 +74,7 @@ def forward(
 
     Args:
         inputs: u, delta, A, B, C, D, z, delta_bias and the state before the
-            first step, as ``selective_scan`` has checked them.
+            first step, or None, as ``selective_scan`` has checked them.
         softplus: whether delta goes through it.
         rule: as for ``next_state``.
         keep: whether to keep the states before the chunks.
@@ -86,10 +86,14 @@ def forward(
     inputs, initial_state, u = inputs[:-1], inputs[-1], inputs[0]
     with without_autocast(u):
         work = _Chunks(inputs, softplus, rule, n_buffers=2)
-        # (batch, N, d_inner), a copy even where the sizes need none
-        state = initial_state.mT.to(work.dtype).clone(
-            memory_format=torch.contiguous_format
-        )
+        d_inner, N = inputs[2].shape
+        if initial_state is None:
+            sizes = (len(u), N, d_inner)
+            state = torch.zeros(sizes, dtype=work.dtype, device=u.device)
+        else:  # a copy even where the sizes need none
+            state = initial_state.mT.to(work.dtype).clone(
+                memory_format=torch.contiguous_format
+            )
         # The state before each chunk: all that the gradient needs to keep.
         entering = state.new_empty(work.n_chunks * keep, *state.shape)
         y = torch.empty_like(u)

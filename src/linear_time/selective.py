@@ -109,7 +109,8 @@ def selective_scan(
     h = _arguments(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, rule
     )
-    inputs = (u, delta, A, B, C, D, z, delta_bias, h)
+    start = None if initial_state is None else h  # a zero needs no memory
+    inputs = (u, delta, A, B, C, D, z, delta_bias, start)
     # The one place that chooses what runs: a kernel for the device of u
     # would be asked here.
     y, h = chunked_scan(*inputs, softplus=delta_softplus, rule=rule)
@@ -368,13 +369,7 @@ def _arguments(
         if value is not None or name in ("delta", "B", "C"):
             _validate.layout(name, value, *sizes)
             given[name] = value
-    dtype = torch.promote_types(u.dtype, torch.float32)
-    for name, value in given.items():
-        if torch.promote_types(value.dtype, torch.float32) != dtype:
-            raise TypeError(
-                f"{name}: expected the precision of u ({u.dtype}), or a half "
-                f"precision beside float32, got {value.dtype}"
-            )
+    dtype = _validate.full_precision(**given)
     if not delta_softplus and _validate.searched():
         bias = 0 if delta_bias is None else delta_bias[:, None]
         _validate.positive("delta", delta + bias)
