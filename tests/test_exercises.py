@@ -1,6 +1,7 @@
 """The harness, and for every exercise: its solution passes, its stub and wrong answers do not."""
 
 import ast
+import math
 import re
 from functools import cache
 
@@ -204,7 +205,16 @@ def test_predict(capsys):
     predict("order", 2.05, 2.0, unit="per step")
     predict("order", 1.0, 2.0)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "order: measured 2."
-    assert lines[1] == "You committed no prediction."
-    assert lines[2:4] == ["order: measured 2 per step.", "You predicted 2 per step: close."]
-    assert lines[5] == "You predicted 1: off: find out why before reading on."
+    assert lines[:2] == ["order:", "  measured 2"]
+    assert lines[2:5] == ["order:", "  measured 2 per step", "  you said 2.05: close."]
+    assert lines[7] == "  you said 1: off. Find out why before reading on."
+
+
+@pytest.mark.parametrize(
+    ("measured", "text"),
+    [(769, "769"), (24_576.4, "24,576"), (0.0312, "0.031"), (74.6, "75"), (-3.0, "-3"),
+     (math.inf, "inf"), (1e-5, "1e-05")],
+)  # fmt: skip
+def test_a_measured_number_is_readable(capsys, measured, text):
+    predict("x", None, measured)
+    assert capsys.readouterr().out == f"x:\n  measured {text}\n"

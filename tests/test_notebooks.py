@@ -157,8 +157,7 @@ def test_lint_accepts_a_clean_notebook(tmp_path):
 
 
 @pytest.mark.parametrize(("fault", "answer"), planted())
-def test_lint_finds(fault, answer, tmp_path, monkeypatch):
-    monkeypatch.setattr(notebooks, "UNCONVERTED", set())
+def test_lint_finds(fault, answer, tmp_path):
     path = tmp_path / "12-test.ipynb"
     notebook = clean_notebook()
     fault(notebook)
@@ -200,6 +199,7 @@ def test_normalise_writes_out_what_tags_mean():
     ]  # fmt: skip
     notebooks.normalise(notebook)
     _, setup, imports, detour, plot, stub, measured, words, solution = notebook.cells
+    assert setup.source.startswith("# Set-up: ")
     assert setup.metadata == {"tags": ["remove-cell", "setup"], "jupyter": {"source_hidden": True}}
     assert imports.source == "# @title What this page imports\nimport math"
     assert imports.metadata == {

@@ -304,6 +304,30 @@ def test_solutions_are_folded_and_open_on_a_click(page: Page, address: str, chap
         assert code.is_visible()
 
 
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_layers_are_those_of_the_tags(page: Page, address: str, chapter: Path) -> None:
+    """Set-up gone, imports one line, detours and answers folded, a form for each prediction."""
+    cells = json.loads(chapter.read_text(encoding="utf8"))["cells"]
+    tags = [set(cell["metadata"].get("tags", [])) for cell in cells]
+    page.goto(f"{address}chapters/{chapter.stem}.html")
+    assert page.locator(".cell.tag_setup").count() == 0
+    imports = page.locator(".cell.tag_imports details")
+    assert imports.count() == 1
+    assert imports.locator("summary").inner_text().strip() == "What this page imports"
+    assert not imports.locator("pre").first.is_visible()
+    before = [set(), *tags[:-1]]
+    expected = {
+        "details.lt-detour": sum("detour" in given for given in tags),
+        "details.lt-answer": sum(
+            "answer" in given and "answer" not in last
+            for given, last in zip(tags, before, strict=True)
+        ),
+        "form.lt-predict": sum("predict" in given for given in tags),
+    }
+    assert {what: page.locator(what).count() for what in expected} == expected
+    assert page.locator("details.lt-fold[open], details.lt-full[open]").count() == 0
+
+
 def test_previous_and_next_lead_through_the_whole_book(page: Page, address: str) -> None:
     page.goto(address + "index.html")
     page.wait_for_url(re.compile(r"/book/|/chapters/"))
@@ -320,7 +344,7 @@ def test_previous_and_next_lead_through_the_whole_book(page: Page, address: str)
 
 def test_code_has_a_copy_button(page: Page, address: str) -> None:
     page.goto(address + "chapters/12-discretization.html")
-    cell = page.locator(".cell_input .highlight").first
+    cell = page.locator(".cell_input .highlight:visible").first
     cell.hover()
     assert cell.locator("button.copybtn").count() == 1
 

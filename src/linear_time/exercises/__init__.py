@@ -243,26 +243,34 @@ def expect_finds_bug(
 
 def predict(
     name: str,
-    guess: float | None,
-    measured: float,
+    guess: float | int | None,
+    measured: float | int,
     unit: str = "",
     tolerance: float = 0.1,
 ) -> None:
-    """Compare the reader's prediction with what was measured, and print both.
+    """Print what was measured, and compare the reader's prediction with it.
+
+    The first line does not tell the number: it is what JupyterLab shows of a folded output. The book's pages read the
+    second, and compare a number typed there by the same rule.
 
     Args:
         name: what is predicted, in words.
         guess: the reader's number, or None while none is committed.
         measured: the number from the page.
-        unit: printed after the numbers.
-        tolerance: how far off, relative to the measurement (absolute if that is below 1), still counts as close.
+        unit: printed after the number.
+        tolerance: how far off, relative to the larger of the two (absolute if that is below 1), still counts as close.
     """
-    unit = f" {unit}" if unit else ""
+    print(f"{name}:")
+    print(f"  measured {_few_digits(measured)} {unit}".rstrip())
     if guess is None:
-        print(f"{name}: measured {measured:.2g}{unit}.")
-        print("You committed no prediction.")
         return
     close = math.isclose(guess, measured, rel_tol=tolerance, abs_tol=tolerance)
-    verdict = "close" if close else "off: find out why before reading on"
-    print(f"{name}: measured {measured:.2g}{unit}.")
-    print(f"You predicted {guess:.2g}{unit}: {verdict}.")
+    verdict = "close" if close else "off. Find out why before reading on"
+    print(f"  you said {guess:g}: {verdict}.")
+
+
+def _few_digits(value: float | int) -> str:
+    """Two digits; whole numbers, and numbers from 100 on, to the last one before the point."""
+    if math.isfinite(value) and (abs(value) >= 100 or value == round(value)):
+        return f"{value:,.0f}"
+    return f"{value:.2g}"
