@@ -35,7 +35,7 @@ CURVES = {
 }
 PANEL = Panel(
     "time in s",
-    "state *h*, of its exact value at 6 s",
+    "state *h* ÷ its exact value at 6 s",
     (0, END),
     (-0.6, 1.8),
     CURVES,
@@ -105,11 +105,13 @@ def discretization_explorer(delta: float = 0.9, a: float = -2.0) -> Interactive:
     body = [
         control("delta", "step Δ", f"{delta:.2f}", "s", delta, 0.05, 3, 0.05),
         control("a", "rate a", f"{a:.1f}", "per second", a, -4, 0, 0.1),
-        picture(
+        '<div class="lt-panels">'
+        + picture(
             "State against time after the input switches on: a grey band, the "
             "exact state, and the steps of four rules.",
             axes(PANEL) + paths,
-        ),
+        )
+        + "</div>",
         fill(
             "<table><thead><tr><th>rule</th><th>Ā</th><th>B̄</th><th>|Ā|</th>"
             f"</tr></thead><tbody>{table}</tbody></table>",
