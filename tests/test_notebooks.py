@@ -327,10 +327,12 @@ def library():
         if info.name.startswith(("linear_time.exercises.", "linear_time.pictures.")):
             continue  # not code that a chapter shows
         module = importlib.import_module(info.name)
-        for node in definitions(ast.parse(inspect.getsource(module))):
+        tree = ast.parse(inspect.getsource(module))
+        for node in definitions(tree):
             if not node.name.startswith("__"):
-                names.add(node.name)
                 forms[normal_form(node)] = f"{info.name}.{node.name}"
+                if node in tree.body:  # a method's name is not the library's alone
+                    names.add(node.name)
     return forms, names
 
 
@@ -338,7 +340,7 @@ def retyped(cells, forms, names):
     """Definitions in ``cells`` that are the library's, or only bear a library function's name."""
     found = []
     for cell in cells:
-        if {"derivation", "setup", "stub"} & set(cell.metadata.get("tags", [])):
+        if {"derivation", "setup", "stub", "solution"} & set(cell.metadata.get("tags", [])):
             continue
         for node in definitions(ast.parse(python(cell.source))):
             name = node.name
