@@ -169,17 +169,6 @@ def run(path: Path) -> str:
     return ""
 
 
-def shown(notebook) -> list[tuple[Any, str]]:
-    """The outputs of ``show`` in a notebook, each with the dotted name of what it displays."""
-    found = []
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            text = output.get("data", {}).get("text/plain", "")
-            if match := re.fullmatch(r"<source of (linear_time[\w.]*)>", text):
-                found.append((output, match[1]))
-    return found
-
-
 def library_object(name: str) -> Any:
     """The function, class or method of a dotted name."""
     parts = name.split(".")
@@ -192,10 +181,13 @@ def library_object(name: str) -> Any:
     raise ModuleNotFoundError(f"{name}: no such module")
 
 
-def pictured(notebook) -> list[tuple[Any, Any]]:
-    """The outputs of cells that are one call of ``linear_time.pictures``, each with the picture."""
+def displayed(notebook) -> Iterator[tuple[Any, Any]]:
+    """The outputs that follow from the package alone, each with what is displayed there.
+
+    They are those of cells that end with ``show(…)`` of what the notebook imports, and of cells
+    that are one call of ``linear_time.pictures``.
+    """
     names: dict[str, Any] = {}
-    found = []
     for cell in notebook.cells:
         if cell.cell_type != "code" or "setup" in tags(cell):
             continue
@@ -204,15 +196,26 @@ def pictured(notebook) -> list[tuple[Any, Any]]:
         except SyntaxError:  # a magic
             continue
         for node in body:
-            if isinstance(node, ast.ImportFrom) and "linear_time.pictures" in (node.module or ""):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("linear_time"):
                 for alias in node.names:
                     name = f"{node.module}.{alias.name}"
                     names[alias.asname or alias.name] = library_object(name)
         match body:
-            case [ast.Expr(value=ast.Call(func=ast.Name(id=name)))] if name in names:
-                picture = eval(cell.source, names)
-                found += [(output, picture) for output in cell.outputs]
-    return found
+            case [*before, ast.Expr(value=ast.Call(func=ast.Name(id=name)) as call)]:
+                room = getattr(names.get(name), "__module__", "")
+                pictured = room.startswith("linear_time.pictures.") and not before
+                if pictured or (name == "show" and room == "linear_time.show"):
+                    thing = eval(ast.unparse(call), names)
+                    for output in cell.outputs:
+                        if output.output_type == "execute_result":
+                            yield output, thing
+
+
+def bundle(thing: Any) -> dict[str, str]:
+    """What a notebook keeps of something displayed."""
+    if hasattr(thing, "_repr_mimebundle_"):
+        return thing._repr_mimebundle_()
+    return {"text/html": thing._repr_html_(), "text/plain": repr(thing)}
 
 
 def renew(notebook) -> int:
@@ -221,25 +224,12 @@ def renew(notebook) -> int:
     Returns:
         How many cells and outputs changed.
     """
-    from linear_time.show import show
-
     before = copy.deepcopy(notebook.cells)
     for cell in notebook.cells:
         mark_up(cell)
-    changed = sum(old != new for old, new in zip(before, notebook.cells, strict=True))
-    fresh = [
-        (output, "text/markdown", show(library_object(name))._repr_mimebundle_()["text/markdown"])
-        for output, name in shown(notebook)
-    ]
-    for output, picture in pictured(notebook):
-        fresh += [
-            (output, "text/html", picture._repr_html_()),
-            (output, "text/plain", repr(picture)),
-        ]
-    for output, kind, now in fresh:
-        changed += output.data.get(kind) != now
-        output.data[kind] = now
-    return changed
+    for output, thing in displayed(notebook):
+        output.data = nbformat.from_dict(bundle(thing))
+    return sum(old != new for old, new in zip(before, notebook.cells, strict=True))
 
 
 #: Chapters that are not yet sorted into core and detours: a rule that reads what stands open passes
@@ -387,12 +377,19 @@ def main() -> int:
         return bool(faults)
     if arguments.command == "renew":
         sys.path.insert(0, str(ROOT / "src"))
+        failed = False
         for path in paths:
             notebook = nbformat.read(path, as_version=4)
-            if changed := renew(notebook):
+            try:
+                changed = renew(notebook)
+            except (AttributeError, ImportError) as error:
+                failed = True
+                print(f"{path.name}: {error}", file=sys.stderr)
+                continue
+            if changed:
                 nbformat.write(notebook, path)
                 print(f"{path.name}: {changed} renewed")
-        return 0
+        return failed
     cores = os.cpu_count() or 1
     # The notebooks see the source of this checkout, whatever else is installed.
     source = filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")])

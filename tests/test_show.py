@@ -66,10 +66,11 @@ def forward(self, x: Tensor, delta: float) -> Tensor:
 
 
 def shown_by_chapters():
-    """(chapter, name, object, what is committed) of every ``show(…)`` in a chapter."""
+    """(chapter, source, what is committed) of every ``show(…)`` in a chapter."""
     for path in CHAPTERS:
-        for output, name in notebooks.shown(nbformat.read(path, as_version=4)):
-            yield path.stem, name, notebooks.library_object(name), output.data["text/markdown"]
+        for output, thing in notebooks.displayed(nbformat.read(path, as_version=4)):
+            if isinstance(thing, Source):
+                yield path.stem, thing, dict(output.data)
 
 
 SHOWN = list(shown_by_chapters())
@@ -147,22 +148,22 @@ def test_a_function_of_checks_and_a_lone_docstring_are_shown():
         assert shorten(code) == (code, [])
 
 
-@pytest.mark.parametrize("shown", SHOWN, ids=[f"{s[0]}-{s[1]}" for s in SHOWN])
+@pytest.mark.parametrize("shown", SHOWN, ids=[f"{s[0]}-{s[1].name}" for s in SHOWN])
 def test_what_chapters_show_is_lines_of_the_source(shown):
-    chapter, _, obj, committed = shown
-    source = show(obj)
+    chapter, source, committed = shown
     assert is_part(source.short, source.code)
     ast.parse(source.short)
     assert source.folded or source.short == source.code
-    now = source._repr_mimebundle_()["text/markdown"]
-    assert committed == now, f"run: python book/notebooks.py renew chapters/{chapter}.ipynb"
+    assert committed == notebooks.bundle(source), (
+        f"run: python book/notebooks.py renew chapters/{chapter}.ipynb"
+    )
 
 
 def test_chapters_show_much():
     """The search finds them: 54 when this was written."""
     assert len(SHOWN) > 40
-    whole = sum(len(show(obj).code.splitlines()) for _, _, obj, _ in SHOWN)
-    short = sum(len(show(obj).short.splitlines()) for _, _, obj, _ in SHOWN)
+    whole = sum(len(source.code.splitlines()) for _, source, _ in SHOWN)
+    short = sum(len(source.short.splitlines()) for _, source, _ in SHOWN)
     assert short < 0.7 * whole
 
 
