@@ -71,18 +71,15 @@ def test_fm_summed_is_all_inner_products(n, seed):
     same(factorization_machine(x).sum(-1), expected, 1e-10)
 
 
-def test_fm_of_half_precision_is_that_of_its_numbers():
-    """The two sums of squares are 10,000 times their difference, and beyond float16."""
-    x = 100 + draw(2, 64, 3)
-    x[:, 1::2] *= -1
-    for dtype in (torch.float16, torch.bfloat16):
-        rounded = x.to(dtype)
-        got, wanted = factorization_machine(rounded), factorization_machine(rounded.double())
-        assert got.dtype == dtype and got.isfinite().all() == (dtype == torch.bfloat16)
-        if dtype == torch.bfloat16:
-            same(got.double(), wanted, 0.01)
-        small = rounded / 32
-        same(factorization_machine(small).double(), factorization_machine(small.double()), 0.01)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fm_of_half_precision_is_that_of_its_numbers(dtype):
+    """One large feature and small ones: both sums of squares are beyond float16, the pairs not."""
+    x = 0.1 * draw(3, 5, 4)
+    x[:, 2] = 300
+    x = x.to(dtype)
+    got = factorization_machine(x)
+    assert got.dtype == dtype
+    same(got.double(), factorization_machine(x.double()), 2 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("rank", [None, 3])
