@@ -416,7 +416,7 @@ def test_bad_input_models():
         FieldEmbedding(fields, 0)
     split, config = Split(*torch.arange(60).split(20)), Config(steps=1, progress=False)
     ranker = Ranker(fields, linear=True)
-    with pytest.raises(ValueError, match=r"^label: expected shape \(60,\), got shape \(59,\)"):
+    with pytest.raises(ValueError, match=r"^label: expected shape \(60,\) .*got .*\(59,\)"):
         fit(ranker, fields, torch.zeros(59, dtype=torch.bool), split, config)
     with pytest.raises(ValueError, match=r"^batch: expected a whole number >= 1, got 0"):
         fit(ranker, fields, torch.arange(60) > 30, split, config, batch=0)

@@ -277,7 +277,7 @@ class FieldEmbedding(nn.Module):
 
     def __init__(self, fields: Fields, d: int) -> None:
         super().__init__()
-        _validate.count("d", d)
+        d = _validate.count("d", d)
         self.tables = nn.ModuleList(
             nn.Embedding(n, d, padding_idx=0) for n in fields.sizes
         )
@@ -384,7 +384,7 @@ def fit(
         The history; its metric is the log loss on the validation rows.
     """
     _check_label(label, len(fields.codes))
-    _validate.count("batch", batch)
+    batch = _validate.count("batch", batch)
     rows, held_out = split.train, split.validation
 
     def batches(generator: torch.Generator) -> Iterator[tuple[Tensor]]:
@@ -423,11 +423,7 @@ def _check_index(
         raise TypeError(
             f"{name}: expected an int64 tensor, got {_validate.describe(value)}"
         )
-    if value.ndim != 1 or len(value) != (rows or len(value)) or not len(value):
-        raise ValueError(
-            f"{name}: expected shape ({rows or 'rows'},) with rows >= 1, "
-            f"got shape {_validate.shape_text(value.shape)}"
-        )
+    _validate.layout(name, value, rows or "rows", kind="whole")
     if not negative and value.min() < 0:
         raise ValueError(
             f"{name}: expected numbers >= 0, got {int(value.min())}"
