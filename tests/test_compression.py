@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.linalg
 import torch
 from hypothesis import given
@@ -20,11 +21,14 @@ from linear_time.compression import (
     LinearCompression,
     LowRank,
     MeanPooling,
+    cosines,
     linformer_attention,
     matrix,
     optimal_compression,
+    share_kept,
     token_mixing,
 )
+from linear_time.datasets import ecg
 from linear_time.dhen import (
     DHEN,
     MLP,
@@ -36,6 +40,7 @@ from linear_time.dhen import (
     Wukong,
 )
 from linear_time.perceiver import Perceiver
+from linear_time.pictures.compression import split_ratio, wukong_layer
 from linear_time.pyramid import PyramidCompression
 
 F32, F64 = torch.float32, torch.float64
@@ -515,3 +520,102 @@ def test_bad_input_matrices():
         given = {"q": x, "k": x, "v": x, "compress_k": W, "compress_v": W}
         with pytest.raises(ValueError, match=f"^{name}: expected finite values"):
             linformer_attention(**{**given, name: given[name] / 0})
+
+
+# --- what a constant matrix can keep --------------------------------------------------------------
+
+
+def test_share_kept_is_one_less_the_share_lost():
+    X, best = draw(3, 6, 5), optimal_compression(draw(3, 6, 5), 2)
+    lost = X - best.decoder @ best.encoder @ X
+    expected = 1 - float(np.linalg.norm(lost) ** 2 / np.linalg.norm(X) ** 2)
+    assert share_kept(X, best.encoder, best.decoder) == pytest.approx(expected, abs=1e-12)
+    assert expected == pytest.approx(1 - float(best.error) / float(X.square().sum()), abs=1e-12)
+    assert share_kept(X, torch.eye(6, dtype=F64), torch.eye(6, dtype=F64)) == 1
+    assert share_kept(X, torch.eye(6, dtype=F64), -torch.eye(6, dtype=F64)) == pytest.approx(-3)
+
+
+@pytest.mark.bad_input
+def test_bad_input_share_kept():
+    X, W = draw(6, 5), draw(2, 6)
+    with pytest.raises(ValueError, match=r"^decoder: expected shape \(6, 2\)"):
+        share_kept(X, W, W)
+    with pytest.raises(ValueError, match=r"^encoder: expected shape \(m, 6\)"):
+        share_kept(X, W.mT, W)
+    with pytest.raises(ValueError, match=r"^X: expected an entry other than 0, got none"):
+        share_kept(0 * X, W, W.mT)
+
+
+@given(n=st.integers(1, 20), data=st.data())
+def test_cosines_are_scipys_transform(n, data):
+    m = data.draw(st.integers(1, n))
+    x = draw(n, 3)
+    expected = scipy.fft.dct(x.numpy(), type=2, norm="ortho", axis=0)[:m]
+    same(cosines(n, m) @ x, torch.from_numpy(expected))
+
+
+@pytest.mark.bad_input
+def test_bad_input_cosines():
+    with pytest.raises(ValueError, match=r"^m: expected at most n = 3, got 4"):
+        cosines(3, 4)
+    with pytest.raises(ValueError, match=r"^n: expected a whole number >= 1, got 0"):
+        cosines(0, 1)
+
+
+@pytest.mark.parametrize(("n", "m"), [(12, 3), (12, 6), (64, 32), (6, 1)])
+def test_means_are_optimal_for_tokens_without_an_order(n, m):
+    """All orders of a list at once: every permutation of its places, or a I + b 1 1^T."""
+    X = draw(n, 40) + 0.7 * draw(1, 40, seed=2)
+    every_shift = torch.stack([X.roll(k, 0) for k in range(n)])  # not all orders: b differs
+    a = (X.square().sum() - X.sum(0).square().sum() / n) / (n - 1)
+    b = X.square().sum() / n - a
+    assert b > 0
+    moment = a * torch.eye(n, dtype=F64) + b
+    W = matrix(MeanPooling(n, m)).double()
+    Q = W / W.norm(dim=1, keepdim=True)
+    same(torch.trace(Q @ moment @ Q.T), torch.linalg.eigvalsh(moment)[-m:].sum())
+    random = torch.linalg.qr(draw(n, m, seed=3)).Q
+    assert torch.trace(random.T @ moment @ random) < torch.trace(Q @ moment @ Q.T)
+    # The mean over the shifts keeps the trace and the sum, as the mean over all orders does.
+    shifted = torch.einsum("knd,kmd->nm", every_shift, every_shift) / n
+    same(torch.trace(shifted), torch.trace(moment), 1e-9)
+    same(shifted.sum(), moment.sum(), 1e-9)
+
+
+def test_windows_at_all_shifts_make_the_best_matrix_nearly_cosines():
+    heart = ecg().x - ecg().x.mean()
+    windows = heart[:512].unfold(0, 128, 1).T
+    learned, fixed = optimal_compression(windows, 8).encoder, cosines(128, 8)
+    overlap = torch.linalg.svdvals(learned @ fixed.T)
+    assert (overlap[:6] > 0.99).all() and overlap.min() > 0.95
+    pieces = heart.reshape(8, 128).T
+    kept = [share_kept(pieces, W, W.T) for W in (learned, fixed)]
+    assert 0 < kept[0] - kept[1] < 0.02
+    half = [share_kept(pieces[:, :4], W, W.T) for W in (learned, fixed)]
+    assert half[0] < half[1]  # it loses where it was fitted
+
+
+def flops_of(function, *inputs):
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        function(*inputs)
+    return flops.get_total_flops()
+
+
+@pytest.mark.parametrize("sizes", [(100, 32, 16, 16, 8, 256), (30, 8, 5, 3, 2, 11)])
+def test_a_layer_of_wukong_counted_and_what_the_split_saves_of_it(sizes):
+    n, d, n_fm, n_lcb, rank, hidden = sizes
+    cost, x = wukong_layer(*sizes), torch.randn(1, n, d)
+    assert cost.lce == flops_of(LinearCompression(n, n_lcb), x)
+    assert cost.shortcut == flops_of(LinearCompression(n, n_fm + n_lcb), x)
+    assert cost.rest == flops_of(FactorizationMachine(n, n_fm, d, rank, (hidden,)), x)
+    lce = LinearCompression(n, n_lcb)
+    user, items = torch.randn(1, n - 4, d), torch.randn(1, 50, 4, d)
+    once = flops_of(lce.for_candidates, user, items)
+    assert split_ratio(n - 4, 4, 50) == pytest.approx(50 * cost.lce / once)
+
+
+def test_the_drawing_of_lce_is_to_scale():
+    """The operations that its bars and words state: 302, 8.4 and 3.1 million."""
+    n, m, d = 1024, 64, 64
+    attend = [8 * k * d**2 + 4 * k**2 * d for k in (n, m)]
+    assert [round(v / 1e6, 1) for v in (*attend, 2 * m * n * d)] == [302.0, 3.1, 8.4]

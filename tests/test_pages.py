@@ -26,7 +26,7 @@ def test_ledger_names_a_test_that_exists(file, name):
 
 def test_every_row_of_the_ledger_names_a_test():
     rows = [line for line in LEDGER.splitlines() if line.startswith("|")]
-    rows = [row for row in rows if not re.match(r"\|(-|\s*claim)", row)]
+    rows = [row for row in rows if not re.match(r"\|(-|\s*(claim|what stood) )", row)]
     assert rows and all(re.search(r"`test_\w+\.py::\w+`", row) for row in rows)
 
 

@@ -306,6 +306,61 @@ def optimal_compression(
     return OptimalCompression(*(part.to(X.dtype) for part in best))
 
 
+def share_kept(
+    X: Float[Tensor, "*batch n d"],
+    encoder: Float[Tensor, "m n"],
+    decoder: Float[Tensor, "n m"],
+) -> float:
+    """How much of X a pair keeps: 1 − ‖X − decoder encoder X‖² / ‖X‖².
+
+    1 is all, 0 nothing; a decoder fitted to other data may do worse than
+    nothing.
+
+    Args:
+        X: (…, n, d), not all zero.
+        encoder: W, (m, n).
+        decoder: R, (n, m).
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+    n = _validate.layout("X", X, "…", "n", "d")[-2]
+    m, _ = _validate.layout("encoder", encoder, "m", n)
+    _validate.layout("decoder", decoder, n, m)
+    whole = X.square().sum()
+    if whole == 0:
+        raise ValueError("X: expected an entry other than 0, got none")
+    rest = X - decoder @ (encoder @ X)
+    return float(1 - rest.square().sum() / whole)
+
+
+def cosines(n: int, m: int) -> Float[Tensor, "m n"]:
+    """The m slowest of n orthonormal cosines: an encoder without data.
+
+        W_{ij} = c_i cos(π i (j + ½) / n),  c_0 = √(1/n),  else √(2/n),
+
+    the first rows of the discrete cosine transform (DCT-II). Its transpose
+    is its decoder.
+
+    Args:
+        n: number of tokens.
+        m: number of rows, 1 ≤ m ≤ n.
+
+    Returns:
+        (m, n), float64.
+
+    Raises:
+        TypeError, ValueError: a size is not as above.
+    """
+    n, m = _validate.count("n", n), _validate.count("m", m)
+    if m > n:
+        raise ValueError(f"m: expected at most n = {n}, got {m}")
+    i = torch.arange(m, dtype=torch.float64)[:, None]
+    j = torch.arange(n, dtype=torch.float64)
+    W = torch.cos(torch.pi * i * (j + 0.5) / n)
+    return W / W.norm(dim=1, keepdim=True)
+
+
 def linformer_attention(
     q: Float[Tensor, "*batch queries d_head"],
     k: Float[Tensor, "*batch n d_head"],

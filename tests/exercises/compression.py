@@ -22,6 +22,19 @@ def one_too_many(n, d, share):
     return m
 
 
+def without_the_cap(n, d, share):
+    whole = share * (8 * n * d**2 + 4 * n**2 * d)
+    m = 0
+    while 2 * (m + 1) * n * d + 8 * (m + 1) * d**2 + 4 * (m + 1) ** 2 * d <= whole:
+        m += 1
+    return m
+
+
+def rounded_root(n, d, share):
+    a, b, c = 4 * d, 2 * n * d + 8 * d**2, -share * (8 * n * d**2 + 4 * n**2 * d)
+    return min(n, round((-b + math.sqrt(b * b - 4 * a * c)) / (2 * a)))
+
+
 def no_decoder_of_the_data(W, X):
     return torch.linalg.pinv(W)
 
@@ -43,6 +56,12 @@ def forgets_the_user(W, user, candidates):
     return W[:, len(user) :] @ candidates
 
 
+def user_by_sums_for_each(W, user, candidates):
+    of_user, of_candidate = W[:, : len(user)], W[:, len(user) :]
+    each = user.expand(len(candidates), -1, -1)
+    return (of_user[None, :, :, None] * each[:, None]).sum(2) + of_candidate @ candidates
+
+
 def candidate_first(W, user, candidates):
     cut = candidates.shape[1]
     return W[:, :cut] @ candidates + W[:, cut:] @ user
@@ -58,7 +77,18 @@ def mask(n, s):
 
 
 def share(n, s):
+    return s * (n // s + 1) / (2 * n)
+
+
+def share_of_whole_windows(n, s):
     return (n // s + 1) / (2 * (n // s))
+
+
+def share_by_a_loop(n, s):
+    kept = 0
+    for i in range(n // s):
+        kept += (i + 1) * s
+    return kept / (n // s * n)
 
 
 def window_only(n, s):
@@ -100,14 +130,24 @@ WRONG = {
         square_root_of_share,
         without_lce,
         one_too_many,
+        without_the_cap,
+        rounded_root,
         lambda n, d, share: int(share * n),
     ],
     "05-decoder": [no_decoder_of_the_data, transposed, of_svd],
-    "05-split": [every_pair, forgets_the_user, candidate_first, halves_averaged],
+    "05-split": [
+        every_pair,
+        forgets_the_user,
+        user_by_sums_for_each,
+        candidate_first,
+        halves_averaged,
+    ],
     "05-causal": [
         (window_only, share),
         (before_the_window, share),
         (mask, lambda n, s: 0.5),
+        (mask, share_of_whole_windows),
+        (mask, share_by_a_loop),
         (mask, lambda n, s: float(mask(n, s).double().mean())),
         (lambda n, s: ~mask(n, s), share),
     ],

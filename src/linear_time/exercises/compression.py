@@ -1,5 +1,8 @@
 """Checks of chapter 05."""
 
+import sys
+from contextlib import contextmanager
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,6 +37,7 @@ def budget(answer):
         (256, 64, 0.5),
         (64, 256, 0.25),
         (16, 8, 1.0),
+        (16, 8, 2.0),
         (100, 32, 0.001),
     ):
         whole = share * (8 * n * d**2 + 4 * n**2 * d)
@@ -58,27 +62,34 @@ def decoder(answer):
 
 @exercise("05-split")
 def split(answer):
-    m, n_user, n_candidate, count, d = 4, 30, 3, 20, 5
-    W = randn(m, n_user + n_candidate)
-    user, candidates = randn(n_user, d, seed=1), randn(count, n_candidate, d)
-    with FlopCounterMode(display=False) as flops:
-        got = answer(W.clone(), user.clone(), candidates.clone())
-    whole = torch.cat([user.expand(count, -1, -1), candidates], dim=1)
-    given = "30 tokens of a user, 20 candidates of 3"
-    expect_close(got, W @ whole, given)
-    need = 2 * m * d * (n_user + count * n_candidate)
-    expect(
-        0 < flops.get_total_flops() <= need,
-        f"For {given}: expected at most {need} operations, "
-        f"got {flops.get_total_flops()}. Is the user's half done once, "
-        "and by a matrix product?",
-    )
+    for m, n_user, n_candidate, count, d in (
+        (4, 30, 3, 20, 5),
+        (3, 2, 7, 1, 4),
+    ):
+        W = randn(m, n_user + n_candidate)
+        user = randn(n_user, d, seed=1)
+        candidates = randn(count, n_candidate, d, seed=2)
+        with FlopCounterMode(display=False) as flops:
+            got = answer(W.clone(), user.clone(), candidates.clone())
+        whole = torch.cat([user.expand(count, -1, -1), candidates], dim=1)
+        given = (
+            f"{n_user} tokens of a user, {count} candidates of {n_candidate}"
+        )
+        expect_close(got, W @ whole, given)
+        # Not fewer either: a half that is no matrix product is not counted.
+        need = 2 * m * d * (n_user + count * n_candidate)
+        expect_equal(
+            flops.get_total_flops(),
+            need,
+            f"{given}, the operations of matrix products (the user's half "
+            "once, the candidates' half once each)",
+        )
 
 
 @exercise("05-causal")
 def causal(answer):
     mask, share = answer
-    for n, s in ((8, 2), (12, 4), (5, 1), (6, 6)):
+    for n, s in ((8, 2), (12, 4), (5, 1), (6, 6), (5, 2), (11, 3)):
         rows, columns = torch.meshgrid(
             torch.arange(n // s), torch.arange(n), indexing="ij"
         )
@@ -92,13 +103,34 @@ def causal(answer):
         expect_close(
             share(n, s), want.double().mean(), f"n = {n}, s = {s}, the share"
         )
+    given = "n = 10^7, s = 1, the share"
+    with at_most(100, "lines of Python: a formula, without a loop"):
+        try:
+            many = share(10**7, 1)  # a mask of 10^14 entries fits nowhere
+        except (MemoryError, RuntimeError):
+            raise Wrong(
+                "Expected a formula for the share, without the mask."
+            ) from None
+    expect_close(many, 0.5, given, rtol=1e-6)
+
+
+@contextmanager
+def at_most(lines, what):
+    """Refuse an answer that executes more lines of Python than these."""
+    before, done = sys.gettrace(), 0
+
+    def trace(frame, event, _):
+        nonlocal done
+        done += event == "line"
+        if done > lines:
+            raise Wrong(f"Expected at most {lines} {what}.")
+        return trace
+
+    sys.settrace(trace)
     try:
-        many = share(10**7, 1)  # a mask of 10^14 entries fits nowhere
-    except (MemoryError, RuntimeError):
-        raise Wrong(
-            "Expected a formula for the share, without the mask."
-        ) from None
-    expect_close(many, 0.5, "n = 10^7, s = 1, the share", rtol=1e-6)
+        yield
+    finally:
+        sys.settrace(before)
 
 
 @exercise("05-bug")
