@@ -514,13 +514,16 @@ def test_the_cache_keeps_the_order_of_the_positions():
 @given(seed=seeds, dim=st.integers(0, 2), steps=st.integers(1, 40))
 @torch.no_grad()
 def test_what_is_extended_is_joined_and_never_changes(seed, dim, steps):
-    """Any parent may be continued, any number of times, after any others."""
+    """Any parent, or its newest part, may be continued, any number of times."""
     draw, choose = source(seed), torch.Generator().manual_seed(seed)
     first = list(draw(60, 60, 60).shape)
     first[dim] = 5
     known = [(start := draw(*first), start.clone())]
     for _ in range(steps):
         old, right = known[int(torch.randint(len(known), (), generator=choose))]
+        drop = int(torch.randint(3, (), generator=choose)) % (old.shape[dim] - 1)
+        old = old.narrow(dim, drop, old.shape[dim] - drop)
+        right = right.narrow(dim, drop, right.shape[dim] - drop)
         sizes = list(first)
         sizes[dim] = int(torch.randint(1, 4, (), generator=choose))
         new = draw(*sizes)
@@ -541,6 +544,23 @@ def test_a_cache_is_copied_a_logarithm_of_times():
     assert len(buffers) <= 3  # for 2050, 4102 and 8206 positions
     assert torch.equal(state.k[0, 2, 1024:, 3], torch.arange(5000.0))
     assert torch.equal(state.v, -state.k)
+
+
+@torch.no_grad()
+def test_a_window_slides_without_being_copied_each_time():
+    new, state, copies = torch.ones(1, 4, 1, 8), KVCache(*torch.zeros(2, 1, 4, 1024, 8)), 0
+    for t in range(5000):
+        before = state.k.untyped_storage().data_ptr()
+        state = state.newest(1023).append(t * new, -t * new)
+        assert state.k.shape[2] == 1024 and state.position == 1025 + t
+        assert state.k.untyped_storage().nbytes() <= 2.1 * state.k.nbytes
+        copies += state.k.untyped_storage().data_ptr() != before
+    assert copies <= 5
+    assert torch.equal(state.k[0, 2, :, 3], torch.arange(5000.0)[-1024:])
+    small = state.newest(600).append(new, new)
+    assert small.k.untyped_storage().nbytes() <= 4 * small.k.nbytes
+    assert torch.equal(small.k[:, :, :-1], state.k[:, :, -600:])
+    assert state.newest(2000).k.shape[2] == 1024 and state.newest(2000).dropped == state.dropped
 
 
 @torch.no_grad()

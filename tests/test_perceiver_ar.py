@@ -135,8 +135,7 @@ def test_steps_from_caches_are_forward_with_growing_latents(prompt):
         model.n_latents = kept + t + 1 - prompt
         assert torch.allclose(logits, model(tokens[:, : t + 1])[:, -1], atol=1e-12)
         model.n_latents = 4
-        assert state.position == t + 1
-        assert [c.k.shape[2] for c in state.caches] == [t + 1] + [kept + t + 1 - prompt] * 2
+        assert [c.k.shape[2] for c in state] == [t + 1] + [kept + t + 1 - prompt] * 2
 
 
 def sliding(model, tokens, prompt):
@@ -157,7 +156,7 @@ def test_the_cache_slides_up_to_the_second_layer(layers):
     tokens = draw(2, 11)
     logits, state = sliding(model, tokens, 8)
     _, fresh = model.prefill(tokens)
-    for i, (old, new) in enumerate(zip(state.caches, fresh.caches, strict=True)):
+    for i, (old, new) in enumerate(zip(state, fresh, strict=True)):
         same = torch.allclose(old.k, new.k, atol=1e-10) and torch.allclose(old.v, new.v, atol=1e-10)
         assert same == (i < 2), f"layer {i + 1}"
     gap = (logits - model(tokens)[:, -1]).abs().max()
@@ -183,7 +182,7 @@ def test_a_sliding_cache_is_not_forward():
     _, state = model.prefill(tokens[:, :8])
     for t in range(8, 11):
         logits, state = model.step(tokens[:, t], state, slide=True)
-    assert [c.k.shape[2] for c in state.caches] == [11, 4, 4]
+    assert [c.k.shape[2] for c in state] == [11, 4, 4]
     assert (logits - model(tokens)[:, -1]).abs().max() > 1e-2
 
 
@@ -212,14 +211,14 @@ def test_a_stride_is_one_prefill_and_steps(stride, monkeypatch):
     model, calls = make(5), []
     prefill, step = model.prefill, model.step
 
-    def counted_prefill(tokens, n_latents=None):
-        logits, state = prefill(tokens, n_latents)
-        calls.append(("prefill", state.caches[1].k.shape[2]))
+    def counted_prefill(*args):
+        logits, state = prefill(*args)
+        calls.append(("prefill", state[1].k.shape[2]))
         return logits, state
 
     def counted_step(token, state):
         logits, state = step(token, state)
-        calls.append(("step", state.caches[1].k.shape[2]))
+        calls.append(("step", state[1].k.shape[2]))
         return logits, state
 
     monkeypatch.setattr(model, "prefill", counted_prefill)
@@ -247,7 +246,7 @@ def test_the_number_of_latents_is_no_weight(n_latents):
     model, tokens = make(3), draw(2, 9)
     other = make(n_latents)
     assert torch.equal(model(tokens, n_latents=n_latents), other(tokens))
-    assert torch.equal(model.prefill(tokens, n_latents)[0], other.prefill(tokens)[0])
+    assert torch.equal(model.prefill(tokens, n_latents=n_latents)[0], other.prefill(tokens)[0])
 
 
 @pytest.mark.parametrize("padding", [1, 4, 7])
@@ -256,7 +255,7 @@ def test_padding_on_the_left_is_ignored(padding):
     model, tokens = make(5), draw(2, 10)
     real = torch.ones(2, 10, dtype=torch.bool)
     real[1, :padding] = False
-    logits = model(tokens, key_mask=real)
+    logits = model(tokens, mask=real)
     assert torch.allclose(logits[:1], model(tokens[:1]), atol=1e-13)
     kept = min(5, 10 - padding)
     alone = model(tokens[1:, padding:])
@@ -264,20 +263,80 @@ def test_padding_on_the_left_is_ignored(padding):
     changed = tokens.clone()
     changed[1, :padding] = (changed[1, :padding] + 1) % V
     for masks in ({}, {"input_mask": False}, {"latent_mask": False}):
-        one, other = (model(t, key_mask=real, **masks) for t in (tokens, changed))
+        one, other = (model(t, mask=real, **masks) for t in (tokens, changed))
         assert torch.equal(one[1, -kept:], other[1, -kept:])
 
 
-def test_a_row_that_may_read_nothing_gets_zeros():
+def test_a_latent_that_may_read_nothing_gets_zeros():
+    """On padding: its row of scores is empty in the input and among the latents."""
     model, tokens = make(4), draw(1, 6)
-    nothing = torch.zeros(1, 6, dtype=torch.bool)
-    x = model.embedding(tokens)[:, 2:]
+    mask = torch.tensor([[False] * 4 + [True] * 2])
+    x = model.embedding(tokens)[:, 2:4]
     for block in model.blocks:  # attention adds nothing
         x = x + block.mlp(block.mlp_norm(x))
     wanted = model.norm(x) @ model.embedding.weight.T
-    assert torch.allclose(model(tokens, key_mask=nothing), wanted, atol=1e-13)
-    loss = model(tokens, key_mask=nothing).sum()
+    logits = model(tokens, mask)
+    assert torch.allclose(logits[:, :2], wanted, atol=1e-13)
+    assert not torch.allclose(logits[:, 2:], wanted, atol=1e-3)
+    loss = logits.sum()
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, model.embedding.weight))
+
+
+def test_the_first_state_and_steps_fit():
+    """From nothing on, each token is a latent: the decoder, step by step."""
+    model, plain, tokens = make(3), LlamaLM(V, D, LAYERS, **BLOCK).to(F64), draw(2, 7)
+    plain.load_state_dict(model.state_dict())
+    wanted, state = plain(tokens), model.initial_state(2)
+    for t in range(7):
+        logits, state = model.step(tokens[:, t], state)
+        assert torch.allclose(logits, wanted[:, t], atol=1e-12)
+        assert [cache.position for cache in state] == [t + 1] * LAYERS
+
+
+def test_a_state_is_continued_by_a_chunk():
+    model, tokens = make(4), draw(2, 11)
+    _, state = model.prefill(tokens[:, :6])
+    logits, after = model.prefill(tokens[:, 6:], state)
+    for t in range(6, 11):
+        stepped, state = model.step(tokens[:, t], state)
+    assert torch.allclose(logits, stepped, atol=1e-12)
+    for one, other in zip(after, state, strict=True):
+        assert torch.allclose(one.k, other.k, atol=1e-12) and one.position == 11
+    assert torch.allclose(logits, model(tokens, n_latents=9)[:, -1], atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_padded_prompts_are_continued_as_they_are_alone(stride):
+    model, prompt = make(4), draw(3, 9)
+    mask = torch.arange(9) >= torch.tensor([0, 3, 5])[:, None]
+    out = model.generate(prompt, 6, 0.0, mask=mask, stride=stride)
+    other = prompt.where(mask, (prompt + 1) % V)
+    assert torch.equal(model.generate(other, 6, 0.0, mask=mask, stride=stride)[:, 9:], out[:, 9:])
+    for row, first in enumerate([0, 3, 5]):
+        alone = model.generate(prompt[row : row + 1, first:], 6, 0.0, stride=stride)
+        assert torch.equal(out[row, 9:], alone[0, 9 - first :])
+    assert not torch.equal(model.generate(prompt, 6, 0.0, stride=stride)[:, 9:], out[:, 9:])
+    logits, state = model.prefill(prompt, None, mask)
+    for row, first in enumerate([0, 3, 5]):
+        wanted, one = model.prefill(prompt[row : row + 1, first:])
+        assert torch.allclose(logits[row], wanted[0], atol=1e-12)
+        stepped = model.step(prompt[:, 0], state)[0][row]
+        assert torch.allclose(stepped, model.step(prompt[row : row + 1, 0], one)[0][0], atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["PerceiverAR", "LlamaLM"])
+def test_a_model_calls_its_blocks_and_not_what_is_inside(kind):
+    """What shards or compiles a block wraps its call."""
+    model = make(3) if kind == "PerceiverAR" else LlamaLM(V, D, LAYERS, **BLOCK).to(F64)
+    calls, inside = [], []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda *_: inside.append(1))
+        block.register_forward_hook(lambda *_: (calls.append(1), inside.clear())[0])
+        for part in block.modules():
+            if part is not block:
+                part.register_forward_pre_hook(lambda *_: inside.append(inside[0]))
+    model(draw(2, 7))
+    assert len(calls) == LAYERS
 
 
 def looking(queries, keys, d):
@@ -344,12 +403,21 @@ def test_matrix_products_are_the_stated_ones():
             "token: expected",
         ),
         (lambda: make(2)(draw(1, 4), n_latents=0), "n_latents: expected"),
-        (lambda: make(2).prefill(draw(1, 4), 0), "n_latents: expected"),
-        (lambda: make(3).generate(draw(1, 4), 2, stride=0), "stride: expected .* 1 to 3, got 0"),
-        (lambda: make(3).generate(draw(1, 4), 2, stride=4), "stride: expected .* 1 to 3, got 4"),
+        (lambda: make(2).prefill(draw(1, 4), n_latents=0), "n_latents: expected"),
+        (lambda: make(2).prefill(draw(1, 4), 0), "state: expected a list of 3"),
         (
-            lambda: make(2)(draw(1, 4), key_mask=torch.ones(1, 5, dtype=torch.bool)),
-            r"key_mask: expected shape \(1, 4\), got shape \(1, 5\)",
+            lambda: make(2).prefill(draw(1, 4), make(2).initial_state(1), n_latents=2),
+            "n_latents: expected None beside a state",
+        ),
+        (
+            lambda: make(2).step(draw(1, 4)[0, :1], make(2).initial_state(1)[:2]),
+            "state: expected a list of 3, .* got 2",
+        ),
+        (lambda: make(3).generate(draw(1, 4), 2, stride=0), "stride: expected .* >= 1, got 0"),
+        (lambda: make(3).generate(draw(1, 4), 2, stride=4), "stride: expected .* = 3, got 4"),
+        (
+            lambda: make(2)(draw(1, 4), mask=torch.ones(1, 5, dtype=torch.bool)),
+            r"mask: expected shape \(1, 4\) .* of shape \(1, 5\)",
         ),
     ],
 )
@@ -359,9 +427,17 @@ def test_bad_input(call, message):
 
 
 @pytest.mark.bad_input
+def test_bad_input_sliding_padded_rows():
+    model, mask = make(2), torch.tensor([[True] * 4, [False] + [True] * 3])
+    _, state = model.prefill(draw(2, 4), None, mask)
+    with pytest.raises(ValueError, match=r"^state: expected no padding"):
+        model.step(draw(2, 1)[:, 0], state, slide=True)
+
+
+@pytest.mark.bad_input
 def test_bad_input_of_another_type():
-    with pytest.raises(TypeError, match=r"^key_mask: expected a bool tensor"):
-        make(2)(draw(1, 4), key_mask=torch.ones(1, 4))
+    with pytest.raises(TypeError, match=r"^mask: expected a bool tensor"):
+        make(2)(draw(1, 4), mask=torch.ones(1, 4))
 
 
 # --- the records that chapter 10 quotes ----------------------------------------------------------

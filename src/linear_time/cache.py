@@ -25,7 +25,7 @@ class KVCache(NamedTuple):
     k: Tensor  # (batch, heads, past, d_head)
     v: Tensor  # (batch, heads, past, d_head)
     mask: Tensor | None = None  # (batch, past), False where a row is padded
-    dropped: int = 0  # positions that the cache held once, the oldest
+    dropped: int = 0  # positions before those that the cache holds
 
     @property
     def position(self) -> int | Tensor:
@@ -35,7 +35,7 @@ class KVCache(NamedTuple):
         """
         if self.mask is None:
             return self.dropped + self.k.shape[2]
-        return self.mask.sum(1)
+        return self.dropped + self.mask.sum(1)
 
     def append(
         self, k: Tensor, v: Tensor, mask: Tensor | None = None
@@ -66,6 +66,18 @@ class KVCache(NamedTuple):
         return KVCache(
             extend(self.k, k, 2), extend(self.v, v, 2), mask, self.dropped
         )
+
+    def newest(self, n: int) -> "KVCache":
+        """The last n positions, or all if there are fewer; the others go.
+
+        Raises:
+            ValueError: rows are padded: what goes would differ by row.
+        """
+        drop = max(0, self.k.shape[2] - n)
+        if drop and self.mask is not None:
+            raise ValueError("state: expected no padding where positions go")
+        k, v = self.k[:, :, drop:], self.v[:, :, drop:]
+        return KVCache(k, v, self.mask, self.dropped + drop)
 
     @staticmethod
     def empty(
@@ -129,12 +141,13 @@ def extend(old: Tensor, new: Tensor, dim: int) -> Tensor:
         written = _Written(sizes[dim], buffer.stride())
         buffer.untyped_storage().written = written  # type: ignore[attr-defined]
         old = buffer
-    behind = past * written.strides[dim]
-    old.as_strided(new.shape, written.strides, behind).copy_(new)
-    written.length = past + more
+    strides, start = written.strides, old.storage_offset()
+    behind = start + past * strides[dim]
+    old.as_strided(new.shape, strides, behind).copy_(new)
+    written.end = behind + more * strides[dim]
     sizes = list(new.shape)
     sizes[dim] = past + more
-    return old.as_strided(sizes, written.strides, 0)
+    return old.as_strided(sizes, strides, start)
 
 
 class _Written:
@@ -142,19 +155,20 @@ class _Written:
 
     def __init__(self, room: int, strides: tuple[int, ...]) -> None:
         self.room, self.strides = room, strides
-        self.length = 0
+        self.end = 0  # offset of the first number that is not written
 
     def continues(self, old: Tensor, new: Tensor, dim: int) -> bool:
-        """Whether old is all that is written, and new fits behind it."""
-        past = old.shape[dim]
+        """Whether old ends where the writing does, and new fits behind it."""
+        past, more = old.shape[dim], new.shape[dim]
+        end = old.storage_offset() + past * self.strides[dim]
+        numbers = old.numel() // past * self.room
         return (
-            past == self.length
-            and past + new.shape[dim] <= self.room
+            end == self.end
+            and end + more * self.strides[dim] <= self.room * self.strides[dim]
+            and self.room <= 4 * (past + more)  # else too much of it is idle
             and old.stride() == self.strides
-            and old.storage_offset() == 0
             and old.dtype == new.dtype
-            and old.numel() * self.room * old.itemsize
-            == past * old.untyped_storage().nbytes()
+            and numbers * old.itemsize == old.untyped_storage().nbytes()
             # what was made in inference mode is written in it alone
             and (torch.is_inference_mode_enabled() or not old.is_inference())
         )

@@ -5,36 +5,37 @@ past. Generation therefore costs the same at every step, and training waits
 for one step after the other: nonlinear steps cannot be merged.
 """
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from linear_time import _validate
-from linear_time.mixer import SequenceMixer, log_uniform
+from linear_time.layer import full, log_uniform, without_autocast, zeros
+from linear_time.mixer import SequenceMixer
 
 
 class _Recurrent(SequenceMixer):
-    """What the networks share: all but the cell. The output is the state."""
+    """What the networks share: all but the cell. The output is the state.
+
+    The state and all that is computed from it are at least float32: it is
+    rounded once, in the output, and not at every step.
+    """
 
     input: nn.Linear  # reads x_t; its rows are those of all gates
     recurrent: nn.Linear  # reads h_{t−1}
 
-    def cell(self, u: Tensor, h: Tensor) -> Tensor:
-        """h_t from u = W_x x_t + b, for all gates, and h_{t−1}."""
+    def cell(self, u: Tensor, v: Tensor, h: Tensor) -> Tensor:
+        """h_t from u = W x_t + b and v = U h_{t−1} + c, for all gates."""
         raise NotImplementedError
 
     def forward(
-        self, x: Float[Tensor, "batch length d_model"]
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        mask: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
-        self.check_input(x)
-        h = self.initial_state(len(x), x.device, x.dtype)
-        states = []
-        # unbind, not [:, t]: the gradient of each index would fill a tensor
-        # of the whole length, and backward would take O(length²).
-        for u_t in self.input(x).unbind(1):  # one product for all steps
-            h = self.cell(u_t, h)  # (batch, d_model)
-            states.append(h)
-        return torch.stack(states, dim=1)
+        return self.prefill(x, None, mask)[0]
 
     def initial_state(
         self,
@@ -42,14 +43,10 @@ class _Recurrent(SequenceMixer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Float[Tensor, "batch d_model"]:
-        """h_0 = 0, (batch, d_model)."""
-        _validate.count("batch_size", batch_size)
+        """h_0 = 0, (batch, d_model), at least float32."""
         weight = self.recurrent.weight
-        return torch.zeros(
-            batch_size,
-            self.d_model,
-            device=weight.device if device is None else device,
-            dtype=weight.dtype if dtype is None else dtype,
+        return zeros(
+            weight, batch_size, self.d_model, device=device, dtype=dtype
         )
 
     def step(
@@ -58,9 +55,50 @@ class _Recurrent(SequenceMixer):
         state: Float[Tensor, "batch d_model"],
     ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, "batch d_model"]]:
         self.check_input(x_t, "x_t")
-        _check_state("state", state, x_t)
-        h = self.cell(self.input(x_t), state)
-        return h, h
+        _validate.state("state", state, len(x_t), self.d_model)
+        u, h = full(self.input(x_t)), full(state)
+        with without_autocast(x_t):
+            h = self.cell(u, self._recall()(h), h)
+        return h.to(x_t.dtype), h
+
+    def prefill(
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        state: Float[Tensor, "batch d_model"] | None = None,
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[
+        Float[Tensor, "batch length d_model"], Float[Tensor, "batch d_model"]
+    ]:
+        """All positions, and the state after the last; see ``forward``.
+
+        A position of padding leaves the state as it was.
+        """
+        self.check_input(x)
+        self.check_mask(mask, x)
+        if state is None:
+            state = self.initial_state(len(x), x.device, x.dtype)
+        else:
+            _validate.state("state", state, len(x), self.d_model)
+        h, states = full(state), []
+        u = full(self.input(x))  # one product for all steps
+        with without_autocast(x):
+            recall = self._recall()
+            # unbind, not [:, t]: the gradient of each index would fill a
+            # tensor of the whole length, and backward would take O(length²).
+            for t, u_t in enumerate(u.unbind(1)):
+                new = self.cell(u_t, recall(h), h)  # (batch, d_model)
+                if mask is not None:
+                    new = torch.where(mask[:, t, None], new, h)
+                h = new
+                states.append(h)
+        return torch.stack(states, dim=1).to(x.dtype), h
+
+    def _recall(self) -> Callable[[Tensor], Tensor]:
+        """h ↦ U h + c in at least float32; the weights are cast once."""
+        weight, bias = full(self.recurrent.weight), None
+        if self.recurrent.bias is not None:
+            bias = full(self.recurrent.bias)
+        return lambda h: nn.functional.linear(h, weight, bias)
 
 
 class ElmanRNN(_Recurrent):
@@ -84,6 +122,7 @@ class ElmanRNN(_Recurrent):
         self, d_model: int, spectral_radius: float | int | None = None
     ) -> None:
         super().__init__(d_model)
+        d_model = self.d_model
         self.input = nn.Linear(d_model, d_model)
         self.recurrent = nn.Linear(d_model, d_model, bias=False)
         if spectral_radius is not None:
@@ -93,9 +132,9 @@ class ElmanRNN(_Recurrent):
             weight *= spectral_radius / radius
 
     def cell(
-        self, u: Float[Tensor, "batch d_model"], h: Tensor
+        self, u: Float[Tensor, "batch d_model"], v: Tensor, h: Tensor
     ) -> Float[Tensor, "batch d_model"]:
-        return torch.tanh(u + self.recurrent(h))
+        return torch.tanh(u + v)
 
 
 class GRU(_Recurrent):
@@ -132,6 +171,7 @@ class GRU(_Recurrent):
 
     def __init__(self, d_model: int, memory: float | int | None = None) -> None:
         super().__init__(d_model)
+        d_model = self.d_model
         self.input = nn.Linear(d_model, 3 * d_model)
         self.recurrent = nn.Linear(d_model, 3 * d_model)
         if memory is not None:
@@ -142,10 +182,10 @@ class GRU(_Recurrent):
             self.recurrent.bias.data[update] = 0  # the two are added
 
     def cell(
-        self, u: Float[Tensor, "batch three_d_model"], h: Tensor
+        self, u: Float[Tensor, "batch three_d_model"], v: Tensor, h: Tensor
     ) -> Float[Tensor, "batch d_model"]:
         u_r, u_z, u_n = u.chunk(3, dim=-1)
-        v_r, v_z, v_n = self.recurrent(h).chunk(3, dim=-1)
+        v_r, v_z, v_n = v.chunk(3, dim=-1)
         r = torch.sigmoid(u_r + v_r)
         z = torch.sigmoid(u_z + v_z)
         n = torch.tanh(u_n + r * v_n)
@@ -183,29 +223,16 @@ def jacobian_product_norms(
         Bengio (2013), "On the Difficulty of Training Recurrent Neural
         Networks".
     """
-    if isinstance(x, Tensor) and x.ndim != 2:
-        raise ValueError(
-            f"x: expected shape (length, {rnn.d_model}), "
-            f"got {_validate.describe(x)}"
-        )
-    rnn.check_input(x[None] if isinstance(x, Tensor) else x)
+    _validate.layout("x", x, "length", rnn.d_model)
     h = rnn.initial_state(1, x.device, x.dtype)
     if initial_state is not None:
-        _validate.shaped("initial_state", initial_state, (rnn.d_model,), True)
-        h = initial_state[None]
-    weight = rnn.recurrent.weight
-    product = torch.eye(rnn.d_model, dtype=x.dtype, device=x.device)
+        _validate.layout("initial_state", initial_state, rnn.d_model)
+        h = full(initial_state[None])
+    weight = full(rnn.recurrent.weight)
+    product = torch.eye(rnn.d_model, dtype=weight.dtype, device=x.device)
     norms = []
-    for u_t in rnn.input(x[None]).unbind(1):
-        h = rnn.cell(u_t, h)  # (1, d_model)
+    for u_t in full(rnn.input(x[None])).unbind(1):
+        h = rnn.cell(u_t, nn.functional.linear(h, weight), h)  # (1, d_model)
         product = (1 - h.mT.square()) * (weight @ product)
         norms.append(torch.linalg.matrix_norm(product, ord=2))
     return torch.stack(norms)
-
-
-def _check_state(name: str, state: Tensor, like: Tensor) -> None:
-    if not isinstance(state, Tensor) or state.shape != like.shape:
-        raise ValueError(
-            f"{name}: expected shape {_validate.shape_text(like.shape)}, "
-            f"got {_validate.describe(state)}"
-        )

@@ -50,7 +50,8 @@ def _strided(model, tokens, start, stride, first, slide=False, late=0):
     rows = []
     for end in range(start, tokens.shape[1] + 1):
         if (end - start) % stride == 0:
-            logits, state = model.prefill(tokens[:, :end], first(model, stride))
+            n_latents = first(model, stride)
+            logits, state = model.prefill(tokens[:, :end], n_latents=n_latents)
         else:
             logits, state = model.step(tokens[:, end - 1 - late], state, slide=slide)
         rows.append(logits)

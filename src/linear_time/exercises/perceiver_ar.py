@@ -2,7 +2,12 @@
 
 import torch
 
-from linear_time.attention import causal_mask
+from linear_time.attention import (
+    attend,
+    causal_mask,
+    join_heads,
+    split_heads,
+)
 from linear_time.exercises import (
     exercise,
     expect,
@@ -10,12 +15,8 @@ from linear_time.exercises import (
     expect_equal,
     expect_finds_bug,
 )
-from linear_time.perceiver_ar import (
-    PerceiverAR,
-    _attend,
-    _keys_values,
-    _queries,
-)
+from linear_time.perceiver_ar import PerceiverAR
+from linear_time.rotary import apply_rotary, rotary_embedding
 
 F64 = torch.float64
 
@@ -91,9 +92,9 @@ def stride(answer):
         calls = []
         plain = model.prefill
 
-        def prefill(tokens, n_latents=None, calls=calls, plain=plain):
+        def prefill(tokens, calls=calls, plain=plain, **options):
             calls.append(tokens.shape[1])
-            return plain(tokens, n_latents)
+            return plain(tokens, **options)
 
         model.prefill = prefill
         with torch.no_grad():
@@ -136,18 +137,27 @@ def broken(model, tokens, mask=None, start=None, residual=True):
     x = model.embedding(tokens)
     n = x.shape[1]
     m = min(model.n_latents, n)
-    z = x[:, n - m :]
     mask = causal_mask(n)[n - m :] if mask is None else mask(n, m)
-    for i, block in enumerate(model.blocks):
-        read = block.attention_norm(x if i == 0 else z)
-        first = 0 if i == 0 else n - m
-        place = n - m if i > 0 or start is None else start(n, m)
-        q = _queries(block.attention, read[:, -m:], place)
-        k, v = _keys_values(block.attention, read, first)
-        seen = mask if i == 0 else causal_mask(m)
-        out = _attend(block.attention, q, k, v, seen)
-        z = z + out if residual or i > 0 else out
-        z = z + block.mlp(block.mlp_norm(z))
+    place = n - m if start is None else start(n, m)
+    first, *others = model.blocks
+    layer, read = first.attention, first.attention_norm(x)
+    group = layer.n_heads // layer.n_kv_heads
+
+    def turned(linear, x, n_heads, first):
+        heads = split_heads(linear(x), n_heads)
+        positions = torch.arange(first, first + x.shape[1])
+        turn = rotary_embedding(positions, layer.d_head, layer.base, x.dtype)
+        return apply_rotary(heads, *turn)
+
+    q = turned(layer.query, read[:, n - m :], layer.n_heads, place)
+    k = turned(layer.key, read, layer.n_kv_heads, 0)
+    v = split_heads(layer.value(read), layer.n_kv_heads)
+    k, v = (t.repeat_interleave(group, dim=1) for t in (k, v))
+    z = layer.out(join_heads(attend(q, k, v, mask)))
+    z = x[:, n - m :] + z if residual else z
+    z = z + first.mlp(first.mlp_norm(z))
+    for block in others:
+        z = block(z)
     return model.logits(z)
 
 

@@ -128,9 +128,8 @@ def changed(cell):
     """A GRU whose cell is ``cell(u_r, u_z, u_n, v_r, v_z, v_n, h, layer)``."""
 
     class Changed(GRU):
-        def cell(self, u, h):
-            parts = (*u.chunk(3, -1), *self.recurrent(h).chunk(3, -1))
-            return cell(*parts, h, self)
+        def cell(self, u, v, h):
+            return cell(*u.chunk(3, -1), *v.chunk(3, -1), h, self)
 
     return Changed
 
