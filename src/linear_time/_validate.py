@@ -215,6 +215,22 @@ def left_padding(name: str, mask: Any, sizes: tuple[int | str, ...]) -> None:
         )
 
 
+def mask(name: str, value: Any, *sizes: int) -> None:
+    """A mask of these sizes, or one that broadcasts to them."""
+    if not isinstance(value, Tensor) or value.dtype != torch.bool:
+        raise TypeError(
+            f"{name}: expected a bool tensor, True where a key may be read, "
+            f"got {describe(value)}"
+        )
+    own = tuple(value.shape)
+    pairs = zip(reversed(own), reversed(sizes), strict=False)
+    if len(own) > len(sizes) or any(m not in (1, n) for m, n in pairs):
+        raise ValueError(
+            f"{name}: expected shape {shape_text(sizes)} or one that "
+            f"broadcasts to it, got shape {shape_text(own)}"
+        )
+
+
 def state(name: str, value: Any, *sizes: int, kind: str = "real") -> None:
     """What a step carries: of this kind and shape; not searched."""
     says, right = KINDS[kind]

@@ -6,7 +6,7 @@ are boolean and True where a query may read a key.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +50,7 @@ def attention(
     """
     _check_qkv(q, k, v)
     if mask is not None:
-        check_mask("mask", mask, (*q.shape[:-1], k.shape[-2]))
+        _validate.mask("mask", mask, *q.shape[:-1], k.shape[-2])
     return attend(q, k, v, mask)
 
 
@@ -174,7 +174,7 @@ def online_softmax_attention(
             f"{q.shape[-2]} and {k.shape[-2]}"
         )
     if key_mask is not None:
-        check_mask("key_mask", key_mask, k.shape[:-1])
+        _validate.mask("key_mask", key_mask, *k.shape[:-1])
     return attend_by_tiles(q, k, v, causal, block, key_mask)
 
 
@@ -313,14 +313,14 @@ class MultiHeadAttention(nn.Module):
                 f"context: expected shape (batch, keys, {self.d_kv}), got None"
             )
         context = x if context is None else context
-        allowed = None  # (batch or 1, 1, length or 1, keys)
+        batch, keys, _ = context.shape
         if mask is not None:
-            sizes = x.shape[1], context.shape[1]
-            _validate.layout("mask", mask, *sizes, kind="bool")
-            allowed = mask[None, None]
+            _validate.layout("mask", mask, x.shape[1], keys, kind="bool")
         if key_mask is not None:
-            sizes = context.shape[0], context.shape[1]
-            _validate.layout("key_mask", key_mask, *sizes, kind="bool")
+            _validate.layout("key_mask", key_mask, batch, keys, kind="bool")
+        # (batch or 1, 1, length or 1, keys)
+        allowed = None if mask is None else mask[None, None]
+        if key_mask is not None:
             real = key_mask[:, None, None]
             allowed = real if allowed is None else allowed & real
         q = split_heads(self.query(x), self.n_heads)
@@ -482,22 +482,6 @@ def attend_by_tiles(
     with without_autocast(q):
         out: Tensor = _TiledAttention.apply(q, k, v, causal, block, key_mask)
     return out
-
-
-def check_mask(name: str, mask: Tensor, sizes: Iterable[int]) -> None:
-    """Refuse a mask that is not boolean, or does not broadcast to sizes."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        raise TypeError(
-            f"{name}: expected a bool tensor, True where a key may be read, "
-            f"got {_validate.describe(mask)}"
-        )
-    own, sizes = tuple(mask.shape), tuple(sizes)
-    pairs = zip(reversed(own), reversed(sizes), strict=False)
-    if len(own) > len(sizes) or any(m not in (1, n) for m, n in pairs):
-        raise ValueError(
-            f"{name}: expected shape {_validate.shape_text(sizes)} or one "
-            f"that broadcasts to it, got shape {_validate.shape_text(own)}"
-        )
 
 
 def _reference(maximum: Tensor) -> Tensor:
