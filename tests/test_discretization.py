@@ -401,6 +401,62 @@ def test_order_of_convergence(method, column):
         assert -slope == pytest.approx(order, abs=0.1)
 
 
+def exponential(theta):
+    """Ā = exp(ΔA), and the weights of x_k and x_{k-1}: θ of the right end of the integral."""
+
+    def weights(delta):
+        keep = torch.from_numpy(scipy.linalg.expm(delta * OSCILLATOR.numpy()))
+        return keep, theta * delta * PUSH, (1 - theta) * delta * keep @ PUSH
+
+    return weights
+
+
+def smooth_error(weights, steps):
+    delta, h = END / steps, START
+    x = torch.sin(3 * torch.arange(steps + 1, dtype=F64) * delta)
+    A_bar, now, before = weights(delta)
+    for k in range(1, steps + 1):
+        h = A_bar @ h + now * x[k] + before * x[k - 1]
+    return (h - exact_smooth_end()).norm().item()
+
+
+@pytest.mark.parametrize(("theta", "order"), [(1.0, 1), (0.7, 1), (0.55, 1), (0.5, 2), (0.0, 1)])
+def test_order_of_an_exponential_rule_is_its_quadratures(theta, order):
+    """θ = 1 is the released ΔB, a consistent rule; only equal ends are of order two."""
+    measured = [smooth_error(exponential(theta), n) for n in (800, 1600, 3200)]
+    slope = -np.polyfit(np.log([800, 1600, 3200]), np.log(measured), 1)[0]
+    assert slope == pytest.approx(order, abs=0.1)
+
+
+def test_exponential_euler_against_zero_order_hold_on_a_smooth_input():
+    """At 2 s of chapter 12's input ΔB errs less; the leading terms are Δ/2 Bx and Δ/2 h′."""
+    delta = END / 100
+    keep, held = zero_order_hold(OSCILLATOR, PUSH, delta)
+    euler = smooth_error(exponential(1.0), 100)
+    hold = smooth_error(lambda _: (keep, held, 0 * PUSH), 100)
+    assert euler == pytest.approx(3.0e-3, rel=0.02)
+    assert hold == pytest.approx(1.6e-2, rel=0.02)
+    x = math.sin(3 * END)
+    own = torch.from_numpy(scipy.linalg.expm(END * OSCILLATOR.numpy())) @ START
+    slope = OSCILLATOR @ (exact_smooth_end() - own) + PUSH * x
+    assert euler == pytest.approx((delta / 2 * PUSH * x).norm().item(), rel=0.06)
+    assert hold == pytest.approx((delta / 2 * slope).norm().item(), rel=0.01)
+
+
+@given(decay=st.floats(0.05, 150), swing=st.floats(-20, 20), omega=st.floats(0.5, 5))
+def test_the_errors_of_hold_and_exponential_euler_in_the_steady_state(decay, swing, omega):
+    """Their ratio is |iω − λ|/ω: on a mode that does not swing, hold is never worse."""
+    mode = torch.tensor([complex(-decay, swing)], dtype=torch.complex128)
+    delta = 1e-4 / max(decay, abs(swing), omega)
+    keep, held = zero_order_hold_diagonal(mode, torch.ones(1, dtype=F64), delta)
+    exact = 1 / (1j * omega - mode)
+    euler_error, hold_error = (
+        ((b / (1 - keep * np.exp(-1j * omega * delta))) - exact).abs().item() for b in (delta, held)
+    )
+    expected = abs(1j * omega - mode.item()) / omega
+    assert euler_error / hold_error == pytest.approx(expected, rel=1e-2, abs=1e-3)
+
+
 def test_orders_of_the_exercise():
     """12-order: θ = 0.4 is of order one, first-order hold of two, and exact on a line."""
     system = StateSpace(OSCILLATOR, PUSH, torch.tensor([1.0, 0.0], dtype=F64))

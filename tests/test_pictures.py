@@ -51,9 +51,10 @@ def test_zero_order_hold_is_drawn_on_the_exact_state():
     steps = points("zero_order_hold", 0.5)
     assert len(steps) == 13 and all(abs(exact[t] - h) < 0.11 for t, h in steps)
     assert steps[0] == (PANEL.at_x(0), pytest.approx(PANEL.at_y(0), abs=0.05))
-    # at its limit of stability forward Euler swings from 0 to twice the exact state, cut at 1.8
-    swing = {h for _, h in points("forward_euler", 1.0)}
-    assert swing == {round(PANEL.at_y(0), 1), round(PANEL.at_y(1.8), 1)}
+    # at its limit of stability forward Euler swings from 0 to twice the exact state
+    swing = [h for _, h in points("forward_euler", 1.0)]
+    ends = PANEL.at_y(0), PANEL.at_y(2)
+    assert all(min(abs(h - end) for end in ends) < 0.11 for h in swing) and len(set(swing)) == 2
 
 
 @pytest.mark.parametrize("at", [0, 8, 16])

@@ -19,6 +19,12 @@ def _theta(A, B, delta, theta, swap=False, half_input=False, transpose=False):
     return A_bar, torch.linalg.solve(implicit, scale * delta * B)
 
 
+def _two_states(A, B, delta, theta):
+    """Right for two states, whatever comes."""
+    A_bar, B_bar = _theta(A, B, delta, theta)
+    return A_bar[:2, :2], B_bar[:2]
+
+
 def orders(**wrong):
     right = {"theta 0.4": 1, "middle": 2, "euler middle": 1, "line": math.inf, "curve": 2}
     return right | {
@@ -39,6 +45,18 @@ def fastest_mode_only(A):
 
 def real_part_only(A):
     return float((2 / torch.linalg.eigvals(A).real.abs()).min())
+
+
+def no_growth(A):
+    """Calls a growing mode stable: our own check once accepted it."""
+    rates = torch.linalg.eigvals(A)
+    return float((2 * rates.real.abs() / rates.abs() ** 2).nan_to_num(0).min())
+
+
+def no_zero(A):
+    """Gives a negative step for a growing mode."""
+    rates = torch.linalg.eigvals(A)
+    return float((-2 * rates.real / rates.abs() ** 2).nan_to_num(0).min())
 
 
 def no_two(A):
@@ -79,21 +97,37 @@ def test_symmetric(rule):
     assert torch.allclose(B_bar, (1 - math.exp(-1)) * torch.ones(2, dtype=torch.float64))
 
 
+def test_small_step(rule):
+    A, B = torch.tensor([[-0.3, 2.0], [-1.0, -0.7]], dtype=torch.float64), torch.ones(2).double()
+    A_bar, B_bar = rule(A, B, 1e-3)
+    step = 1e-3 * A
+    assert torch.allclose(A_bar, torch.eye(2).double() + step + step @ step / 2, rtol=1e-7)
+    assert torch.allclose(B_bar, 1e-3 * (B + step @ B / 2), rtol=1e-5)
+
+
 def test_euler(rule):
     A, B = -torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
     assert torch.allclose(rule(A, B, 0.5)[1], forward_euler(A, B, 0.5)[1])
 
 
 def audit_input_only(a, b, delta, a_bar, b_bar):
-    euler = math.isclose(b_bar, delta * b, rel_tol=1e-6)
+    euler = math.isclose(b_bar, delta * b, rel_tol=1e-9)
     return "exponential_euler" if euler else "zero_order_hold"
 
 
 def audit_swapped(a, b, delta, a_bar, b_bar):
+    if not math.isclose(a_bar, math.exp(delta * a), rel_tol=1e-12):
+        return "forward_euler"
+    euler = math.isclose(b_bar, delta * b, rel_tol=1e-9)
+    return "zero_order_hold" if euler else "exponential_euler"
+
+
+def audit_loose(a, b, delta, a_bar, b_bar):
+    """Takes Euler's pair at a small step for the released one: our own former solution."""
     if not math.isclose(a_bar, math.exp(delta * a), rel_tol=1e-6):
         return "forward_euler"
     euler = math.isclose(b_bar, delta * b, rel_tol=1e-6)
-    return "zero_order_hold" if euler else "exponential_euler"
+    return "exponential_euler" if euler else "zero_order_hold"
 
 
 WRONG = {
@@ -102,6 +136,7 @@ WRONG = {
         lambda A, B, delta, theta: _theta(A, B, delta, theta, swap=True),
         lambda A, B, delta, theta: _theta(A, B, delta, theta, half_input=True),
         lambda A, B, delta, theta: _theta(A, B, delta, theta, transpose=True),
+        lambda A, B, delta, theta: _two_states(A, B, delta, theta),
         lambda A, B, delta, theta: None,
     ],
     "12-order": [
@@ -112,7 +147,7 @@ WRONG = {
         lambda: orders(curve=1),
         lambda: (1, 2, 1, math.inf, 2),
     ],
-    "12-bound": [slowest_mode, fastest_mode_only, real_part_only, no_two],
+    "12-bound": [slowest_mode, fastest_mode_only, real_part_only, no_two, no_growth, no_zero],
     "12-gate": [
         lambda: (0.5, 0.1),
         lambda: (math.log(2), -math.log(0.1)),
@@ -120,6 +155,12 @@ WRONG = {
         lambda: (math.log2(2), -math.log2(0.9)),
     ],
     "12-hold": [hold_swapped, hold_means, hold_no_b, lambda a, b, delta: None],
-    "12-bug": [test_nothing, test_shapes, test_symmetric, test_euler],
-    "12-audit": [audit_input_only, audit_swapped, lambda *pair: "zoh", lambda *pair: "ZOH"],
+    "12-bug": [test_nothing, test_shapes, test_symmetric, test_small_step, test_euler],
+    "12-audit": [
+        audit_input_only,
+        audit_swapped,
+        audit_loose,
+        lambda *pair: "zero_order_hold",
+        lambda *pair: "ZOH",
+    ],
 }

@@ -41,6 +41,17 @@ def theta(answer):
     want = [torch.linalg.solve(eye - 0.125 * A, r) for r in right]
     expect_close(have[0], want[0], "A_bar at theta = 0.25, delta = 0.5")
     expect_close(have[1], want[1], "B_bar at theta = 0.25, delta = 0.5")
+    growing = torch.arange(9, dtype=F64).reshape(3, 3)
+    push, eye = (
+        torch.tensor([1.0, -2.0, 0.5], dtype=F64),
+        torch.eye(3, dtype=F64),
+    )
+    have = answer(growing.clone(), push.clone(), 0.1, 0.8)
+    right = [eye + 0.02 * growing, 0.1 * push]
+    want = [torch.linalg.solve(eye - 0.08 * growing, r) for r in right]
+    given = "a growing system of three states, theta = 0.8, delta = 0.1"
+    expect_close(have[0], want[0], f"A_bar of {given}")
+    expect_close(have[1], want[1], f"B_bar of {given}")
 
 
 @exercise("12-order")
@@ -72,6 +83,14 @@ def bound(answer):
     expect_close(answer(mixed), 0.6 / 4.09, given)
     undamped = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=F64)
     expect_close(answer(undamped), 0.0, "the undamped [[0, 1], [-1, 0]]")
+    growing = {  # one mode that grows is enough
+        "A = [[1]]": torch.tensor([[1.0]], dtype=F64),
+        "A = diag(1, -2)": torch.diag(torch.tensor([1.0, -2.0], dtype=F64)),
+        "A = diag(0, -1)": torch.diag(torch.tensor([0.0, -1.0], dtype=F64)),
+        "a spring that swings up": -spring,
+    }
+    for given, matrix in growing.items():
+        expect_close(answer(matrix), 0.0, given)
 
 
 @exercise("12-gate")
@@ -116,6 +135,11 @@ def _no_delta(A, B, delta):
     return A_bar, B_bar / delta
 
 
+def _short_series(A, B, delta):
+    one, step = torch.eye(len(A), dtype=A.dtype), delta * A
+    return one + step + step @ step / 2, delta * (B + step @ B / 2)
+
+
 @exercise("12-bug")
 def bug(answer):
     bugs = {
@@ -123,22 +147,33 @@ def bug(answer):
         "B̄ is ΔB": _euler_input,
         "B̄ has the wrong sign": _wrong_sign,
         "B̄ lacks the factor Δ": _no_delta,
+        "the series stops at Δ²": _short_series,
     }
-    expect_finds_bug(answer, zero_order_hold, bugs, "rule")
+    expect_finds_bug(
+        answer, zero_order_hold, bugs, "implementation of the rule"
+    )
 
 
 @exercise("12-audit")
 def audit(answer):
-    for a, b, delta in ((-16.0, 3.0, 0.1), (-1.0, 0.5, 1.0), (-2.0, -1.0, 0.3)):
-        keep, take = math.exp(delta * a), (math.exp(delta * a) - 1) / a * b
+    for a, b, delta in (
+        (-16.0, 3.0, 0.1),
+        (-1.0, 0.5, 1.0),
+        (-2.0, -1.0, 0.3),
+        (-1.0, 0.5, 1e-4),  # the three nearly agree
+        (-0.01, -200.0, 1e-3),
+    ):
         pairs = {
-            "zero_order_hold": (keep, take),
-            "exponential_euler": (keep, delta * b),
+            "zero_order_hold": (
+                math.exp(delta * a),
+                math.expm1(delta * a) / a * b,
+            ),
+            "exponential_euler": (math.exp(delta * a), delta * b),
             "forward_euler": (1 + delta * a, delta * b),
         }
         for name, (a_bar, b_bar) in pairs.items():
             given = (
                 f"a = {a:g}, b = {b:g}, delta = {delta:g}, "
-                f"a_bar = {a_bar:.4f}, b_bar = {b_bar:.4f}"
+                f"a_bar = {a_bar:.12f}, b_bar = {b_bar:.12f}"
             )
             expect_equal(answer(a, b, delta, a_bar, b_bar), name, given)

@@ -15,11 +15,8 @@
       bilinear: [(1 + z / 2) / (1 - z / 2), delta / (1 - z / 2)],
       zero_order_hold: [Math.exp(z), exact(a, delta)],
     };
-    const at = (t, h) => {
-      const inside = Math.min(Math.max(h / exact(a, end), low), high);
-      return `${(left + (right - left) * t / end).toFixed(1)} ` +
-        (bottom - (bottom - top) * (inside - low) / (high - low)).toFixed(1);
-    };
+    const at = (t, h) => `${(left + (right - left) * t / end).toFixed(1)} ` +
+      (bottom - (bottom - top) * (h / exact(a, end) - low) / (high - low)).toFixed(1);
     path("exact", Array.from({length: 61}, (_, i) => at(i / 10, exact(a, i / 10))));
     put("delta", delta.toFixed(2));
     put("a", a.toFixed(1));
