@@ -97,12 +97,10 @@ def discretization_explorer(delta: float = 0.9, a: float = -2.0) -> Interactive:
         f'd="{curve(name, delta, a)}"/>'
         for name, look in CURVES.items()
     )
-    # An SVG within the SVG cuts off what leaves it, without an id.
-    place = f"{LEFT} {TOP} {RIGHT - LEFT} {BOTTOM - TOP}"
-    x, y, width, height = place.split()
-    window = (
-        f'<svg x="{x}" y="{y}" width="{width}" height="{height}" '
-        f'viewBox="{place}" overflow="hidden">{paths}</svg>'
+    window = (  # what leaves the panel is cut off at its edge
+        f'<clipPath id="discretization-window"><rect x="{LEFT}" y="{TOP}" '
+        f'width="{RIGHT - LEFT}" height="{BOTTOM - TOP}"/></clipPath>'
+        f'<g clip-path="url(#discretization-window)">{paths}</g>'
     )
     low, high = PANEL.y_range
     frame = {
