@@ -236,7 +236,7 @@ def renew(notebook) -> int:
 #: over them. Whoever converts one takes its number out.
 UNCONVERTED = {
     "00", "01", "02", "03", "04", "06", "07", "08", "09",
-    "10", "11", "13", "14", "15", "16", "17", "18",
+    "10", "11", "14", "15", "16", "17", "18",
 }  # fmt: skip
 LONGEST = 22  # lines of a cell that stands open
 HEADING = re.compile(r"^(#{1,6}) ", re.MULTILINE)

@@ -27,6 +27,20 @@ def power_not_squared(A_bar, B_bar, C, length):
     return C @ columns[:, :length]
 
 
+def loop(A_bar, B_bar, C, length):
+    """Right, one step after the other."""
+    h, entries = B_bar, []
+    for _ in range(length):
+        entries.append(C @ h)
+        h = A_bar @ h
+    return torch.stack(entries)
+
+
+def powers(A_bar, B_bar, C, length):
+    steps = [torch.linalg.matrix_power(A_bar, i) for i in range(length)]
+    return torch.stack([C @ step @ B_bar for step in steps])
+
+
 def correlate(x, taps):
     return toeplitz(taps).T @ x
 
@@ -47,6 +61,13 @@ def impulse_only(layer):
     assert torch.allclose(layer(x, taps), taps)
 
 
+def quiet_end(layer):
+    """Finds all but the layer that wraps its very last product."""
+    x, taps = torch.arange(8.0, dtype=torch.float64), torch.arange(1.0, 9, dtype=torch.float64)
+    x[-1] = 0
+    assert torch.allclose(layer(x, taps), toeplitz(taps) @ x)
+
+
 def constant_kernel(layer):
     x = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     assert torch.allclose(layer(x, torch.ones(3, dtype=torch.float64)), x.cumsum(0))
@@ -62,6 +83,17 @@ def last_row_forwards(matrix):
     return taps if torch.allclose(toeplitz(matrix[:, 0].contiguous()), matrix) else None
 
 
+def absolute(matrix):
+    """Takes every matrix of small weights for a convolution: our own former solution."""
+    taps = matrix[:, 0].contiguous()
+    return taps if torch.allclose(toeplitz(taps), matrix) else None
+
+
+def to_the_letter(matrix):
+    taps = matrix[:, 0].contiguous()
+    return taps if torch.equal(toeplitz(taps), matrix) else None
+
+
 def lower_part_only(matrix):
     taps = matrix[:, 0].contiguous()
     return taps if torch.allclose(toeplitz(taps), matrix.tril()) else None
@@ -73,12 +105,16 @@ WRONG = {
         transposed,
         only_powers_of_two,
         power_not_squared,
+        kernel,
+        loop,
+        powers,
     ],
     "13-polynomial": [
         circular_convolution,
         correlate,
         lambda x, taps: x * taps,
         lambda x, taps: causal_convolution(x, taps.flip(-1)),
+        causal_convolution,
     ],
     "13-padding": [
         lambda length, taps: 2 * length,
@@ -87,18 +123,23 @@ WRONG = {
         lambda length, taps: length + taps - 2,
     ],
     "13-envelope": [
-        lambda: (32, 1024),  # without the product of the transforms, or of length L
-        lambda: (64, 512),  # without the ½ of the triangle, or N² alone
-        lambda: (64, 576),  # the crossover itself, no power of two
-        lambda: (128, 1024),
+        lambda: (32, 1024, 2**15),  # without the product of the transforms, or of length L
+        lambda: (64, 512, 2**15),  # without the ½ of the triangle, or N² alone
+        lambda: (64, 576, 2**15),  # the crossover itself, no power of two
+        lambda: (128, 1024, 2**15),
+        lambda: (64, 1024, 2**16),  # log₂ L in place of log₂ 2L
+        lambda: (64, 1024, 2**14),
+        lambda: (64, 1024),
         lambda: 64,
     ],
-    "13-leak": [nothing, shape_only, impulse_only, constant_kernel],
+    "13-leak": [nothing, shape_only, impulse_only, constant_kernel, quiet_end],
     "13-varying": [
         lambda matrix: matrix[:, 0],
         first_diagonal_only,
         last_row_forwards,
         lower_part_only,
+        absolute,
+        to_the_letter,
         lambda matrix: None,
     ],
 }

@@ -1,6 +1,10 @@
 """Checks of chapter 13."""
 
+import math
+from typing import Any
+
 import torch
+from torch.overrides import TorchFunctionMode
 
 from linear_time.convolution import (
     causal_convolution,
@@ -25,20 +29,44 @@ C = torch.tensor([0.3, 2.0], dtype=F64)
 X = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 2.0, 4.0], dtype=F64)
 
 
+class _Calls(TorchFunctionMode):
+    """The names of the functions of torch that are called inside."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.names.append(getattr(func, "__name__", str(func)))
+        return func(*args, **(kwargs or {}))
+
+
 @exercise("13-doubling")
 def doubling(answer):
-    for length in (1, 2, 3, 8, 13):
-        got = answer(A_BAR.clone(), B_BAR.clone(), C.clone(), length)
+    for length in (1, 2, 3, 8, 13, 500):
+        given = A_BAR.clone(), B_BAR.clone(), C.clone(), length
+        with _Calls() as calls:
+            got = answer(*given)
         expect_close(got, kernel(A_BAR, B_BAR, C, length), f"length = {length}")
+    most = 25 * math.ceil(math.log2(length))
+    expect(
+        len(calls.names) <= most,
+        f"For length = {length}: expected at most {most} calls to torch, "
+        f"25 a doubling, got {len(calls.names)}.",
+    )
 
 
 @exercise("13-polynomial")
 def polynomial(answer):
     for length in (1, 4, 7):
         taps = torch.arange(1.0, length + 1, dtype=F64)
-        got = answer(X[:length].clone(), taps.clone())
+        with _Calls() as calls:
+            got = answer(X[:length].clone(), taps.clone())
         given = f"x = {X[:length].tolist()}, taps = {taps.tolist()}"
         expect_close(got, causal_convolution(X[:length], taps), given)
+        used = sorted({name for name in calls.names if "fft" in name})
+        expect(not used, f"Expected no FFT, got {', '.join(used)}.")
 
 
 @exercise("13-padding")
@@ -50,11 +78,18 @@ def padding(answer):
 
 @exercise("13-envelope")
 def envelope(answer):
-    transform, steps = answer()
-    given = "the first L, a power of two, where the FFT takes fewer"
-    expect_equal(transform, 64, given)
-    given = "the first L, a power of two, where the recurrence takes fewer"
-    expect_equal(steps, 1024, given)
+    right = {
+        "where the FFT takes fewer than the matrix": 64,
+        "where the dense recurrence takes fewer than the matrix": 1024,
+        "where the diagonal recurrence takes fewer than the FFT": 2**15,
+    }
+    got = answer()
+    expect(
+        isinstance(got, tuple | list) and len(got) == 3,
+        f"Expected three lengths, got {got!r}.",
+    )
+    for (given, want), have in zip(right.items(), got, strict=True):
+        expect_equal(have, want, f"the first L, a power of two, {given}")
 
 
 @exercise("13-leak")
@@ -63,8 +98,14 @@ def leak(answer):
         y = causal_convolution(x, taps)
         return torch.cat([torch.zeros(1, dtype=y.dtype), y[:-1]])
 
+    def one_short(x, taps):
+        n = x.shape[-1] + taps.shape[-1] - 2
+        spectrum = torch.fft.rfft(x, n=n) * torch.fft.rfft(taps, n=n)
+        return torch.fft.irfft(spectrum, n=n)[..., : x.shape[-1]]
+
     bugs = {
         "the FFT is not padded": circular_convolution,
+        "the FFT is padded by one zero too few": one_short,
         "the output is one step late": shifted,
         "the kernel runs backwards": lambda x, taps: causal_convolution(
             x, taps.flip(-1)
@@ -73,24 +114,30 @@ def leak(answer):
             x, torch.cat([taps[:-1], torch.zeros(1, dtype=taps.dtype)])
         ),
     }
-    expect_finds_bug(answer, causal_convolution, bugs, "layer")
+    expect_finds_bug(
+        answer, causal_convolution, bugs, "implementation of the layer"
+    )
 
 
 @exercise("13-varying")
 def varying(answer):
     taps = kernel(A_BAR, B_BAR, C, 6)
-    got = answer(toeplitz(taps))
-    expect(
-        got is not None,
-        "For a Toeplitz matrix: expected its kernel, got None.",
-    )
-    expect_close(got, taps, "a Toeplitz matrix")
+    for size in (1.0, 1e-9, 1e9):
+        noise = 1 + 1e-15 * torch.arange(36, dtype=F64).reshape(6, 6)
+        got = answer(size * toeplitz(taps) * noise)
+        given = (
+            f"a Toeplitz matrix of weights up to {size * taps.abs().max():.1g}"
+        )
+        expect(got is not None, f"For {given}: expected its kernel, got None.")
+        expect_close(got, size * taps, given, atol=0.0)
     steps = torch.linspace(0.5, 1.5, 6, dtype=F64)[:, None, None]
     by_step = A_BAR * steps, B_BAR.expand(6, 2), C.expand(6, 2)
     upper = toeplitz(taps)
     upper[0, 3] = 1.0
+    changing = time_varying_matrix(*by_step)
     matrices = {
-        "a system whose Ā changes": time_varying_matrix(*by_step),
+        "a system whose Ā changes": changing,
+        "a system whose Ā changes, of small weights": 1e-9 * changing,
         "a Toeplitz matrix with one entry above the diagonal": upper,
     }
     for given, matrix in matrices.items():
