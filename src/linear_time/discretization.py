@@ -220,10 +220,12 @@ def exponential_euler_diagonal(
     B: Inexact[Tensor, "..."],
     delta: float | int | Float[Tensor, "..."],
 ) -> DiagonalPair:
-    """The mixed rule of Mamba's released code: ā = exp(Δa),  b̄ = ΔB.
+    """Exponential Euler, Mamba's released rule: ā = exp(Δa),  b̄ = ΔB.
 
-    Zero-order hold for A, Euler for B. It agrees with zero-order hold only as
-    Δa → 0: b̄ misses the factor φ(Δa), so it grows with Δ without bound.
+    The exact step of A; of the input's integral ∫ exp((Δ − τ)a) B x dτ its
+    length Δ times its value at the right end: a rule of order one. It agrees
+    with zero-order hold as Δa → 0: b̄ misses the factor φ(Δa), so it grows
+    with Δ without bound.
 
     Args, Returns, Raises: as ``forward_euler_diagonal``.
 
