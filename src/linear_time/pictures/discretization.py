@@ -45,6 +45,12 @@ PANEL = Panel(
 )
 
 
+def written(name: str) -> str:
+    """A rule's name, as one writes it."""
+    text = name.replace("_", " ").replace("euler", "Euler")
+    return text.replace("zero order", "zero-order")
+
+
 def curve(name: str, delta: float, a: float) -> str:
     """A rule's steps, or the exact state, in SVG's letters.
 
@@ -88,7 +94,7 @@ def discretization_explorer(delta: float = 0.9, a: float = -2.0) -> Interactive:
         values[f"{name}.B_bar"] = f"{B_bar.item():.4f}"
         values[f"{name}.stable"] = "= 1, keeps" if growth == 1 else verdict
         table += (
-            f"<tr><td>{CURVES[name].sample}&nbsp;{name.replace('_', ' ')}</td>"
+            f"<tr><td>{CURVES[name].sample}&nbsp;{written(name)}</td>"
             f"<td>{{{name}.A_bar}}</td><td>{{{name}.B_bar}}</td>"
             f"<td>{{{name}.stable}}</td></tr>"
         )
@@ -191,9 +197,7 @@ def guesses_drawing() -> Drawing:
     for i, (name, note) in enumerate(notes.items()):
         left, base = 22 + 188 * (i % 2), 132 + 160 * (i // 2)
         right = left + width
-        title = name.replace("_", " ").replace("euler", "Euler")
-        title = title.replace("zero order", "zero-order")
-        d.text(left, base - 116, title, 14, "start")
+        d.text(left, base - 116, written(name), 14, "start")
         d.text(left, base - 99, note, anchor="start")
         d.line((left - 8, base), (right + 16, base), kind="quiet")
         d.line((left, base - unit), (right, base - unit), kind="input")
