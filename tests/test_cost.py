@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from book import ROOT
-from linear_time import cost as costs
+from contract import tensors
+from linear_time import measure as measuring
 from linear_time import records
 from linear_time.attention import CausalSelfAttention, attend, causal_mask
 from linear_time.convolution import causal_convolution
@@ -81,9 +82,7 @@ def inputs(length, batch=1):
 
 def numbers(state):
     """Real numbers in a state, however it is packed."""
-    if isinstance(state, torch.Tensor):
-        return state.numel() * (2 if state.is_complex() else 1)
-    return sum(numbers(part) for part in state)
+    return sum(t.numel() * (2 if t.is_complex() else 1) for t in tensors(state))
 
 
 # --- against the layers --------------------------------------------------------------------------
@@ -614,7 +613,7 @@ def test_measure_calls_in_turn():
 
 def test_measure_divides_by_the_calls_a_timing(monkeypatch):
     clock = iter([0.0, 6.0, 10.0, 12.0, 20.0, 60.0])
-    monkeypatch.setattr(costs.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
     row = measure({"x": lambda: None}, repeats=3, number=2)["x"]
     assert row[:3] == (3.0, 1.0, 20.0)
 
@@ -759,6 +758,21 @@ def test_the_chapter_quotes_the_recorded_run():
 def test_bad_input(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_a_layer_of_the_readers_registers_its_own():
+    class Mine(ElmanRNN):
+        pass
+
+    assert cost(Mine(4), 7) == elman_cost(7, 4)  # what it builds on
+
+    class Twice(SequenceMixer):
+        pass
+
+    cost.register(Twice, lambda layer, length: elman_cost(2 * length, layer.d_model))
+    assert cost(Residual(Twice(4)), 7).depth == 14
+    with pytest.raises(TypeError, match=r"^mixer: expected one of .*Twice"):
+        cost(SequenceMixer(3), 4)
 
 
 def test_cost_is_a_tuple_of_whole_numbers():

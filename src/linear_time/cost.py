@@ -7,22 +7,28 @@ kernels, transforms, scans, short convolutions. Left out is what costs a
 constant a channel and token, or a score: activations, norms, biases, gates,
 the softmax, the direct term D. All counts are of one sequence. In a batch,
 parameters and the kernels of S4 and S4D are shared.
+
+What is measured instead of counted stands in ``measure``.
 """
 
 import math
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from functools import singledispatch
 from typing import Any, NamedTuple
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
-from torch.profiler import ProfilerActivity, profile
-
 from linear_time import _validate
-from linear_time.mixer import SequenceMixer
+from linear_time.attention import CausalSelfAttention
+from linear_time.decoder import GroupedQueryAttention, LlamaBlock
+from linear_time.measure import (  # noqa: F401
+    Measured,
+    crossover,
+    log_log_slope,
+    measure,
+    peak_bytes,
+    saved_bytes,
+    training_step,
+)
+from linear_time.mixer import Residual
+from linear_time.recurrent import GRU, ElmanRNN
 
 
 class Cost(NamedTuple):
@@ -119,12 +125,12 @@ def llama_cost(
     """
     _sizes(length=length, d_ff=d_ff, n_heads=n_heads)
     d_head = d_model // n_heads if d_head is None else d_head
-    mixer = grouped_query_cost(length, d_model, n_heads, n_kv_heads, d_head)
+    heads = grouped_query_cost(length, d_model, n_heads, n_kv_heads, d_head)
     mlp = 3 * d_model * d_ff
-    return mixer._replace(
-        parameters=mixer.parameters + mlp + 2 * d_model,
-        forward_flops=mixer.forward_flops + 2 * mlp * length,
-        step_flops=mixer.step_flops + 2 * mlp,
+    return heads._replace(
+        parameters=heads.parameters + mlp + 2 * d_model,
+        forward_flops=heads.forward_flops + 2 * mlp * length,
+        step_flops=heads.step_flops + 2 * mlp,
     )
 
 
@@ -270,8 +276,12 @@ def scan_depth(length: int) -> int:
     return rounds
 
 
-def cost(mixer: SequenceMixer, length: int) -> Cost:
+@singledispatch
+def cost(mixer: Any, length: int) -> Cost:
     """The cost of a layer of this package, its sizes read from it.
+
+    A layer registers its own with ``@cost.register(Layer)``: those of later
+    chapters in their modules.
 
     Args:
         mixer: ElmanRNN, GRU, CausalSelfAttention, GroupedQueryAttention,
@@ -283,222 +293,47 @@ def cost(mixer: SequenceMixer, length: int) -> Cost:
             this layer.
         ValueError: the length is below 1.
     """
-    for kind in type(mixer).__mro__:
-        if kind.__module__.startswith("linear_time.") and kind.__name__ in _OF:
-            return _OF[kind.__name__](mixer, length)
+    known = sorted(
+        kind.__name__ for kind in cost.registry if kind is not object
+    )
     raise TypeError(
-        f"mixer: expected one of {', '.join(_OF)}, got {type(mixer).__name__}"
+        f"mixer: expected one of {', '.join(known)}, got {type(mixer).__name__}"
     )
 
 
-def _residual(block: Any, length: int) -> Cost:
-    inner = cost(block.mixer, length)
-    norm = sum(parameter.numel() for parameter in block.norm.parameters())
-    return inner._replace(parameters=inner.parameters + norm)
+@cost.register(ElmanRNN)
+def _elman(layer: ElmanRNN, length: int) -> Cost:
+    return elman_cost(length, layer.d_model)
 
 
-def _grouped(layer: Any, length: int) -> Cost:
+@cost.register(GRU)
+def _gru(layer: GRU, length: int) -> Cost:
+    return gru_cost(length, layer.d_model)
+
+
+@cost.register(CausalSelfAttention)
+def _attention(layer: CausalSelfAttention, length: int) -> Cost:
+    return attention_cost(length, layer.d_model)
+
+
+@cost.register(GroupedQueryAttention)
+def _grouped(layer: GroupedQueryAttention, length: int) -> Cost:
     heads = layer.n_heads, layer.n_kv_heads, layer.d_head
     return grouped_query_cost(length, layer.d_model, *heads)
 
 
-def _llama(block: Any, length: int) -> Cost:
+@cost.register(LlamaBlock)
+def _llama(block: LlamaBlock, length: int) -> Cost:
     layer, d_ff = block.attention, block.mlp.up.out_features
     heads = layer.n_heads, layer.n_kv_heads
     return llama_cost(length, block.d_model, *heads, d_ff, layer.d_head)
 
 
-def _selective(layer: Any, length: int) -> Cost:
-    if layer.to_delta is None or layer.to_B_C is None:
-        raise TypeError(
-            "mixer: expected a Selective with both switches on, got one "
-            "with a fixed system"
-        )
-    rank = layer.to_delta[0].out_features
-    return selective_cost(length, layer.d_model, layer.N, rank)
-
-
-def _mamba(layer: Any, length: int) -> Cost:
-    sizes = layer.d_model, layer.N, layer.rank
-    expand = layer.d_inner // layer.d_model
-    made = mamba_cost(length, *sizes, expand, layer.taps)
-    biases = 0  # the formula has that of the convolution, and no other
-    if layer.conv1d.bias is None:
-        biases -= layer.d_inner
-    if layer.in_proj.bias is not None:
-        biases += 2 * layer.d_inner + layer.d_model
-    return made._replace(parameters=made.parameters + biases)
-
-
-# By name: a formula needs sizes only, and the layers stand in later chapters.
-_OF: dict[str, Callable[[Any, int], Cost]] = {
-    "ElmanRNN": lambda m, L: elman_cost(L, m.d_model),
-    "GRU": lambda m, L: gru_cost(L, m.d_model),
-    "CausalSelfAttention": lambda m, L: attention_cost(L, m.d_model),
-    "GroupedQueryAttention": _grouped,
-    "LlamaBlock": _llama,
-    "S4": lambda m, L: s4_cost(L, m.d_model, m.N),
-    "S4D": lambda m, L: s4d_cost(L, m.d_model, m.N),
-    "Selective": _selective,
-    "Mamba": _mamba,
-    "Residual": _residual,
-}
-
-
-class Measured(NamedTuple):
-    """What ``measure`` saw of one call."""
-
-    seconds: float  # the median of the repeats
-    fastest: float
-    slowest: float
-    peak_bytes: int | None  # the most that it held at once, see peak_bytes
-
-
-def measure(
-    calls: Mapping[str, Callable[[], Any]],
-    repeats: int = 5,
-    number: int = 1,
-    memory: bool = False,
-) -> dict[str, Measured]:
-    """Time some calls, in turn, so that a disturbance meets all of them.
-
-    Each is called once beforehand, to warm up. A time is that of one call.
-
-    Args:
-        calls: name → a function without arguments.
-        repeats: how often each is timed, ≥ 1.
-        number: calls a timing, ≥ 1; more where one is very short.
-        memory: also look for the peak of memory, in a call of its own.
-
-    Returns:
-        name → Measured.
-
-    Raises:
-        TypeError, ValueError: repeats or number is not a whole number ≥ 1.
-    """
-    _sizes(repeats=repeats, number=number)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for _ in range(repeats):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            for _ in range(number):
-                call()
-            times[name].append((time.perf_counter() - begin) / number)
-    return {
-        name: Measured(
-            statistics.median(seconds),
-            min(seconds),
-            max(seconds),
-            peak_bytes(calls[name]) if memory else None,
-        )
-        for name, seconds in times.items()
-    }
-
-
-def peak_bytes(call: Callable[[], Any]) -> int:
-    """The most that a call held at once beyond what was there before.
-
-    As torch's profiler sees its CPU allocator. What the call returns counts,
-    its inputs do not.
-    """
-    with profile(
-        activities=[ProfilerActivity.CPU], profile_memory=True
-    ) as profiler:
-        call()
-    events: Any = profiler.profiler.kineto_results.events()  # type: ignore
-    changes = sorted(
-        (event.start_ns(), event.nbytes())
-        for event in events
-        if event.name() == "[memory]"
-    )
-    held = peak = 0
-    for _, change in changes:
-        held += change
-        peak = max(peak, held)
-    return peak
-
-
-def saved_bytes(call: Callable[[], Any]) -> int:
-    """What autograd keeps of a forward call for its backward.
-
-    Each piece of storage counts once, parameters and inputs as well.
-    """
-    sizes: dict[int, int] = {}
-    kept = []  # alive, so that no two pieces share an address
-
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        kept.append(x)
-        return x
-
-    with saved_tensors_hooks(pack, lambda x: x):
-        call()
-    return sum(sizes.values())
-
-
-def training_step(
-    mixer: SequenceMixer, x: Float[Tensor, "batch length d_model"]
-) -> tuple[Tensor, ...]:
-    """Forward, a squared loss, and the gradients of all parameters."""
-    loss = mixer(x).square().mean()
-    return torch.autograd.grad(loss, tuple(mixer.parameters()))
-
-
-def log_log_slope(
-    lengths: Sequence[int], values: Sequence[float | int], start: int = 1
-) -> float:
-    """The exponent p of values ~ lengths^p, by least squares in logarithms.
-
-    Args:
-        lengths: in any order.
-        values: > 0, one a length.
-        start: L₀; shorter lengths are left out.
-
-    Raises:
-        ValueError: not two different lengths ≥ start, or a value ≤ 0.
-    """
-    rows = [
-        (math.log(length), value)
-        for length, value in zip(lengths, values, strict=True)
-        if length >= start
-    ]
-    if len({x for x, _ in rows}) < 2 or min(value for _, value in rows) <= 0:
-        raise ValueError(
-            "lengths: expected two or more from start on, with values > 0, "
-            f"got {len(rows)} from {start} on"
-        )
-    xs, ys = [x for x, _ in rows], [math.log(y) for _, y in rows]
-    return statistics.linear_regression(xs, ys).slope
-
-
-def crossover(
-    lengths: Sequence[int],
-    one: Sequence[float | int],
-    other: Sequence[float | int],
-) -> float | None:
-    """The length from which on one stays above the other.
-
-    Between two lengths both are straight lines in the log–log plot.
-
-    Args:
-        lengths: increasing.
-        one, other: values > 0.
-
-    Returns:
-        The length, or None where one is below the other at the last length,
-        or never is.
-    """
-    gaps = [
-        math.log(a / b) for a, b in zip(one, other, strict=True)
-    ]  # > 0: one costs more
-    if gaps[-1] <= 0 or min(gaps) > 0:
-        return None
-    i = max(i for i, gap in enumerate(gaps) if gap <= 0)
-    share = gaps[i] / (gaps[i] - gaps[i + 1])
-    return float(lengths[i] * (lengths[i + 1] / lengths[i]) ** share)
+@cost.register(Residual)
+def _residual(block: Residual, length: int) -> Cost:
+    inner = cost(block.mixer, length)
+    norm = sum(parameter.numel() for parameter in block.norm.parameters())
+    return inner._replace(parameters=inner.parameters + norm)
 
 
 def _sizes(**sizes: Any) -> None:

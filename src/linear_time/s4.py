@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from linear_time import _validate
 from linear_time.convolution import causal_convolution
+from linear_time.cost import Cost, cost, s4_cost, s4d_cost
 from linear_time.discretization import (
     bilinear_diagonal,
     zero_order_hold_diagonal,
@@ -531,3 +532,13 @@ def _check_state_size(N: int) -> None:
         raise ValueError(
             f"N: expected an even number, conjugate pairs, got {N}"
         )
+
+
+@cost.register(S4D)
+def _s4d_cost(layer: S4D, length: int) -> Cost:
+    return s4d_cost(length, layer.d_model, layer.N)
+
+
+@cost.register(S4)
+def _s4_cost(layer: S4, length: int) -> Cost:
+    return s4_cost(length, layer.d_model, layer.N)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from linear_time import _validate
+from linear_time.cost import Cost, cost, selective_cost
 from linear_time.discretization import (
     exponential_euler_diagonal,
     zero_order_hold_diagonal,
@@ -376,3 +377,15 @@ def _arguments(
     if initial_state is None:
         return u.new_zeros(batch, d_inner, N, dtype=dtype)
     return initial_state.to(dtype)
+
+
+@cost.register(Selective)
+def _selective_cost(layer: Selective, length: int) -> Cost:
+    to_delta: Any = layer.to_delta
+    if to_delta is None or layer.to_B_C is None:
+        raise TypeError(
+            "mixer: expected a Selective with both switches on, got one "
+            "with a fixed system"
+        )
+    rank = to_delta[0].out_features
+    return selective_cost(length, layer.d_model, layer.N, rank)
