@@ -233,6 +233,19 @@ def mamba_cost(
     )
 
 
+def cost_of_mamba(layer: Any, length: int) -> Cost:
+    """``mamba_cost`` of a ``Mamba``, its sizes and biases read from it."""
+    sizes = layer.d_model, layer.N, layer.rank
+    expand = layer.d_inner // layer.d_model
+    made = mamba_cost(length, *sizes, expand, layer.taps)
+    biases = 0  # the formula has that of the convolution, and no other
+    if layer.conv1d.bias is None:
+        biases -= layer.d_inner
+    if layer.in_proj.bias is not None:
+        biases += 2 * layer.d_inner + layer.d_model
+    return made._replace(parameters=made.parameters + biases)
+
+
 def real_fft_flops(n: int) -> int:
     """5/2 n log₂ n: half of a complex transform, 5 n log₂ n.
 

@@ -23,9 +23,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from linear_time import _validate, checkpoints
+from linear_time import _validate, checkpoints, cost
 from linear_time.checkpoints import Setting
-from linear_time.cost import Cost, cost, mamba_cost
 from linear_time.layer import (
     Layer,
     full,
@@ -447,14 +446,4 @@ RELEASED = checkpoints.Layout(
 )
 
 
-@cost.register(Mamba)
-def _mamba_cost(layer: Mamba, length: int) -> Cost:
-    sizes = layer.d_model, layer.N, layer.rank
-    expand = layer.d_inner // layer.d_model
-    made = mamba_cost(length, *sizes, expand, layer.taps)
-    biases = 0  # the formula has that of the convolution, and no other
-    if layer.conv1d.bias is None:
-        biases -= layer.d_inner
-    if layer.in_proj.bias is not None:
-        biases += 2 * layer.d_inner + layer.d_model
-    return made._replace(parameters=made.parameters + biases)
+cost.cost.register(Mamba, cost.cost_of_mamba)
