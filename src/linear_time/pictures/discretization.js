@@ -29,7 +29,7 @@
       put(`${name}.stable`, Math.abs(A) < 1 ? "< 1, forgets" : Math.abs(A) > 1 ? "> 1, explodes" : "= 1, keeps");
     }
     for (const input of box.querySelectorAll("input"))
-      input.setAttribute("aria-valuetext", input.labels[0].textContent.split("=")[1].trim());
+      input.setAttribute("aria-valuetext", input.closest("label").textContent.split("=")[1].trim());
   };
   box.addEventListener("input", draw);
   draw();
