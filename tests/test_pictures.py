@@ -11,6 +11,7 @@ from linear_time import cost
 from linear_time.datasets import ecg
 from linear_time.discretization import METHODS
 from linear_time.hippo import project, reconstruct, sample_ages
+from linear_time.pictures.convolution import padding_explorer
 from linear_time.pictures.cost import cost_explorer, short
 from linear_time.pictures.discretization import PANEL, curve, discretization_explorer
 from linear_time.pictures.hippo import memory_explorer
@@ -98,3 +99,15 @@ def test_the_memory_is_read_back_and_no_spike_is_cut():
         assert float(shown["time"]) == pytest.approx(end / 360, abs=6e-3)
     low, high = made.panels[0].y_range
     assert low < x.min() and x.max() < high
+
+
+def test_each_zero_of_padding_mends_one_output():
+    """Of 16 outputs, 31 − n are wrong with a transform of length n: none from 16 + 16 − 1 on."""
+    made = padding_explorer()
+    causal = made.panels[0].curves["right"].ys
+    for n, frame in zip(range(16, 33), made.frames, strict=True):
+        wrong = [
+            abs(y - right) > 1e-9 for y, right in zip(frame.curves["fft"], causal, strict=True)
+        ]
+        assert wrong == [k < 31 - n for k in range(16)]
+        assert int(frame.numbers["wrong"]) == max(31 - n, 0)
