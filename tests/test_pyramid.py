@@ -1,11 +1,16 @@
 """The pyramid's levels and its top-down path; the Inception block against torch and its count."""
 
+import itertools
+import statistics
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from linear_time.compression import LinearCompression, matrix
+from book import ROOT, experiment
+from linear_time import records
+from linear_time.compression import LinearCompression, matrix, optimal_compression, share_kept
 from linear_time.pyramid import INCEPTION_3A, InceptionBlock, PyramidCompression
 
 F64 = torch.float64
@@ -85,6 +90,63 @@ def test_the_top_down_path_shows_every_level_the_whole_input():
         assert bool((J.abs().amax(dim=(1, 3)) > 0).all()) == reads_all  # (8, 8) of the finest level
 
 
+def test_with_windows_of_two_a_token_sees_what_its_ancestor_at_the_top_sees():
+    """Not the whole input, unless the top is one token."""
+    for sizes, seen in (((16, 8, 4, 2), 8), ((8, 4, 2, 1), 8), ((8, 4), 2)):
+        model = pyramid(sizes, 1)
+        with torch.no_grad():
+            for step in model.down:
+                pairs = torch.eye(step.n_out, dtype=F64).repeat_interleave(2, 1) / 2
+                step.weight.copy_(pairs)
+        for level in range(len(sizes)):
+            x = draw(1, sizes[0], 1).requires_grad_()
+            model.levels(x)[level][0, 0, 0].backward()
+            assert int((x.grad != 0).sum()) == seen
+
+
+@pytest.mark.parametrize("sizes", [(9, 3), (9, 7, 3), (9, 6, 4, 3)])
+@torch.no_grad()
+def test_no_encoder_beats_the_best_pair_where_the_decoder_is_a_matrix(sizes):
+    X = draw(50, 9, 2)
+    columns = X.movedim(1, 0).flatten(1)
+    best = optimal_compression(X, 3)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        code = PyramidCompression(sizes, activation=functional.gelu).double()(5 * X)
+        Y = code.movedim(1, 0).flatten(1)
+        R = torch.linalg.lstsq(Y.T, columns.T).solution.T
+        assert (columns - R @ Y).square().sum() >= best.error * (1 - 1e-12)
+
+
+def test_the_recorded_runs_say_what_chapter_06_says(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    patches = experiment("pyramid").patches()
+    best = optimal_compression(patches["train"].double(), 8)
+    pair = share_kept(patches["test"].double(), best.encoder, best.decoder)
+    assert round(pair, 4) == 0.9467
+    runs = records.read("pyramid")
+    designs = ((64, 8), (64, 37, 8), (64, 32, 16, 8))
+    found = {}
+    for task in ("digits", "photograph"):
+        for sizes in designs:
+            mine = runs.where(task=task, sizes=sizes)
+            chosen = mine.chosen("validation", largest=True)
+            rates = mine.by("lr")
+            assert min(rates) < chosen[0]["lr"] and len(chosen) == 3
+            assert chosen[0]["lr"] < max(rates)  # the sweep did not end there
+            found[task, sizes] = chosen.values("test")
+            assert chosen[0]["weights"] == sum(a * b for a, b in itertools.pairwise(sizes))
+    mean = {key: statistics.mean(values) for key, values in found.items()}
+    wide, three, one = (64, 37, 8), (64, 32, 16, 8), (64, 8)
+    assert abs(mean["digits", wide] - mean["digits", three]) < 0.001
+    assert 0.014 < mean["digits", three] - mean["digits", one] < 0.018
+    p = mean["digits", wide]
+    assert 0.005 < (p * (1 - p) / 357) ** 0.5 < 0.007  # of one design; 0.009 for the other
+    assert abs(mean["photograph", wide] - mean["photograph", three]) < 0.0002
+    assert all(abs(v - pair) < 0.001 for key in found if key[0] == "photograph" for v in found[key])
+    assert 0.0003 < mean["photograph", three] - pair < 0.0007
+
+
 def test_gradients_reach_every_parameter():
     model, x = pyramid((8, 4, 2), 3, functional.gelu), draw(2, 8, 3).requires_grad_()
     sum((level * draw(*level.shape, seed=2)).sum() for level in model.levels(x)).backward()
@@ -124,13 +186,15 @@ def test_bad_input_pyramid():
 
 
 def test_block_3a_has_the_papers_parameters():
-    """The paper's 159K is 163,328 weights counted in units of 1024; the biases are apart."""
+    """Its 159K fits units of 1024, cut off, with or without biases; in thousands it is 163, 164."""
     block = InceptionBlock(*INCEPTION_3A)
     counts = {"weight": 0, "bias": 0}
     for name, parameter in block.named_parameters():
         counts[name.rsplit(".", 1)[1]] += parameter.numel()
     assert counts == {"weight": 163_328, "bias": 368}
     assert counts["weight"] / 1024 == 159.5
+    for count in (163_328, 163_328 + 368):
+        assert count // 1024 == 159 and count // 1000 != 159 and round(count / 1000) != 159
     assert block.d_out == 256 == 64 + 128 + 32 + 32
     # Without the 1×1 in front of the large windows the block has 2.4 times the weights.
     direct = 192 * 64 + 192 * 128 * 9 + 192 * 32 * 25 + 192 * 32

@@ -27,6 +27,13 @@ def rank_of_the_output(weights):
     return W, len(W)
 
 
+def rank_of_this_one(weights):
+    W = weights[0]
+    for step in weights[1:]:
+        W = step @ W
+    return W, int(torch.linalg.matrix_rank(W))
+
+
 def wrong_order(weights):
     W = weights[0].T
     for step in weights[1:]:
@@ -52,6 +59,13 @@ def own_stride(layers):
         step *= stride
         seen += (size - 1) * step
     return seen
+
+
+def inputs_read(layers):
+    last = {0}
+    for size, stride in reversed(layers):
+        last = {i * stride + k for i in last for k in range(size)}
+    return len(last)
 
 
 def product(layers):
@@ -108,14 +122,15 @@ def top_only(merge):
 
 WRONG = {
     "06-parameters": [no_reduction, kernel_not_squared, biases_of_the_output_only],
-    "06-collapse": [rank_of_the_output, wrong_order, last_matrix],
+    "06-collapse": [rank_of_the_output, rank_of_this_one, wrong_order, last_matrix],
     "06-equal": [
         lambda sizes: whole(sizes) / (sizes[0] + sizes[-1]),
         lambda sizes: whole(sizes) // sizes[0],
         lambda sizes: whole(sizes) // (sizes[0] * sizes[-1]),
         lambda sizes: whole(sizes) // (sizes[0] + sizes[-1]) + 1,
+        lambda sizes: round(whole(sizes) / (sizes[0] + sizes[-1])),
     ],
-    "06-view": [additive, own_stride, product],
+    "06-view": [additive, own_stride, product, inputs_read],
     "06-energy": [not_weighted, levels_themselves, coarse_first],
     "06-bug": [nothing, shapes_only, constants_only, top_only],
 }

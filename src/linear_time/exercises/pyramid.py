@@ -43,11 +43,20 @@ def collapse(answer):
         W, rank = answer([step.clone() for step in weights])
         expect_close(W @ x, y, f"sizes {sizes}, the matrix on some tokens")
         expect_equal(rank, min(sizes), f"sizes {sizes}, the rank")
+    zeros = [torch.zeros(3, 6).double(), torch.zeros(2, 3).double()]
+    _, rank = answer(zeros)  # the rank that the shapes allow, not this one's
+    expect_equal(rank, 2, "sizes (6, 3, 2) and weights of 0, the rank")
 
 
 @exercise("06-equal")
 def equal(answer):
-    for sizes in ((64, 32, 16, 8), (100, 10, 5), (16, 8, 4, 2, 1)):
+    for sizes in (
+        (64, 32, 16, 8),
+        (100, 10, 5),
+        (16, 8, 4, 2, 1),
+        (20, 10, 5, 2),  # 11.8
+        (8, 4, 2, 1),  # 4.7
+    ):
         whole = sum(a * b for a, b in itertools.pairwise(sizes))
         h = 0
         while (h + 1) * (sizes[0] + sizes[-1]) <= whole:
@@ -62,6 +71,8 @@ def view(answer):
         [(3, 1), (5, 1)],
         [(3, 2), (3, 2), (3, 1)],
         [(1, 3), (2, 1), (4, 2)],
+        [(2, 5), (3, 4), (2, 1)],
+        [],
     ):
         expect_equal(answer(layers), _seen(layers), f"layers {layers}")
 
@@ -76,7 +87,7 @@ def _seen(layers):
 
 @exercise("06-energy")
 def energy(answer):
-    for length, halvings in ((16, 2), (8, 3), (32, 1)):
+    for length, halvings in ((16, 2), (8, 3), (32, 1), (12, 2), (5, 0)):
         x = randn(length) + 0.5
         shares, level = [], x
         for i in range(halvings):
