@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from book import ROOT, experiment
+from book import ROOT, load
 from linear_time import records
 from linear_time.compression import LinearCompression, matrix, optimal_compression, share_kept
 from linear_time.pyramid import INCEPTION_3A, InceptionBlock, PyramidCompression
@@ -120,7 +120,7 @@ def test_no_encoder_beats_the_best_pair_where_the_decoder_is_a_matrix(sizes):
 
 def test_the_recorded_runs_say_what_chapter_06_says(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "experiments")
-    patches = experiment("pyramid").patches()
+    patches = load(ROOT / "experiments" / "pyramid.py").patches()
     best = optimal_compression(patches["train"].double(), 8)
     pair = share_kept(patches["test"].double(), best.encoder, best.decoder)
     assert round(pair, 4) == 0.9467
