@@ -21,7 +21,7 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
 
 from book import CHAPTERS, ROOT
-from drawn import pictures
+from drawn import check_interactive, faults, pictures
 
 HTML = ROOT / "_build" / "html"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))
