@@ -1,10 +1,10 @@
 """Time, peak memory and error of the selective scan in Triton, on one GPU.
 
 Run ``python benchmarks/scan_gpu.py`` where torch, Triton and a CUDA GPU are. All that is timed at a
-shape is called in turn, with the GPU's cache emptied before; a time is the median of the repeats
-between two events on the GPU, beside the lower and the upper quartile. "graph" is the same work
-replayed from a CUDA graph, without Python and launches; "empty" is what torch's autograd takes
-for a function of the same inputs that does nothing.
+shape is called in turn; a time is the median of the repeats between two events on the GPU, beside
+the lower and the upper quartile. Calls from Python are timed ten in a row: short ones are bound by
+the host, whose speed "empty" shows, a function of the same inputs that does nothing in autograd.
+"graph" is the same work replayed from a CUDA graph, once, the GPU's cache emptied before.
 
 Floors: every input read once and every output written once at the measured speed of a copy; one
 exponential a state and step, sixteen a clock on each multiprocessor at the highest clock.
@@ -101,23 +101,22 @@ def as_graph(function):
 
 
 def times(functions, repeats):
-    """Quartiles in ms of each function, all called in turn."""
+    """Quartiles in ms of a call of each function, all called in turn."""
     cache = torch.empty(2**26, dtype=torch.int8, device="cuda")
-    events = {name: [] for name in functions}
+    taken = {name: [] for name in functions}
     for repeat in range(repeats + 3):
         for name, function in functions.items():
             cache.zero_()
+            in_a_row = 1 if "graph" in name else 10
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
-            function()
+            for _ in range(in_a_row):
+                function()
             end.record()
+            torch.cuda.synchronize()
             if repeat >= 3:  # before: warm-up
-                events[name].append((begin, end))
-        torch.cuda.synchronize()
-    return {
-        name: [round(q, 4) for q in statistics.quantiles(a.elapsed_time(b) for a, b in pairs)]
-        for name, pairs in events.items()
-    }
+                taken[name].append(begin.elapsed_time(end) / in_a_row)
+    return {name: [round(q, 4) for q in statistics.quantiles(ms)] for name, ms in taken.items()}
 
 
 def peak_bytes(function):
