@@ -2,9 +2,10 @@
 
 Run ``python benchmarks/scan_gpu.py`` where torch, Triton and a CUDA GPU are. All that is timed at a
 shape is called in turn; a time is the median of the repeats between two events on the GPU, beside
-the lower and the upper quartile. Calls from Python are timed ten in a row: short ones are bound by
-the host, whose speed "empty" shows, a function of the same inputs that does nothing in autograd.
-"graph" is the same work replayed from a CUDA graph, once, the GPU's cache emptied before.
+the lower and the upper quartile. Calls from Python are timed ten in a row. "graph" is the same work
+replayed from a CUDA graph, once, the GPU's cache emptied before. The host's time is what Python
+takes to ask for a call, by the clock: it bounds short ones, and depends on the processor, whose
+speed "empty" shows, a function of the same inputs that does nothing in autograd.
 
 Floors: every input read once and every output written once at the measured speed of a copy; one
 exponential a state and step, sixteen a clock on each multiprocessor at the highest clock.
@@ -13,22 +14,18 @@ The official kernel is not run here. Its times were taken before on one NVIDIA H
 torch 2.11, called from Python with the same inputs (bfloat16, time contiguous).
 """
 
-import argparse
-import datetime
-import json
-import platform
 import statistics
 import subprocess
-import sys
-from importlib.metadata import version
-from pathlib import Path
+import time
 
+import bench
 import torch
 
+from linear_time import records
+from linear_time.records import Record
 from linear_time.scan_triton import selective_scan
 from linear_time.selective import selective_scan_reference
 
-RESULT = Path(__file__).parent / "results" / "scan_gpu.json"
 SHAPES = [(8, 2048, 2048, 16), (1, 2048, 16384, 16), (1, 1536, 1024, 16)]  # batch, d_inner, L, N
 OFFICIAL = {  # forward, forward + backward, in ms
     "bfloat16": [(0.532, 2.996), (0.720, 3.535), (0.041, 0.587)],
@@ -67,7 +64,7 @@ class Empty(torch.autograd.Function):
 
 
 def calls(tensors):
-    """The functions to time, by name."""
+    """The functions to time, by name; and the empty one."""
     leaves = [x.detach().requires_grad_() for x in tensors]
     upstream = torch.randn_like(tensors[0])
 
@@ -84,8 +81,7 @@ def calls(tensors):
         "forward + backward": both,
         "no states kept": lambda: both(keep_states=False),
         "deterministic": lambda: both(deterministic=True),
-        "empty": lambda: torch.autograd.grad(Empty.apply(*leaves)[0], leaves, upstream),
-    }
+    }, lambda: torch.autograd.grad(Empty.apply(*leaves)[0], leaves, upstream)
 
 
 def as_graph(function):
@@ -102,8 +98,8 @@ def as_graph(function):
 
 def times(functions, repeats):
     """Quartiles in ms of a call of each function, all called in turn."""
-    cache = torch.empty(2**26, dtype=torch.int8, device="cuda")
-    taken = {name: [] for name in functions}
+    cache = torch.empty(2**28, dtype=torch.int8, device="cuda")
+    events = {name: [] for name in functions}
     for repeat in range(repeats + 3):
         for name, function in functions.items():
             cache.zero_()
@@ -113,9 +109,26 @@ def times(functions, repeats):
             for _ in range(in_a_row):
                 function()
             end.record()
-            torch.cuda.synchronize()
             if repeat >= 3:  # before: warm-up
-                taken[name].append(begin.elapsed_time(end) / in_a_row)
+                events[name].append((begin, end, in_a_row))
+    torch.cuda.synchronize()
+    taken = {
+        name: [begin.elapsed_time(end) / n for begin, end, n in rows]
+        for name, rows in events.items()
+    }
+    return {name: [round(q, 4) for q in statistics.quantiles(ms)] for name, ms in taken.items()}
+
+
+def host_times(functions, repeats):
+    """Quartiles in ms, as ``times``, of what the host takes."""
+    taken = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            torch.cuda.synchronize()
+            begin = time.perf_counter()
+            for _ in range(10):
+                function()
+            taken[name].append(100 * (time.perf_counter() - begin))
     return {name: [round(q, 4) for q in statistics.quantiles(ms)] for name, ms in taken.items()}
 
 
@@ -166,23 +179,20 @@ def copy_speed():
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
-    bandwidth, runs = copy_speed(), []
+    options = bench.start(bench.parser(__doc__, repeats=40))
+    bandwidth, rows = copy_speed(), []
     for index, shape in enumerate(SHAPES):
         for dtype in (torch.bfloat16, torch.float32):
             for layout in ("channels", "time"):
                 tensors = inputs(shape, dtype, layout)
-                functions = calls(tensors)
-                functions |= {
-                    name + ", graph": as_graph(functions[name])
-                    for name in ("forward", "forward + backward")
-                }
+                functions, empty = calls(tensors)
+                on_host = {n: functions[n] for n in ("forward", "forward + backward")}
+                host = host_times(on_host | {"empty": empty}, options.repeats)
+                functions |= {n + ", graph": as_graph(function) for n, function in on_host.items()}
                 name = str(dtype).removeprefix("torch.")
                 row = {"shape": shape, "dtype": name, "contiguous": layout}
                 row["ms"] = times(functions, options.repeats)
+                row["host_ms"] = host
                 row["official_ms"] = OFFICIAL[name][index]
                 row["floors_ms"] = floors(shape, dtype, bandwidth)
                 row["peak_MiB"] = {
@@ -190,29 +200,23 @@ def main():
                     for name in ("forward", "forward + backward", "no states kept", "deterministic")
                 }
                 row["errors"] = errors(shape, dtype, layout)
-                runs.append(row)
-                print(shape, name, layout, {n: t[1] for n, t in row["ms"].items()}, flush=True)
-                del functions, tensors
-    record = {
-        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "date": datetime.date.today().isoformat(),
-        "machine": torch.cuda.get_device_name(),
-        "driver": query("driver_version"),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "triton")},
+                rows.append(row)
+                print(shape, name, layout, {n: t[1] for n, t in row["ms"].items()})
+                print("  host", {n: t[1] for n, t in host.items()}, flush=True)
+                del functions, on_host, empty, tensors
+    settings = {
         "repeats": options.repeats,
-        "ms": "lower quartile, median, upper quartile between two events, called in turn",
+        "ms": "quartiles of a call between two events on the GPU, called in turn",
+        "host_ms": "quartiles of what the host takes to ask for a call",
         "official_ms": "forward, forward + backward; taken before on one NVIDIA H100 80GB HBM3",
         "floors_ms": "of forward: bytes, exponentials",
         "copy_TB_s": round(bandwidth / 1e12, 3),
         "memory": "peak of what torch's allocator holds beyond the inputs",
         "errors": "relative, against float64, of 64 channels and at most 4096 steps",
     }
-    lines = ",\n".join("    " + json.dumps(row) for row in runs)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        json.dumps(record, indent=2)[:-2] + f',\n  "runs": [\n{lines}\n  ]\n}}\n'
-    )
+    command = f"python benchmarks/scan_gpu.py --repeats {options.repeats}"
+    machine = records.machine("cuda", packages=["triton"])
+    Record("scan_gpu", command, (machine,), settings, tuple(rows)).write(options.out)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ On a machine that has one, run ``pytest tests/test_scan_triton.py`` with the pyt
 and without the shape check, which would wrap the kernels too.
 """
 
+import itertools
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -24,27 +25,42 @@ BOUNDS = {F32: 1e-5, F16: 4e-4, BF16: 3e-3}
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
 
 
-def draw(batch, d_inner, length, N, dtypes=(F32,) * 9, layout="channels", absent=(), softplus=True):
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def draw(
+    batch,
+    d_inner,
+    length,
+    N,
+    dtypes=(F32,) * 9,
+    layout="channels",
+    absent=(),
+    softplus=True,
+    device="cuda",
+):
     """The tensors of a call on the GPU; delta is raw, so it needs the softplus."""
 
     def in_time(channels):
         if layout == "time":  # contiguous as the official function wants it
-            return torch.randn(batch, channels, length, device="cuda")
+            return torch.randn(batch, channels, length, device=device)
         if layout == "strided":  # every second channel of every second step of a larger tensor
-            x = torch.randn(batch, 2 * length + 1, 2 * channels + 1, device="cuda")
+            x = torch.randn(batch, 2 * length + 1, 2 * channels + 1, device=device)
             return x[:, 1::2, 1::2].mT
-        return torch.randn(batch, length, channels, device="cuda").mT
+        return torch.randn(batch, length, channels, device=device).mT
 
     tensors = {
         "u": in_time(d_inner),
         "delta": in_time(d_inner) - 2 if softplus else in_time(d_inner).abs() / 10 + 1e-3,
-        "A": -2 * torch.rand(d_inner, N, device="cuda") - 0.05,
+        "A": -2 * torch.rand(d_inner, N, device=device) - 0.05,
         "B": in_time(N),
         "C": in_time(N),
-        "D": torch.randn(d_inner, device="cuda"),
+        "D": torch.randn(d_inner, device=device),
         "z": in_time(d_inner),
-        "delta_bias": torch.rand(d_inner, device="cuda"),
-        "initial_state": torch.randn(batch, d_inner, N, device="cuda"),
+        "delta_bias": torch.rand(d_inner, device=device),
+        "initial_state": torch.randn(batch, d_inner, N, device=device),
     }
     if layout == "strided":
         tensors["A"] = tensors["A"].mT.contiguous().mT
@@ -163,16 +179,24 @@ def test_expanded_inputs():
 
 
 @gpu
-def test_pointers_of_other_alignment():
-    """The same shapes and strides, but four bytes further on: not what was compiled before."""
-    for offset in (0, 1, 0):
-        tensors = draw(2, 64, 77, 16)
-        for name in ("u", "B"):
-            x = tensors[name]
-            room = torch.empty(x.numel() + 1, device="cuda")
-            moved = room[offset : offset + x.numel()].view(x.mT.shape).mT
-            tensors[name] = moved.copy_(x)
+def test_calls_that_differ_in_one_thing():
+    """What was compiled for one call is not used for another: back and forth between them."""
+    shape = 2, 64, 77, 16
+    whole = draw(*shape)
+    others = [whole | {name: None} for name in NAMES[5:]]
+    others += [whole | {name: x.to(BF16)} for name, x in whole.items()]
+    for name in ("u", "B", "z"):  # the same strides, but four bytes further on
+        x = whole[name]
+        moved = torch.empty(x.numel() + 1, device="cuda")[1:].view(x.mT.shape).mT
+        others.append(whole | {name: moved.copy_(x)})
+        others.append(whole | {name: x.contiguous()})
+    check(whole)
+    for tensors in others:
         check(tensors)
+        check(whole)
+    check(draw(*shape, softplus=False), softplus=False)
+    check(whole, deterministic=True)
+    check(whole, keep_states=False)
 
 
 @gpu
@@ -341,6 +365,54 @@ def test_long():
     assert du[..., -1].abs().min() > 0 and not du[..., : -2 * at_once].any()
 
 
+def test_a_plan_serves_only_calls_that_compile_alike(monkeypatch):
+    """On a CPU, with the launches written down: of a plan, all are of one form.
+
+    Triton compiles for types, strides (1, or multiples of 16) and alignments, and for what is
+    absent. A plan that mixed two forms would run a kernel on arguments that it was not made for.
+    """
+
+    class GPU:
+        multi_processor_count = 132
+
+    def form(x):
+        if isinstance(x, tuple):
+            return tuple(map(form, x))
+        return (x.dtype, x.data_ptr() % 16) if isinstance(x, torch.Tensor) else x
+
+    forms, launches = {}, 0
+
+    def launch(plan, kernel, *args, **constants):
+        nonlocal launches
+        launches += 1
+        found = form(args), tuple(constants.items())
+        assert forms.setdefault((plan, kernel), found) == found
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: GPU)
+    monkeypatch.setattr(scan_triton._Plan, "launch", launch)
+    monkeypatch.setattr(scan_triton._Plan, "plans", {})
+    whole = list(draw(2, 64, 130, 16, device="cpu").values())
+    changes = (
+        lambda x: x.to(BF16),
+        lambda x: x.mT.contiguous().mT if x.ndim > 1 else x.repeat_interleave(2)[::2],
+        lambda x: x.contiguous(),
+        lambda x: torch.empty(x.numel() + 1)[1:].view(x.shape),
+        lambda x: x[:1].expand(x.shape),
+        lambda x: None,
+    )
+    calls = [whole]
+    for i in range(len(whole)):
+        for change in changes[: 6 if i > 4 else 5]:
+            calls.append([*whole[:i], change(whole[i]), *whole[i + 1 :]])
+    for inputs in calls:
+        for softplus, keep, deterministic, with_last in itertools.product((False, True), repeat=4):
+            y, last, *kept = scan_triton._forward(tuple(inputs), softplus, keep)
+            for dy in (torch.empty_like(y), torch.ones((), dtype=y.dtype).expand(y.shape)):
+                dlast = last if with_last else None
+                scan_triton._backward(tuple(inputs), dy, dlast, *kept, softplus, deterministic)
+    assert launches > 3 * len(forms) > 3000
+
+
 @pytest.mark.parametrize("N, dtype", [(16, F32), (257, F32), (16, torch.float64)])
 def test_refused(N, dtype):
     """A CPU's tensors, too many states, float64: what was expected and what came."""
@@ -390,7 +462,7 @@ class GPU:
 class Plan(scan_triton._Plan):
     def launch(self, kernel, *args, **constants):
         grid = self.grids[kernel is not scan_triton._chunk]
-        kernel[grid](*args, *self.sizes, N=self.N, BN=self.BN, **constants)
+        kernel[grid](*args, sizes=self.sizes, N=self.N, BN=self.BN, **constants)
 
 torch.cuda.get_device_properties = lambda device: GPU
 scan_triton._Plan, scan_triton._SHORTEST = Plan, 1
@@ -404,8 +476,8 @@ tensors += [torch.rand(d_inner), torch.randn(batch, d_inner, N)]
 wanted = selective_scan_reference(*wide, False, True, initial_state=state)
 dy, dlast = (torch.randn_like(x) for x in wanted)
 grads = torch.autograd.grad(wanted, (*wide, state), (dy, dlast))
-y, last, *kept = scan_triton._forward(*tensors, False, True)
-found = scan_triton._backward(dy.float(), dlast.float(), *tensors, *kept, False, False)
+y, last, *kept = scan_triton._forward(tensors, False, True)
+found = scan_triton._backward(tensors, dy.float(), dlast.float(), *kept, False, False)
 assert Plan.plans and all(plan.chunks == 3 for plan in Plan.plans.values())
 for value, right in zip((y, last, *found), (*wanted, *grads)):
     assert (value - right).norm() < 1e-5 * right.norm()

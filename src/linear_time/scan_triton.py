@@ -95,8 +95,9 @@ def _stack(columns, FIRST: tl.constexpr, STEP: tl.constexpr, T: tl.constexpr):
 
 
 @triton.jit
-def _place(chunk, d_inner, length, chunk_length, BD: tl.constexpr):
-    """This program's row, first channel and first step; how many steps."""
+def _place(chunk, sizes, BD: tl.constexpr):
+    """A program's row, first channel and first step; how many steps."""
+    d_inner, length, chunk_length = sizes
     groups = tl.cdiv(d_inner, BD)
     row = (tl.program_id(0) // groups).to(tl.int64)
     first = (tl.program_id(0) % groups * BD).to(tl.int64)
@@ -137,7 +138,7 @@ def _total(left, row, d_inner, d):
 
 @triton.jit
 def _load(p, inside):
-    return tl.load(p, mask=inside, other=0.0)
+    return tl.load(p, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -150,7 +151,7 @@ def _channel(x, first, d, ok):
     """D or the bias of some channels, [BD, 1]; 0 if there is none."""
     values = tl.zeros(d.shape, tl.float32)
     if x is not None:
-        values = _load(x[0] + (first + d) * x[3], ok).to(tl.float32)
+        values = _load(x[0] + (first + d) * x[3], ok)
     return values[:, None]
 
 
@@ -164,91 +165,74 @@ def _delta(raw, inside, SOFTPLUS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["one"])
 def _chunk(
-    x,
-    delta,
-    A,
-    B,
-    z,
-    bias,
+    inputs,
     left,
     one,
-    d_inner,
-    length,
-    chunk_length,
+    sizes,
     N: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
     T: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     REVERSE: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
     """What a chunk leaves behind if it starts from zero, and its ΣΔ.
 
     Forward, with x = u: h after its last step. In reverse, with x = dy and C
     for B: a g before its first.
     """
+    x, delta, A, B, z, bias = inputs
     # Nothing follows the last chunk; in reverse, the first.
     chunk = tl.program_id(1) + (1 if REVERSE else 0)
-    row, first, start, steps = _place(chunk, d_inner, length, chunk_length, BD)
+    row, first, start, steps = _place(chunk, sizes, BD)
     here, shared = (row, first, start), (row, 0, start)
     d, n, t = tl.arange(0, BD), tl.arange(0, BN), tl.arange(0, T)
-    ok, is_state = d < d_inner - first, n < N
+    ok, is_state = d < sizes[0] - first, n < N
     both = ok[:, None] & is_state[None, :]
-    A = _load(_states(A, 0, first, d, n, one), both).to(tl.float32) * LOG2E
+    A = _load(_states(A, 0, first, d, n, one), both) * LOG2E
     bias = _channel(bias, first, d, ok)
     FROM: tl.constexpr = T - 1 if REVERSE else 0
     TO: tl.constexpr = -1 if REVERSE else T
     STEP: tl.constexpr = -1 if REVERSE else 1
     h = tl.zeros([BD, BN], tl.float32)
-    total_delta = tl.zeros([BD, T], tl.float32)
-    for step in tl.range(0, steps, T, num_stages=STAGES):
+    total = tl.zeros([BD, T], tl.float32)
+    for step in tl.range(0, steps, T, num_stages=3):
         i = step
         if REVERSE:
             i = (tl.cdiv(steps, T) - 1) * T - step
         now = (i + t < steps)[None, :]
         inside = ok[:, None] & now
-        raw = _load(_tile(delta, here, d, i, t), inside).to(tl.float32)
-        x_now = _load(_tile(x, here, d, i, t), inside).to(tl.float32)
+        raw = _load(_tile(delta, here, d, i, t), inside)
+        x_now = _load(_tile(x, here, d, i, t), inside)
         B_now = _load(_tile(B, shared, n, i, t), is_state[:, None] & now)
-        Bs = _columns(B_now.to(tl.float32), T)
         delta_now = _delta(raw + bias, inside, SOFTPLUS)
+        total += delta_now
         if not REVERSE:
             x_now *= delta_now
         elif z is not None:
-            z_now = _load(_tile(z, here, d, i, t), inside).to(tl.float32)
+            z_now = _load(_tile(z, here, d, i, t), inside)
             x_now *= z_now * _sigmoid(z_now)
-        total_delta += delta_now
-        deltas, xs = _columns(delta_now, T), _columns(x_now, T)
+        deltas, xs, Bs = (
+            _columns(delta_now, T),
+            _columns(x_now, T),
+            _columns(B_now, T),
+        )
         for k in tl.static_range(FROM, TO, STEP):
             a = tl.exp2(deltas[k][:, None] * A)
             new = xs[k][:, None] * Bs[k][None, :]
             h = a * (h + new) if REVERSE else a * h + new
     at = row * (tl.num_programs(1) + 1) + chunk
     _store(_states(left, at, first, d, n, one), h, ok[:, None])
-    _store(_total(left, at, d_inner, first + d), tl.sum(total_delta, 1), ok)
+    _store(_total(left, at, sizes[0], first + d), tl.sum(total, 1), ok)
 
 
 @triton.jit(do_not_specialize=["one"])
 def _scan(
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D,
-    z,
-    bias,
-    initial,
+    inputs,
+    outputs,
     left,
-    y,
-    ungated,
-    kept,
-    last,
     one,
-    d_inner,
-    length,
-    chunk_length,
+    sizes,
     N: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
@@ -256,26 +240,28 @@ def _scan(
     SOFTPLUS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
+    u, delta, A, B, C, D, z, bias, initial = inputs
+    y, ungated, kept, last = outputs
     chunk, chunks = tl.program_id(1), tl.num_programs(1)
-    row, first, start, steps = _place(chunk, d_inner, length, chunk_length, BD)
+    row, first, start, steps = _place(chunk, sizes, BD)
     here, shared = (row, first, start), (row, 0, start)
     d, n, t = tl.arange(0, BD), tl.arange(0, BN), tl.arange(0, T)
-    ok, is_state = d < d_inner - first, n < N
+    ok, is_state = d < sizes[0] - first, n < N
     both = ok[:, None] & is_state[None, :]
-    A = _load(_states(A, 0, first, d, n, one), both).to(tl.float32) * LOG2E
+    A = _load(_states(A, 0, first, d, n, one), both) * LOG2E
     D, bias = _channel(D, first, d, ok), _channel(bias, first, d, ok)
     h = tl.zeros([BD, BN], tl.float32)
     if initial is not None:
-        h = _load(_states(initial, row, first, d, n, one), both).to(tl.float32)
+        h = _load(_states(initial, row, first, d, n, one), both)
     if left is not None:
         for earlier in range(chunk):
             at = row * chunks + earlier
-            total = _load(_total(left, at, d_inner, first + d), ok)
+            total = _load(_total(left, at, sizes[0], first + d), ok)
             h *= tl.exp2(total[:, None] * A)
             h += _load(_states(left, at, first, d, n, one), ok[:, None])
     # Two states a block are kept, where B and C are not yet or no longer
     # needed: the barrier of a store would make Triton hold all of both.
-    block = 2 * (row * tl.cdiv(length, T) + start // T)
+    block = 2 * (row * tl.cdiv(sizes[1], T) + start // T)
     for i in tl.range(0, steps, T, num_stages=STAGES):
         middle = h
         if kept is not None:
@@ -283,26 +269,25 @@ def _scan(
             _store(_states(kept, at, first, d, n, 1), h, ok[:, None])
         now = (i + t < steps)[None, :]
         inside = ok[:, None] & now
-        u_now = _load(_tile(u, here, d, i, t), inside).to(tl.float32)
-        raw = _load(_tile(delta, here, d, i, t), inside).to(tl.float32)
+        u_now = _load(_tile(u, here, d, i, t), inside)
+        raw = _load(_tile(delta, here, d, i, t), inside)
         B_now = _load(_tile(B, shared, n, i, t), is_state[:, None] & now)
         C_now = _load(_tile(C, shared, n, i, t), is_state[:, None] & now)
-        Bs = _columns(B_now.to(tl.float32), T)
-        Cs = _columns(C_now.to(tl.float32), T)
         delta_now = _delta(raw + bias, inside, SOFTPLUS)
         deltas, xs = _columns(delta_now, T), _columns(delta_now * u_now, T)
+        Bs, Cs = _columns(B_now, T), _columns(C_now, T)
         ys = ()
         for k in tl.static_range(T):
             a = tl.exp2(deltas[k][:, None] * A)
             h = a * h + xs[k][:, None] * Bs[k][None, :]
+            ys += (tl.sum(h * Cs[k][None, :], 1),)
             if k == T // 2 - 1:
                 middle = h
-            ys += (tl.sum(h * Cs[k][None, :], 1),)
         y_now = _stack(ys, 0, 1, T) + D * u_now
         if ungated is not None:
             _store(_tile(ungated, here, d, i, t), y_now, inside)
         if z is not None:
-            z_now = _load(_tile(z, here, d, i, t), inside).to(tl.float32)
+            z_now = _load(_tile(z, here, d, i, t), inside)
             y_now *= z_now * _sigmoid(z_now)
         if kept is not None:
             at = block + i // T * 2 + 1
@@ -365,41 +350,37 @@ def _eight(x):
     return tl.sum(tl.reshape(x, [x.shape[0] // 8, 8, x.shape[1]]), 0)
 
 
+@triton.jit
+def _fetch(arrays, corner, d, i, t, ok, steps):
+    """A block of each, as it is stored; 0 outside the chunk."""
+    inside = ok[:, None] & ((i + t >= 0) & (i + t < steps))[None, :]
+    return [
+        tl.load(_tile(x, corner, d, i, t), mask=inside, other=0.0)
+        for x in arrays
+    ]
+
+
 # Here lanes share the states of a channel: sums over states and sums over
 # channels then both take few exchanges.
 @triton.jit
 def _scan_back(
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D,
-    z,
-    bias,
-    dy,
-    dlast,
-    ungated,
-    kept,
-    du,
-    ddelta,
-    dz,
-    dinitial,
-    left,
+    inputs,
+    outputs,
     sums,
-    d_inner,
-    length,
-    chunk_length,
+    left,
+    sizes,
     N: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
     T: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     ATOMIC: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
+    u, delta, A, B, C, D, z, bias, dy, dlast, ungated, kept = inputs
+    du, ddelta, dz, dinitial = outputs
+    d_inner, length, _ = sizes
     chunk, chunks = tl.program_id(1), tl.num_programs(1)
-    row, first, start, steps = _place(chunk, d_inner, length, chunk_length, BD)
+    row, first, start, steps = _place(chunk, sizes, BD)
     here, shared = (row, first, start), (row, 0, start)
     d, n, t = tl.arange(0, BD), tl.arange(0, BN), tl.arange(0, T)
     ok, is_state = d < d_inner - first, n < N
@@ -408,24 +389,22 @@ def _scan_back(
     # dbias. Where sums are not atomic, every program has a part of its own.
     groups = tl.cdiv(d_inner, BD)
     batch = tl.num_programs(0) // groups
-    group, part = first // BD, row * chunks + chunk
+    group, part, parts = first // BD, row * chunks + chunk, batch * chunks
     if ATOMIC:
-        groups, group, part = 1, 0, 0
-    parts = 1 if ATOMIC else batch * chunks
-    r = tl.arange(0, 8)  # dB of four steps, from the last; dC, from the first
+        groups, group, part, parts = 1, 0, 0, 1
     size = groups * batch.to(tl.int64) * length * N
+    r = tl.arange(0, 8)  # dB of four steps, from the last; dC, from the first
     dB_dC = sums + ((group * batch + row) * length + start) * N
     dB_dC += (r // T * size)[:, None] + n[None, :]
-    sums += 2 * size
-    dA = (sums, d_inner * N, N, 1)
-    sums += tl.cast(parts, tl.int64) * d_inner * N + first + d
-    dD, dbias = sums + part * d_inner, sums + (parts + part) * d_inner
-    A = _load(_states(A, 0, first, d, n, 1), both).to(tl.float32) * LOG2E
-    D, bias = _channel(D, first, d, ok), _channel(bias, first, d, ok)
+    dA = (sums + 2 * size, d_inner * N, N, 1)
+    dD = dA[0] + tl.cast(parts, tl.int64) * d_inner * N + first + d
+    dbias = dD + parts * d_inner
 
+    A = _load(_states(A, 0, first, d, n, 1), both) * LOG2E
+    D, bias = _channel(D, first, d, ok), _channel(bias, first, d, ok)
     w = tl.zeros([BD, BN], tl.float32)  # a_{t+1} g_{t+1}
     if dlast is not None:
-        w = _load(_states(dlast, row, first, d, n, 1), both).to(tl.float32)
+        w = _load(_states(dlast, row, first, d, n, 1), both)
     if left is not None:
         for later in range(1, chunks - chunk):
             at = row * chunks + chunks - later
@@ -436,31 +415,16 @@ def _scan_back(
     sum_D = tl.zeros([BD, T], tl.float32)
     sum_bias = tl.zeros([BD, T], tl.float32)
     # Triton would fetch these blocks too late: here it is done by hand.
+    five = (u, delta, dy, u if z is None else z, u if z is None else ungated)
     i = (tl.cdiv(steps, T) - 1) * T
-    inside = ok[:, None] & (i + t < steps)[None, :]
-    next_u = _load(_tile(u, here, d, i, t), inside)
-    next_delta = _load(_tile(delta, here, d, i, t), inside)
-    next_dy = _load(_tile(dy, here, d, i, t), inside)
-    next_z = _load(_tile(u if z is None else z, here, d, i, t), inside)
-    next_y = _load(_tile(u if z is None else ungated, here, d, i, t), inside)
+    ahead = _fetch(five, here, d, i, t, ok, steps)
     block = row * tl.cdiv(length, 2 * T) * 2 + start // T
-    for step in tl.range(0, steps, T, num_stages=STAGES):
+    for step in tl.range(0, steps, T, num_stages=3):
         i = (tl.cdiv(steps, T) - 1) * T - step
         now = (i + t < steps)[None, :]
         inside = ok[:, None] & now
-        u_now = next_u.to(tl.float32)
-        raw = next_delta.to(tl.float32) + bias
-        dy_now = next_dy.to(tl.float32)
-        z_now = next_z.to(tl.float32)
-        y_now = next_y.to(tl.float32)
-        before = ok[:, None] & (i + t >= T)[None, :]
-        next_u = _load(_tile(u, here, d, i - T, t), before)
-        next_delta = _load(_tile(delta, here, d, i - T, t), before)
-        next_dy = _load(_tile(dy, here, d, i - T, t), before)
-        next_z = _load(_tile(u if z is None else z, here, d, i - T, t), before)
-        next_y = _load(
-            _tile(u if z is None else ungated, here, d, i - T, t), before
-        )
+        u_now, raw, dy_now, z_now, y_now = [x.to(tl.float32) for x in ahead]
+        ahead = _fetch(five, here, d, i - T, t, ok, steps)
         h = _load(_states(kept, block + i // T, first, d, n, 1), ok[:, None])
         B_now = _load(_tile(B, shared, n, i, t), is_state[:, None] & now)
         C_now = _load(_tile(C, shared, n, i, t), is_state[:, None] & now)
@@ -469,11 +433,14 @@ def _scan_back(
             slope = y_now * gate * (1.0 + z_now * (1.0 - gate))
             _store(_tile(dz, here, d, i, t), dy_now * slope, inside)
             dy_now *= z_now * gate
+        raw += bias
         delta_now = _delta(raw, inside, SOFTPLUS)
-        Bs = _columns(B_now.to(tl.float32), T)
-        Cs = _columns(C_now.to(tl.float32), T)
         deltas_xs = _columns(_beside(delta_now, delta_now * u_now), 2 * T)
-        dys = _columns(dy_now, T)
+        dys, Bs, Cs = (
+            _columns(dy_now, T),
+            _columns(B_now, T),
+            _columns(C_now, T),
+        )
         hs, decays, dCs = (), (), ()
         for k in tl.static_range(T):
             hs += (h,)
@@ -490,9 +457,9 @@ def _scan_back(
             dxs += (tl.sum(g * Bs[k][None, :], 1),)
             dBs += (_eight(g * deltas_xs[T + k][:, None]),)
         at = i + tl.where(r < T, T - 1 - r, r - T)[:, None]
-        inside_n = is_state[None, :] & (at < steps)
         both_sums = _row_sums(dBs + dCs, 0, T)
-        _add(dB_dC + at.to(tl.int64) * N, both_sums, inside_n, ATOMIC)
+        in_rows = is_state[None, :] & (at < steps)
+        _add(dB_dC + at.to(tl.int64) * N, both_sums, in_rows, ATOMIC)
         dx = _stack(dxs, T - 1, -1, T)
         d_raw = _stack(slopes, T - 1, -1, T) * LN2 + dx * u_now
         if SOFTPLUS:
@@ -502,11 +469,14 @@ def _scan_back(
         _store(_tile(ddelta, here, d, i, t), d_raw, inside)
         _store(_tile(du, here, d, i, t), dx * delta_now + D * dy_now, inside)
     _add(_states(dA, part, first, d, n, 1), sum_A, both, ATOMIC)
-    _add(dD, tl.sum(sum_D, 1), ok, ATOMIC)
-    _add(dbias, tl.sum(sum_bias, 1), ok, ATOMIC)
+    _add(dD + part * d_inner, tl.sum(sum_D, 1), ok, ATOMIC)
+    _add(dbias + part * d_inner, tl.sum(sum_bias, 1), ok, ATOMIC)
     if dinitial is not None:
         at_start = both & (chunk == 0)
         _store(_states(dinitial, row, first, d, n, 1), w, at_start)
+
+
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def available() -> bool:
@@ -526,12 +496,14 @@ def suits(u: Tensor, delta: Tensor, A: Tensor, *others: Tensor | None) -> bool:
     )
 
 
-_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Tiles, and how many blocks ahead Triton fetches.
-_FORWARD = {"BD": 32, "T": 8, "STAGES": 3}
-_BACKWARD = {"BD": 16, "T": 4, "STAGES": 3}
-# Where time is cut: warps for a scheduler of the GPU, steps of a chunk.
+# Tiles. Where time is cut: warps for a scheduler of the GPU, steps a chunk.
+_FORWARD, _BACKWARD = {"BD": 32, "T": 8}, {"BD": 16, "T": 4}
 _WARPS, _SHORTEST = 2, 32
+
+
+def _padded(N: int) -> int:
+    """BN: a power of two, and enough for tiles that lanes can share."""
+    return max(1 << (N - 1).bit_length(), 16)
 
 
 def _array(x: Tensor | None) -> Any:
@@ -571,19 +543,18 @@ class _Plan:
         # which pays where there are two warps for each.
         gpu = torch.cuda.get_device_properties(u.device)
         slots = 4 * gpu.multi_processor_count
-        programs = batch * triton.cdiv(d_inner, BD)
+        programs = batch * -(-d_inner // BD)
         chunks = 1
         if programs < 0.9 * slots:
             chunks = min(_WARPS * slots // programs, length // _SHORTEST)
-        chunk = 16 * triton.cdiv(length, 16 * max(chunks, 1))
-        self.chunks = triton.cdiv(length, chunk)
+        chunk = 16 * -(-length // (16 * max(chunks, 1)))
+        self.chunks = -(-length // chunk)
         self.sizes = d_inner, length, chunk
-        self.N, self.BN = N, max(triton.next_power_of_2(N), 16)
+        self.N, self.BN = N, _padded(N)
         # The kernel of chunks has the tiles of the forward one.
-        groups = batch * triton.cdiv(d_inner, _FORWARD["BD"])
+        groups = batch * -(-d_inner // _FORWARD["BD"])
         self.grids = (groups, self.chunks - 1, 1), (programs, self.chunks, 1)
-        self.room = batch * self.chunks * d_inner * (self.BN + 1)
-        self.device = u.device
+        self.batch, self.device = batch, u.device
         self.runners: dict[Any, Any] = {}
 
     def new(self, *shape: int) -> Tensor:
@@ -594,20 +565,25 @@ class _Plan:
         if self.chunks == 1:
             return None
         row = self.sizes[0] * (self.BN + 1)
-        return self.new(self.room), row, d_stride, n_stride
+        room = self.new(self.batch * self.chunks * row)
+        return room, row, d_stride, n_stride
 
     def launch(self, kernel: Any, *args: Any, **constants: Any) -> None:
         run = self.runners.get(kernel)
         if run is not None:
-            run(*args, *self.sizes, self.N, self.BN, *constants.values())
-        else:
-            warps = min(max(self.BN // constants["BD"], 1), 8)
-            constants |= {"N": self.N, "BN": self.BN, "num_warps": warps}
-            # Left to itself the compiler saves registers, and time is lost.
-            constants["maxnreg"] = 255
-            grid = self.grids[kernel is not _chunk]
-            compiled = kernel[grid](*args, *self.sizes, **constants)
-            self.runners[kernel] = compiled[grid]
+            run(*args, self.sizes, self.N, self.BN, *constants.values())
+            return
+        grid = self.grids[kernel is not _chunk]
+        compiled = kernel[grid](
+            *args,
+            sizes=self.sizes,
+            N=self.N,
+            BN=self.BN,
+            num_warps=min(max(self.BN // constants["BD"], 1), 8),
+            maxnreg=255,  # by itself the compiler saves them, and loses time
+            **constants,
+        )
+        self.runners[kernel] = compiled[grid]
 
 
 def _like(x: Tensor) -> Tensor:
@@ -617,91 +593,77 @@ def _like(x: Tensor) -> Tensor:
     return torch.empty_strided(sizes, strides, dtype=x.dtype, device=x.device)
 
 
-def _prepared(u: Tensor, x: Tensor) -> Tensor:
-    """B or C in float32, the N numbers of a step side by side.
+def _prepared(inputs: Any) -> Any:
+    """With B and C in float32, the N numbers of a step side by side.
 
     The kernels could convert them, but each of d_inner / BD warps would do
     it again. For short scans a launch costs more than that.
     """
-    if x.stride(1) == 1 and (x.dtype == torch.float32 or u.numel() < 2**23):
-        return x
-    return x.mT.to(torch.float32, memory_format=torch.contiguous_format).mT
+    u, delta, A, B, C, *others = inputs
+    short = u.numel() < 2**23
+    form = {"dtype": torch.float32, "memory_format": torch.contiguous_format}
+    B, C = (
+        x
+        if x.stride(1) == 1 and (short or x.dtype == torch.float32)
+        else x.mT.to(**form).mT
+        for x in (B, C)
+    )
+    return u, delta, A, B, C, *others
 
 
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    initial: Tensor | None,
-    softplus: bool,
-    keep: bool,
-) -> tuple[Any, Any, Any, Any]:
+def _forward(inputs: Any, softplus: bool, keep: bool) -> Any:
     """y and the last state; for backward y before the gate, and states."""
-    B, C = _prepared(u, B), _prepared(u, C)
-    arrays = [_array(x) for x in (u, delta, A, B, C, D, z, bias, initial)]
-    (batch, d_inner, length), N = u.shape, A.shape[1]
+    arrays = tuple(_array(x) for x in _prepared(inputs))
+    u, z, N = inputs[0], inputs[6], inputs[2].shape[1]
+    batch, d_inner, length = u.shape
     plan = _Plan.of(_FORWARD["BD"], (softplus, keep), u, N, arrays)
     y, last = torch.empty_like(u), plan.new(batch, d_inner, N)
     kept = ungated = None
     if keep:
         kept = plan.new(batch * 2 * -(-length // 8), d_inner, plan.BN)
         ungated = _like(u) if z is not None else None
-    options = _FORWARD | {"SOFTPLUS": softplus}
     left = plan.left(1, d_inner)
-    if keep and left is None:
-        options["STAGES"] = 4
+    options = _FORWARD | {"SOFTPLUS": softplus}
     if left is not None:
-        args = *arrays[:4], None, arrays[7], left, 1
-        plan.launch(_chunk, *args, **options, REVERSE=False)
-    out = (_array(x) for x in (y, ungated, kept, last))
-    plan.launch(_scan, *arrays, left, *out, 1, **options)
+        given = *arrays[:4], None, arrays[7]
+        plan.launch(_chunk, given, left, 1, **options, REVERSE=False)
+    outputs = tuple(_array(x) for x in (y, ungated, kept, last))
+    stages = 4 if keep and left is None else 3
+    plan.launch(_scan, arrays, outputs, left, 1, **options, STAGES=stages)
     return y, last, ungated, kept
 
 
 def _backward(
+    inputs: Any,
     dy: Tensor,
     dlast: Tensor | None,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    initial: Tensor | None,
     ungated: Tensor | None,
     kept: Tensor | None,
     softplus: bool,
     deterministic: bool,
 ) -> list[Tensor | None]:
-    """The gradients of u, delta, A, B, C, D, z, bias, initial."""
-    B_type, C_type = B.dtype, C.dtype
-    B, C = _prepared(u, B), _prepared(u, C)
-    inputs = u, delta, A, B, C, D, z, bias, initial
+    """The gradients of the inputs."""
+    u, delta, A, B, C, D, z, bias, initial = inputs
+    inputs = _prepared(inputs)
     if kept is None:
-        _, _, ungated, kept = _forward(*inputs, softplus, True)
+        _, _, ungated, kept = _forward(inputs, softplus, True)
     # The kernel has no use for the initial state: it is among those kept.
-    arrays = [_array(x) for x in (*inputs[:8], dy, dlast)]
-    (batch, d_inner, length), N = u.shape, A.shape[1]
-    BD = _BACKWARD["BD"]
-    plan = _Plan.of(BD, (softplus, deterministic), u, N, arrays)
+    given = (*inputs[:8], dy, dlast, ungated, kept)
+    arrays = tuple(_array(x) for x in given)
+    (batch, d_inner, length), N, BD = u.shape, A.shape[1], _BACKWARD["BD"]
+    key = *arrays, _array(initial)  # which its gradient resembles
+    plan = _Plan.of(BD, (softplus, deterministic), u, N, key)
     left = plan.left(plan.BN, 1)
     if left is not None:
-        _, delta_, A_, _, C_, _, z_, bias_, dy_, _ = arrays
-        args = dy_, delta_, A_, C_, z_, bias_, left, 1
+        _, delta_, A_, _, C_, _, z_, bias_, dy_, *_ = arrays
+        turned = dy_, delta_, A_, C_, z_, bias_
         options = _FORWARD | {"SOFTPLUS": softplus, "REVERSE": True}
-        plan.launch(_chunk, *args, **options)
+        plan.launch(_chunk, turned, left, 1, **options)
     # Sums over programs: into one place, or a place each, added afterwards.
     of_B, of_A = batch * length * N, d_inner * N
     sizes = of_B, of_B, of_A, d_inner, d_inner
     if deterministic:
-        groups, parts = triton.cdiv(d_inner, BD), batch * plan.chunks
+        groups, parts = -(-d_inner // BD), batch * plan.chunks
         places = groups, groups, parts, parts, parts
         room = [size * n for size, n in zip(sizes, places, strict=True)]
         sums = plan.new(sum(room))
@@ -710,9 +672,9 @@ def _backward(
     du, ddelta = _like(u), _like(delta)
     dz = None if z is None else _like(z)
     dinitial = None if initial is None else torch.empty_like(initial)
-    out = (_array(x) for x in (ungated, kept, du, ddelta, dz, dinitial))
+    outputs = tuple(_array(x) for x in (du, ddelta, dz, dinitial))
     options = _BACKWARD | {"SOFTPLUS": softplus, "ATOMIC": not deterministic}
-    plan.launch(_scan_back, *arrays, *out, left, sums, **options)
+    plan.launch(_scan_back, arrays, outputs, sums, left, **options)
     if deterministic:
         each = zip(sums.split(room), places, strict=True)
         dB, dC, dA, dD, dbias = (x.view(n, -1).sum(0) for x, n in each)
@@ -720,8 +682,8 @@ def _backward(
         dB, dC, dA, dD, dbias = sums.split(sizes)
     return [
         *(du, ddelta, dA.view(d_inner, N).to(A.dtype)),
-        dB.view(batch, length, N).mT.to(B_type),
-        dC.view(batch, length, N).mT.to(C_type),
+        dB.view(batch, length, N).mT.to(B.dtype),
+        dC.view(batch, length, N).mT.to(C.dtype),
         None if D is None else dD.to(D.dtype),
         *(dz, None if bias is None else dbias.to(bias.dtype), dinitial),
     ]
@@ -730,8 +692,9 @@ def _backward(
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        y, last, *kept = _forward(*inputs[:-1])
-        _remember(ctx, inputs, (y, last, *kept))
+        output = _forward(inputs[:9], *inputs[9:11])
+        _remember(ctx, inputs, output)
+        y, last, *_ = output
         return y, last
 
     @staticmethod
@@ -756,10 +719,9 @@ def _gradients(ctx: Any, dy: Any, dlast: Any, backward: Any) -> Any:
             "selective_scan: expected to be differentiated once, got "
             "create_graph=True; selective_scan_reference can be, twice"
         )
-    saved = ctx.saved_tensors
-    if dy is None:
-        dy = torch.zeros_like(saved[0])
-    found = backward(dy, dlast, *saved, *ctx.options)
+    *tensors, ungated, kept = ctx.saved_tensors
+    dy = torch.zeros_like(tensors[0]) if dy is None else dy
+    found = backward(tensors, dy, dlast, ungated, kept, *ctx.options)
     return *found, None, None, None
 
 
@@ -780,7 +742,7 @@ def selective_scan(
 ) -> tuple[
     Float[Tensor, "batch d_inner length"], Float[Tensor, "batch d_inner N"]
 ]:
-    """``selective.selective_scan`` with the rule "released", on a GPU.
+    """``selective.selective_scan`` with the rule "exponential_euler", on a GPU.
 
     Every argument may be float32, bfloat16 or float16 and have any strides;
     fastest is what a Mamba block has, channels side by side: x.mT of an x
@@ -837,27 +799,26 @@ def selective_scan(
     elif wanted:
         y, last = _Scan.apply(*tensors, delta_softplus, keep, deterministic)
     else:
-        y, last, _, _ = _forward(*tensors, delta_softplus, False)
+        y, last, _, _ = _forward(tensors, delta_softplus, False)
     return y, last
 
 
 # What torch.compile sees: two opaque operators that know their shapes.
-_ARRAYS = (
+_INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, "
     "Tensor? z, Tensor? bias, Tensor? initial, "
 )
 
 
 @torch.library.custom_op(
-    "linear_time::selective_scan",
+    "linear_time::scan_triton",
     mutates_args=(),
-    schema=f"({_ARRAYS} bool softplus, bool keep, bool deterministic) "
+    schema=f"({_INPUTS} bool softplus, bool keep, bool deterministic) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
 )
-def _op(u: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    y, last, *kept = _forward(u, *args[:-1])
-    a, b = (u.new_empty(0) if x is None else x for x in kept)
-    return y, last, a, b
+def _op(*args: Any) -> Any:
+    output = _forward(args[:9], *args[9:11])
+    return tuple(args[0].new_empty(0) if x is None else x for x in output)
 
 
 @_op.register_fake
@@ -867,20 +828,19 @@ def _(u: Tensor, delta: Tensor, A: Tensor, *args: Any) -> Any:
     ungated, kept = u.new_empty(0), u.new_empty(0)
     if keep:
         rows = len(u) * 2 * ((u.shape[2] + 7) // 8)
-        BN = max(1 << (A.shape[1] - 1).bit_length(), 16)
-        kept = last.new_empty(rows, u.shape[1], BN)
+        kept = last.new_empty(rows, u.shape[1], _padded(A.shape[1]))
         ungated = _like(u) if z is not None else ungated
     return torch.empty_like(u), last, ungated, kept
 
 
 @torch.library.custom_op(
-    "linear_time::selective_scan_backward",
+    "linear_time::scan_triton_backward",
     mutates_args=(),
-    schema=f"(Tensor dy, Tensor? dlast, {_ARRAYS} Tensor? ungated, "
+    schema=f"({_INPUTS} Tensor dy, Tensor? dlast, Tensor? ungated, "
     "Tensor? kept, bool softplus, bool deterministic) -> Tensor[]",
 )
 def _op_backward(*args: Any) -> list[Tensor]:
-    found = _backward(*args)
+    found = _backward(args[:9], *args[9:])
     for i in (2, 3, 4, 5, 7):  # these share their memory, which torch forbids
         x = found[i]
         found[i] = x if x is None else x.clone()
@@ -888,30 +848,18 @@ def _op_backward(*args: Any) -> list[Tensor]:
 
 
 @_op_backward.register_fake
-def _(dy: Tensor, dlast: Any, *args: Any) -> list[Tensor]:
-    u, delta, A, B, C, D, z, bias, initial = args[:9]
-    dB, dC = (
-        torch.empty_like(x.mT, memory_format=torch.contiguous_format).mT
-        for x in (B, C)
-    )
-    like = (
-        _like(u),
-        _like(delta),
-        A,
-        dB,
-        dC,
-        D,
-        z if z is None else _like(z),
-        bias,
-        initial,
-    )
+def _(u: Tensor, delta: Tensor, A: Tensor, *args: Any) -> list[Tensor]:
+    B, C, D, z, bias, initial = args[:6]
+    in_time = (None if x is None else _like(x) for x in (u, delta, B, C, z))
+    du, ddelta, dB, dC, dz = in_time
+    like = du, ddelta, A, dB, dC, D, dz, bias, initial
     return [torch.empty_like(x) for x in like if x is not None]
 
 
 def _op_gradients(ctx: Any, dy: Any, dlast: Any, *_: Any) -> Any:
-    def backward(*args: Any) -> Any:
-        found = iter(_op_backward(*args))
-        return [x if x is None else next(found) for x in args[2:11]]
+    def backward(tensors: Any, *args: Any) -> Any:
+        found = iter(_op_backward(*tensors, *args))
+        return [x if x is None else next(found) for x in tensors]
 
     return _gradients(ctx, dy, dlast, backward)
 
