@@ -389,8 +389,8 @@ def test_a_plan_serves_only_calls_that_compile_alike(monkeypatch):
         assert forms.setdefault((plan, kernel), found) == found
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: GPU)
-    monkeypatch.setattr(scan_triton._Plan, "launch", launch)
-    monkeypatch.setattr(scan_triton._Plan, "plans", {})
+    monkeypatch.setattr(scan_triton.Plan, "launch", launch)
+    monkeypatch.setattr(scan_triton.Plan, "plans", {})
     whole = list(draw(2, 64, 130, 16, device="cpu").values())
     changes = (
         lambda x: x.to(BF16),
@@ -431,7 +431,7 @@ def test_import_without_triton():
         "from linear_time import scan_triton\n"
         "import inspect, torch\n"
         "assert not scan_triton.available()\n"
-        "assert 'exp2' in inspect.getsource(scan_triton._scan)\n"
+        "assert 'exp2' in inspect.getsource(scan_triton.scan_forward)\n"
         "x = torch.ones(1, 1, 1)\n"
         "scan_triton.selective_scan(x, x, x[0], x, x)\n"
     )
@@ -453,19 +453,20 @@ INTERPRETED = """
 import os
 os.environ["TRITON_INTERPRET"] = "1"
 import torch
-from linear_time import scan_triton
+from linear_time import scan_triton, scan_triton_plan
+from linear_time.scan_triton_plan import Plan
 from linear_time.selective import selective_scan_reference
 
 class GPU:
     multi_processor_count = 1
 
-class Plan(scan_triton._Plan):
+class Here(Plan):
     def launch(self, kernel, *args, **constants):
-        grid = self.grids[kernel is not scan_triton._chunk]
+        grid = self.grids[kernel is not scan_triton.chunk_ends]
         kernel[grid](*args, sizes=self.sizes, N=self.N, BN=self.BN, **constants)
 
 torch.cuda.get_device_properties = lambda device: GPU
-scan_triton._Plan, scan_triton._SHORTEST = Plan, 1
+scan_triton.Plan, scan_triton_plan.SHORTEST = Here, 1
 torch.manual_seed(0)
 batch, d_inner, length, N = 1, 5, 37, 3
 x = [torch.randn(batch, n, length) for n in (d_inner, d_inner, N, N, d_inner)]
@@ -478,7 +479,7 @@ dy, dlast = (torch.randn_like(x) for x in wanted)
 grads = torch.autograd.grad(wanted, (*wide, state), (dy, dlast))
 y, last, *kept = scan_triton._forward(tensors, False, True)
 found = scan_triton._backward(tensors, dy.float(), dlast.float(), *kept, False, False)
-assert Plan.plans and all(plan.chunks == 3 for plan in Plan.plans.values())
+assert Here.plans and all(plan.chunks == 3 for plan in Plan.plans.values())
 for value, right in zip((y, last, *found), (*wanted, *grads)):
     assert (value - right).norm() < 1e-5 * right.norm()
 print("equal")
