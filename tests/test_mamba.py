@@ -16,8 +16,9 @@ from torch.nn import functional
 from transformers import MambaConfig as TheirConfig
 from transformers import MambaForCausalLM
 
+from linear_time.layer import mark_of
 from linear_time.mamba import Mamba, MambaConfig, MambaLM, MambaState, delta_bias
-from linear_time.mixer import LanguageModel, Residual, mark_of
+from linear_time.mixer import LanguageModel, Residual
 from linear_time.selective import selective_scan_reference
 from linear_time.training import parameter_groups
 

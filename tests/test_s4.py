@@ -16,7 +16,7 @@ from linear_time import records
 from linear_time.convolution import causal_convolution, kernel, recurrence
 from linear_time.discretization import bilinear, bilinear_diagonal, zero_order_hold
 from linear_time.hippo import legs, normal_plus_low_rank
-from linear_time.mixer import mark_of
+from linear_time.layer import mark_of
 from linear_time.s4 import (
     S4,
     S4D,

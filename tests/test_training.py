@@ -20,8 +20,9 @@ from torch.nn import functional
 
 import train_two_processes as two
 from helpers import NoFloat64
+from linear_time.layer import Layer
 from linear_time.mamba import Mamba
-from linear_time.mixer import LanguageModel, Layer, Residual
+from linear_time.mixer import LanguageModel, Residual
 from linear_time.s4 import S4, S4D
 from linear_time.selective import Selective
 from linear_time.training import Config, learning_rate, parameter_groups, seed_everything, train

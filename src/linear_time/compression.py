@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from linear_time import _validate
 from linear_time.attention import attention
-from linear_time.mixer import full
+from linear_time.layer import full
 
 
 class Compressor(nn.Module):

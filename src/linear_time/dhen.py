@@ -17,7 +17,7 @@ from torch.nn import functional
 from linear_time import _validate
 from linear_time.attention import MultiHeadAttention
 from linear_time.compression import Compressor, LinearCompression
-from linear_time.mixer import full, without_autocast
+from linear_time.layer import full, without_autocast
 
 ENSEMBLES = ("concat", "sum", "weighted")
 

@@ -35,15 +35,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from linear_time import _validate
-from linear_time.layer import (  # noqa: F401
-    Layer,
-    full,
-    inverse_softplus,
-    log_uniform,
-    mark_of,
-    without_autocast,
-    zeros,
-)
+from linear_time.layer import Layer, full
 
 State = Any  # whatever a mixer carries from step to step
 

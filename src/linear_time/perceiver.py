@@ -22,7 +22,7 @@ from linear_time.attention import (
     split_heads,
 )
 from linear_time.compression import Compressor
-from linear_time.mixer import full
+from linear_time.layer import full
 
 
 def fourier_features(

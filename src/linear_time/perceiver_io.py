@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from linear_time import _validate, checkpoints
 from linear_time.checkpoints import Setting
-from linear_time.mixer import full
+from linear_time.layer import full
 from linear_time.perceiver import CrossAttention, fourier_features, grid
 
 

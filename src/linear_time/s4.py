@@ -25,7 +25,8 @@ from linear_time.discretization import (
     zero_order_hold_diagonal,
 )
 from linear_time.hippo import legs, normal_plus_low_rank
-from linear_time.mixer import SequenceMixer, log_uniform
+from linear_time.layer import log_uniform
+from linear_time.mixer import SequenceMixer
 
 DIAGONAL_RULES = {
     "zero_order_hold": zero_order_hold_diagonal,

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from linear_time import _validate
+from linear_time import _validate, scan_triton
 from linear_time.cost import Cost, cost, selective_cost
 from linear_time.discretization import (
     exponential_euler_diagonal,
@@ -75,6 +75,9 @@ def selective_scan(
     between such chunks, and computes all others again for the gradient. A
     gradient of the gradient is right too, at the memory of the reference.
 
+    On a GPU with Triton, ``scan_triton`` runs the same in one kernel (the
+    released rule, N ≤ 256, no float64), and refuses second derivatives.
+
     Any argument may be in half precision, also beside others in float32: sums
     and states are at least float32, y has the precision of u.
 
@@ -111,10 +114,12 @@ def selective_scan(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, rule
     )
     start = None if initial_state is None else h  # a zero needs no memory
-    inputs = (u, delta, A, B, C, D, z, delta_bias, start)
-    # The one place that chooses what runs: a kernel for the device of u
-    # would be asked here.
-    y, h = chunked_scan(*inputs, softplus=delta_softplus, rule=rule)
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    # The one place that chooses what runs.
+    if rule == "exponential_euler" and scan_triton.suits(*inputs, start):
+        y, h = scan_triton.selective_scan(*inputs, delta_softplus, start)
+    else:
+        y, h = chunked_scan(*inputs, start, softplus=delta_softplus, rule=rule)
     return (y, h) if return_last_state else y
 
 

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from linear_time import _validate
-from linear_time.mixer import mark_of
+from linear_time.layer import mark_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,7 +133,7 @@ def check(name: str, answer: Any) -> Result:
     return result
 
 
-def _text(value: Any) -> str:
+def shown(value: Any) -> str:
     """A short readable form of a number, a tensor or anything else."""
     if isinstance(value, Tensor):
         if value.numel() > 12:
@@ -156,7 +156,7 @@ def expect_equal(got: Any, expected: Any, given: str) -> None:
     """Fail unless ``got == expected``; ``given`` names the input."""
     expect(
         got == expected,
-        f"For {given}: expected {_text(expected)}, got {_text(got)}.",
+        f"For {given}: expected {shown(expected)}, got {shown(got)}.",
     )
 
 
@@ -180,7 +180,7 @@ def expect_close(
         ).detach()
     except (TypeError, ValueError, RuntimeError):
         raise Wrong(
-            f"For {given}: expected {_text(want)}, got {_text(got)}."
+            f"For {given}: expected {shown(want)}, got {shown(got)}."
         ) from None
     expect(
         have.shape == want.shape,
@@ -199,7 +199,7 @@ def expect_close(
     scale = float(want.abs().max()) if want.numel() else 0.0
     expect(
         gap <= atol + rtol * scale,
-        f"For {given}: expected {_text(want)}, got {_text(have)} (largest difference {gap:.2g}).",
+        f"For {given}: expected {shown(want)}, got {shown(have)} (largest difference {gap:.2g}).",
     )
 
 

@@ -15,12 +15,12 @@ from linear_time.convolution import (
 from linear_time.datasets import ecg
 from linear_time.exercises import (
     Wrong,
-    _text,
     exercise,
     expect,
     expect_close,
     expect_equal,
     expect_finds_bug,
+    shown,
 )
 
 F64 = torch.float64
@@ -161,7 +161,7 @@ def _faults(name: str, answer: Any) -> list[str]:
     expect(
         isinstance(got, tuple | list) and len(got) == 3,
         "Expected a tuple of three answers (None for one that you leave), "
-        f"got {_text(got)}.",
+        f"got {shown(got)}.",
     )
     faults = []
     for question, have in zip(DIAGNOSTIC[name].questions, got, strict=True):
@@ -170,7 +170,7 @@ def _faults(name: str, answer: Any) -> list[str]:
             expect_close(have, question.right, question.asks, rtol=5e-3)
             faults.append("")
         except Wrong:
-            said = "no answer" if have is None else f"got {_text(have)}"
+            said = "no answer" if have is None else f"got {shown(have)}"
             faults.append(f"{question.asks}: {said}. {question.hint}")
     return faults
 
@@ -259,7 +259,7 @@ def half_life(answer):
         expect(
             float(have) == math.inf,
             f"For A = {given}: expected inf, since a mode never dies, "
-            f"got {_text(have)}.",
+            f"got {shown(have)}.",
         )
 
 
