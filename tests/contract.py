@@ -117,8 +117,10 @@ def poles(batch: int, length: int) -> tuple[Tensor, ...]:
 
 def vandermonde(n: type) -> nn.Module:
     def call(decay: Tensor, frequency: Tensor) -> Tensor:
-        a_bar = torch.polar(torch.exp(-decay.exp()), frequency)
-        return s4.vandermonde_kernel(a_bar, torch.ones_like(a_bar), 16)
+        """Complex numbers have no half: a layer's are made of its float32 parameters."""
+        whole = torch.promote_types(decay.dtype, torch.float32)
+        a_bar = torch.polar(torch.exp(-decay.to(whole).exp()), frequency.to(whole))
+        return s4.vandermonde_kernel(a_bar, torch.ones_like(a_bar), 16).to(decay.dtype)
 
     return Function(call)
 

@@ -468,3 +468,52 @@ def test_bad_input_time_varying(system, kind, message):
 def test_bad_input_time_varying_input(x, kind, message):
     with pytest.raises(kind, match=message):
         time_varying_recurrence(*V, x)
+
+
+# --- precision and memory ------------------------------------------------------------------------
+
+HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+
+
+@HALVES
+def test_a_half_is_computed_in_float32(dtype):
+    draw = source(0)
+    x, taps = draw(3, 100).to(dtype), draw(100).to(dtype)
+    A_bar, B_bar, C = (v.to(dtype) for v in stable_system(1, 4))
+    exact = [v.double() for v in (A_bar, B_bar, C, x)]
+    eps = torch.finfo(dtype).eps
+    state = torch.zeros(4)
+    for ours, wanted, out in (
+        (causal_convolution(x, taps), causal_convolution(x.double(), taps.double()), dtype),
+        (causal_convolution(x, taps.float()), causal_convolution(x.double(), taps.double()), dtype),
+        (circular_convolution(x, taps), circular_convolution(x.double(), taps.double()), dtype),
+        (recurrence(A_bar, B_bar, C, x), recurrence(*exact), dtype),
+        (recurrence(A_bar.float(), B_bar, C, x, 0.0, state), recurrence(*exact), dtype),
+        (kernel(A_bar, B_bar, C, 50), kernel(*exact[:3], 50), torch.float32),
+    ):
+        assert ours.dtype == out
+        bound = eps if out == dtype else 1e-5
+        assert (ours - wanted).abs().max() <= bound * wanted.abs().max()
+    _, h = recurrence(A_bar, B_bar, C, x, return_last_state=True)
+    assert h.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(100,), (1, 100), (3, 1, 65), (2, 3, 64)])
+def test_an_output_holds_no_more_than_itself(shape):
+    draw = source(0)
+    y = causal_convolution(draw(*shape), draw(shape[-1]))
+    assert y.shape == shape and y.untyped_storage().nbytes() == y.numel() * y.itemsize
+
+
+def test_a_real_system_goes_on_from_a_complex_state():
+    A_bar, B_bar, C = stable_system(1, 4)
+    x, h = source(0)(3, 9), source(2)(3, 4, dtype=C128)
+    y, last = recurrence(A_bar, B_bar, C, x, 0.5, h, return_last_state=True)
+    wanted, wanted_last = recurrence(
+        *(v.to(C128) for v in (A_bar, B_bar, C, x)), 0.5, h, return_last_state=True
+    )
+    torch.testing.assert_close(y, wanted)
+    torch.testing.assert_close(last, wanted_last)
+    parts = [recurrence(A_bar, B_bar, C, 0 * x, 0.0, part) for part in (h.real, h.imag)]
+    alone = recurrence(A_bar, B_bar, C, 0 * x, 0.0, h)
+    torch.testing.assert_close(alone, torch.complex(*parts))

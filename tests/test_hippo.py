@@ -464,9 +464,9 @@ def test_bad_input_project(arguments, kind, message):
         (AGE + 0.1, "legt", ValueError, "^age: .*'legt'"),
         (AGE + 0.1, "fout", ValueError, "^age: .*'fout'"),
         (AGE - 0.1, "legs_lti", ValueError, "^age: expected ages from 0 to inf"),
-        (AGE[None], "legs", ValueError, r"^age: expected shape \(ages,\), got shape \(1, 5\)"),
+        (AGE[None], "legs", ValueError, r"^age: expected shape \(ages,\), got .*\(1, 5\)"),
         (AGE / 0, "legs", ValueError, "^age: expected finite values"),
-        (AGE.long(), "legs", TypeError, "^age: .*torch.int64"),
+        (AGE.long(), "legs", TypeError, "^age: .*int64"),
         (AGE, "nope", ValueError, "^method: expected one of"),
     ],
 )
@@ -485,3 +485,40 @@ def test_bad_input_coefficients_and_ages():
         sample_ages(0)
     with pytest.raises(ValueError, match=r"^delta: "):
         sample_ages(3, 0.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_is_remembered_in_float32(method, dtype):
+    x = band_limited(200, 3).to(dtype)
+    delta = None if method == "legs" else 1 / 200
+    ages = torch.linspace(0, 1, 33, dtype=F64).to(dtype)
+    c = project(x, 5, method, delta)
+    wanted = project(x.double(), 5, method, delta)
+    assert c.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    assert (c - wanted).abs().max() <= eps * wanted.abs().max()
+    past, exact = reconstruct(c, ages, method), reconstruct(c.double(), ages.double(), method)
+    assert past.dtype == dtype and (past - exact).abs().max() <= eps * exact.abs().max()
+    g, exact = basis(5, ages, method), basis(5, ages.double(), method)
+    assert g.dtype == dtype and (g - exact).abs().max() <= eps * exact.abs().max()
+
+
+def test_tables_are_on_the_cpu():
+    """In float64, which the default device may not have."""
+    with torch.device("meta"):
+        made = [*legs(4), *legt(4), *fout(5), *normal_plus_low_rank(4), sample_ages(7)]
+    assert {table.device.type for table in made} == {"cpu"}
+
+
+@pytest.mark.bad_input  # the check of types knows no NumPy
+@pytest.mark.parametrize("N", [1, np.int64(1), np.int32(3)])
+def test_small_sizes_and_numpy_s(N):
+    for make in (legs, legt, fout):
+        A, B = make(N)
+        assert A.shape == (N, N) and B.shape == (N,)
+    split = normal_plus_low_rank(N)
+    assert split.eigenvalues.shape == (N,)
+    x = torch.randn(9, dtype=F64)
+    assert project(x, N, "legt", 0.1).shape == (9, N)
+    assert basis(N, torch.linspace(0, 1, 3, dtype=F64)).shape == (3, N)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -567,7 +568,7 @@ def test_bad_input_vandermonde(arguments, kind, message):
         ({"eigenvalues": -PAIRS}, ValueError, "^eigenvalues: expected real parts < 0, got .* 0.5"),
         ({"eigenvalues": 1j * PAIRS.imag}, ValueError, "^eigenvalues: expected real parts < 0"),
         ({"P": PAIRS[:1]}, ValueError, "^P: expected the shape of eigenvalues"),
-        ({"B": PAIRS[None]}, ValueError, r"^B: expected the shape .*got shape \(1, 3\)"),
+        ({"B": PAIRS[None, :2]}, ValueError, r"^B: expected the shape .*got shape \(1, 2\)"),
         ({"C": PAIRS.real}, TypeError, "^C: expected a complex tensor"),
         ({"C": PAIRS * math.nan}, ValueError, "^C: expected finite"),
         ({"delta": number(0.0)}, ValueError, "^delta: expected finite numbers > 0, got .* 0"),
@@ -629,7 +630,194 @@ def test_bad_input_names():
 @pytest.mark.parametrize("make", [S4, S4D])
 def test_bad_input_state(make):
     layer = make(4, N=8)
-    with pytest.raises(ValueError, match=r"^state: expected shape \(2, 4, 4\), got .*\(1, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"^state: expected a .* of shape \(2, 4, 4\), got .*\(1, 4, 4\)"
+    ):
         layer.step(torch.zeros(2, 4), layer.initial_state(1))
     with pytest.raises(ValueError, match=r"^batch_size: "):
         layer.initial_state(0)
+
+
+# --- a state and its step ------------------------------------------------------------------------
+
+layers = pytest.mark.parametrize(
+    "make",
+    [
+        lambda: S4(3, N=8),
+        lambda: S4D(3, N=8),
+        lambda: S4D(3, N=2, init="real", rule="bilinear"),
+    ],
+    ids=["S4", "S4D", "S4D, bilinear"],
+)
+
+
+def stepped(layer, x, state):
+    outputs = []
+    for x_t in x.unbind(1):
+        y_t, state = layer.step(x_t, state)
+        outputs.append(y_t)
+    return torch.stack(outputs, dim=1), state
+
+
+def moved(make):
+    torch.manual_seed(0)
+    layer = make().double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return layer
+
+
+@layers
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 200])
+@torch.no_grad()
+def test_prefill_is_the_steps(make, length):
+    layer, x = moved(make), source(1)(2, length + 5, 3)
+    _, state = stepped(layer, x[:, :5], layer.initial_state(2))
+    for begin, before in ((0, None), (5, state)):
+        part = x[:, begin : begin + length]
+        y, last = layer.prefill(part, before)
+        start = layer.initial_state(2) if before is None else before
+        wanted, wanted_last = stepped(layer, part, start)
+        near(y, wanted)
+        near(last, wanted_last)
+
+
+@layers
+@torch.no_grad()
+def test_padding_between_a_state_and_what_follows(make):
+    layer, x, lengths = moved(make), source(1)(3, 75, 3), (70, 65, 1)
+    _, state = layer.prefill(x[:, :5])
+    mask = torch.arange(70) >= 70 - torch.tensor(lengths)[:, None]
+    padded = x[:, 5:].masked_fill(~mask[..., None], 1e3)
+    y, last = layer.prefill(padded, state, mask)
+    for row, n in enumerate(lengths):
+        one = slice(row, row + 1)
+        wanted, wanted_last = stepped(layer, x[one, 75 - n :], state[one])
+        near(y[one, 70 - n :], wanted)
+        near(last[one], wanted_last)
+
+
+@layers
+def test_gradients_go_through_prefill(make):
+    gradients = []
+    for read in (lambda m, x, s: m.prefill(x, s), stepped):
+        layer = moved(make)
+        x = source(1)(2, 70, 3).requires_grad_()
+        state = source(2)(2, 3, layer.N // 2, dtype=C128).requires_grad_()
+        y, last = read(layer, x, state)
+        (y.square().sum() + last.abs().square().sum()).backward()
+        gradients.append([x.grad, state.grad, *(p.grad for p in layer.parameters())])
+    for left, right in zip(*gradients, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-7, atol=1e-9)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How often the constants of a step were made."""
+    count = []
+    for kind in (S4, S4D):
+        real = kind.constants
+        monkeypatch.setattr(
+            kind, "constants", lambda self, real=real: (count.append(1), real(self))[1]
+        )
+    return count
+
+
+@layers
+def test_the_constants_of_a_step_are_made_once(make, made):
+    layer = moved(make)
+    x, state = source(1)(2, 3), layer.initial_state(2)
+
+    def again(times=3):
+        made.clear()
+        for _ in range(times):
+            layer.step(x, state)
+        return len(made)
+
+    assert again() == 3  # the parameters may want their gradients
+    with torch.no_grad():
+        assert again() == 1 and again() == 0
+        layer.log_delta.mul_(1.1)
+        assert again() == 1 and again() == 0
+        layer.frequency.data = layer.frequency.data + 1
+        assert again() == 1 and again() == 0
+        layer.load_state_dict(layer.state_dict())
+        assert again() == 1
+        layer.load_state_dict(layer.state_dict(), assign=True)
+        assert again() == 1 and again() == 0
+        layer.C.data.mul_(1.1)  # C is read as it is
+        layer.log_decay.data.mul_(1.1)  # torch does not count this one,
+        state = layer.initial_state(2)  # but a generation begins anew
+        assert again() == 1
+        layer.float().double()
+        assert again() == 1
+    with torch.inference_mode():
+        assert again() == 1
+    layer.requires_grad_(False)
+    y, _ = layer.step(x.requires_grad_(), state)
+    y.sum().backward()  # what was made in inference mode would refuse
+    layer.requires_grad_()
+    layer.step(x, state)[1].abs().sum().backward()
+    assert layer.log_delta.grad.abs().max() > 0
+
+
+@layers
+@torch.no_grad()
+def test_what_is_kept_for_the_next_step_is_not_saved(make, tmp_path):
+    layer = moved(make)
+    before = len(pickle.dumps(layer))
+    layer.step(source(1)(2, 3), layer.initial_state(2))
+    assert len(pickle.dumps(layer)) == before
+    twin = copy.deepcopy(layer)
+    twin.log_delta.add_(1)
+    x, state = source(1)(2, 3), source(2)(2, 3, layer.N // 2, dtype=C128)
+    assert (twin.step(x, state)[1] - layer.step(x, state)[1]).abs().max() > 1e-3
+
+
+@layers
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_systems_and_states_stay_whole_in_half_precision(make, dtype):
+    torch.manual_seed(0)
+    layer = make()
+    wanted = layer.kernel(50)
+    layer = layer.to(dtype)
+    assert torch.equal(layer.kernel(50), wanted)
+    x = source(1)(2, 50, 3).to(dtype)
+    _, state = stepped(layer, x, layer.initial_state(2, dtype=dtype))
+    _, last = layer.prefill(x)
+    assert state.dtype == last.dtype == torch.complex64
+    exact = copy.deepcopy(layer).double()
+    _, wanted = stepped(exact, x.double(), exact.initial_state(2))
+    for h in (state, last):
+        assert (h - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_autocast_leaves_the_kernel_alone():
+    """The power of Ā in it is a product of real matrices, which autocast would round."""
+    torch.manual_seed(0)
+    layer, x = S4(3, N=8), source(1)(2, 70, 3, dtype=F32)
+    state = layer.initial_state(2) + 1
+    wanted = layer.kernel(70), layer.prefill(x, state)[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = layer.kernel(70), layer.prefill(x, state)[1]
+    assert all(torch.equal(a, b) for a, b in zip(ours, wanted, strict=True))
+
+
+@layers
+def test_a_layer_is_made_on_the_default_device(make):
+    """Whose tables are float64, which they are on the CPU alone."""
+    with torch.device("meta"):
+        layer = make()
+    assert {p.device.type for p in layer.parameters()} == {"meta"}
+
+
+def test_parameters_of_a_system_are_whole_by_default_too():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        layer = S4D(3, N=8)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert layer.log_delta.dtype == layer.frequency.dtype == F32
+    assert layer.D.dtype == torch.bfloat16

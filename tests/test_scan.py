@@ -1,5 +1,6 @@
 """Every scan is the recurrence; its gradients, its cost, and what it does over a million steps."""
 
+import functools
 import inspect
 import math
 import weakref
@@ -14,7 +15,7 @@ from scipy.signal import lfilter
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from linear_time import scan
+from linear_time import checks, scan
 from linear_time.attention import SoftmaxSummary, online_softmax, softmax_summary
 from linear_time.scan import (
     blelloch_cost,
@@ -544,3 +545,60 @@ def test_bad_input_elsewhere():
             cost(0)
     with pytest.raises(TypeError, match=r"^chunk: "):
         chunked_cost(5, 2.0)
+
+
+# --- what torch asks of a function ---------------------------------------------------------------
+
+
+@every_scan
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_is_scanned_in_float32(name, dtype):
+    """1,000 additions of 1e-3 to a state that forgets slowly: a half would stop at 0.25 or so."""
+    a, b = torch.full((1, 2000, 2), 0.9995), torch.full((1, 2000, 2), 1e-3)
+    b = b.to(dtype)
+    h = SCANS[name](a, b)
+    wanted = sequential_scan(a.double(), b.double())
+    assert h.dtype == dtype
+    assert (h - wanted).abs().max() <= torch.finfo(dtype).eps * wanted.max()
+
+
+@every_scan
+@pytest.mark.parametrize("length", [1, 7, 50])
+def test_torch_func(name, length):
+    a, b, initial = draw(2, length, 3)
+    tangents = draw(2, length, 3, seed=1)
+    with checks(values=False):
+        _, ours = torch.func.jvp(SCANS[name], (a, b, initial), tangents)
+        _, wanted = torch.func.jvp(sequential_scan, (a, b, initial), tangents)
+        torch.testing.assert_close(ours, wanted)
+
+        def loss(scan, a, b, initial):
+            return scan(a, b, initial).sin().sum()
+
+        rows = torch.vmap(
+            torch.func.grad(functools.partial(loss, SCANS[name]), argnums=(0, 1, 2)),
+            in_dims=(None, 2, 0),
+        )
+        many = torch.stack([b, 2 * b, -b], dim=2), torch.stack([initial, initial, 0 * initial])
+        together = rows(a, *many)
+        for i in range(3):
+            each = many[0][:, :, i], many[1][i]
+            one = torch.func.grad(functools.partial(loss, sequential_scan), (0, 1, 2))(a, *each)
+            for left, right in zip(together, one, strict=True):
+                torch.testing.assert_close(left[i], right)
+
+
+def test_a_scan_s_hessian_of_a_plain_sum():
+    a, b, initial = draw(1, 12, 2)
+    hessian = torch.autograd.functional.hessian(lambda a: linear_scan(a, b, initial).sum(), a)
+    wanted = torch.autograd.functional.hessian(lambda a: sequential_scan(a, b, initial).sum(), a)
+    assert wanted.abs().max() > 0.1
+    torch.testing.assert_close(hessian, wanted)
+
+
+@every_scan
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_result_holds_no_more_than_itself(name, batch):
+    a, b, initial = draw(batch, 50, 3)
+    h = SCANS[name](a, b, initial)
+    assert h.untyped_storage().nbytes() == h.numel() * h.itemsize

@@ -155,7 +155,7 @@ def causal_convolution(
     enough = length + kernel.shape[-1] - 1
     padded = 1 << (enough - 1).bit_length()  # the next power of two
     # A copy of what is kept: a view would keep the padding too.
-    y = _fft_product(x, kernel, padded)[..., :length].contiguous()
+    y = _fft_product(x, kernel, padded)[..., :length].clone()
     return cast_like(y, x)
 
 

@@ -15,6 +15,8 @@ with the Legendre polynomials P_n. "legs" is time-varying: c′ = (A c + B x)/t,
 and spreads its functions evenly over the whole past. "legs_lti" is the system
 that S4 keeps, with the same A and B and no 1/t: an exponentially warped
 memory. The two share their matrices and not their basis.
+
+The matrices are made on the CPU, in float64, which not every device has.
 """
 
 import math
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from linear_time import _validate
 from linear_time.discretization import zero_order_hold
+from linear_time.layer import full
 
 System = tuple[Float[Tensor, "N N"], Float[Tensor, " N"]]
 METHODS = ("legs", "legs_lti", "legt", "fout")
@@ -53,7 +56,7 @@ def legs(N: int) -> System:
         B x/t; the sign here is that of S4, equation 2.
     """
     root = _roots(N)
-    n = torch.arange(N, dtype=torch.float64)
+    n = torch.arange(len(root), dtype=torch.float64, device="cpu")
     A = -torch.outer(root, root).tril(-1) - torch.diag(n + 1)
     return A, root
 
@@ -75,7 +78,7 @@ def legt(N: int) -> System:
         which makes the window 2.
     """
     root = _roots(N)
-    n = torch.arange(N)
+    n = torch.arange(len(root), device="cpu")
     lag = n[:, None] - n[None, :]  # n − k
     sign = torch.where(lag < 0, 1.0 - 2.0 * (lag % 2), 1.0)
     return -torch.outer(root, root) * sign, root
@@ -98,14 +101,14 @@ def fout(N: int) -> System:
         S4 authors' code ("fourier") halves A and B (window 2) and keeps an
         unused state for the sine of frequency 0.
     """
-    _validate.count("N", N)
+    N = _validate.count("N", N)
     if N % 2 == 0:
         raise ValueError(
             f"N: expected an odd number, a constant and pairs of waves, got {N}"
         )
-    zero = torch.zeros(1, dtype=torch.float64)
+    zero = torch.zeros(1, dtype=torch.float64, device="cpu")
     phi = _fourier(N, zero)[0]  # (N,)
-    S = torch.zeros(N, N, dtype=torch.float64)
+    S = torch.zeros(N, N, dtype=torch.float64, device="cpu")
     for cos in range(1, N - 1, 2):
         frequency = 2 * math.pi * (cos + 1) / 2
         S[cos, cos + 1], S[cos + 1, cos] = -frequency, frequency
@@ -133,24 +136,21 @@ def basis(
 
     Source: the table above; HiPPO, appendix D.
     """
-    _validate.count("N", N)
+    N = _validate.count("N", N)
     _validate.one_of("method", method, METHODS)
-    _validate.inexact("age", age, real=True)
-    if age.ndim != 1:
-        raise ValueError(
-            "age: expected shape (ages,), "
-            f"got shape {_validate.shape_text(age.shape)}"
-        )
+    _validate.layout("age", age, "ages", filled=False)
     oldest = math.inf if method == "legs_lti" else 1.0
-    if age.numel() and not (age.min() >= 0 and age.max() <= oldest):
+    wanted = _validate.searched() and age.numel()
+    if wanted and not (age.min() >= 0 and age.max() <= oldest):
         raise ValueError(
             f"age: expected ages from 0 to {oldest:g} for method "
             f"{method!r}, got {age.min().item():g} to {age.max().item():g}"
         )
+    u = full(age)
     if method == "fout":
-        return _fourier(N, age)
-    y = 2 * torch.exp(-age) - 1 if method == "legs_lti" else 1 - 2 * age
-    return _roots(N).to(age) * _legendre(N, y)
+        return _fourier(N, u).to(age.dtype)
+    y = 2 * torch.exp(-u) - 1 if method == "legs_lti" else 1 - 2 * u
+    return (_roots(N).to(u) * _legendre(N, y)).to(age.dtype)
 
 
 def sample_ages(
@@ -174,11 +174,11 @@ def sample_ages(
 
     Source: chapter 14.
     """
-    _validate.count("length", length)
+    length = _validate.count("length", length)
     if delta is None:
         delta = 1 / length
     _validate.number("delta", delta)
-    j = torch.arange(length, dtype=torch.float64)
+    j = torch.arange(length, dtype=torch.float64, device="cpu")
     return (length - j - 0.5) * delta
 
 
@@ -219,7 +219,7 @@ def project(
         Euler and bilinear kind; this one is exact).
     """
     _validate.sequence("x", x, real=True)
-    _validate.count("N", N)
+    N = _validate.count("N", N)
     _validate.one_of("method", method, METHODS)
     if method == "legs":
         if delta is not None:
@@ -227,17 +227,18 @@ def project(
                 "delta: expected None for method 'legs', whose coefficients "
                 f"do not depend on it, got {_validate.describe(delta)}"
             )
-        return _project_scaled(x, N)
+        return _project_scaled(full(x), N).to(x.dtype)
     _validate.number("delta", delta)
     A, B = {"legs_lti": legs, "legt": legt, "fout": fout}[method](N)
     A_bar, B_bar = zero_order_hold(A, B, float(delta))  # type: ignore[arg-type]
-    A_bar, B_bar = A_bar.to(x), B_bar.to(x)
-    c = x.new_zeros(*x.shape[:-1], N)
+    inputs = full(x)
+    A_bar, B_bar = A_bar.to(inputs), B_bar.to(inputs)
+    c = inputs.new_zeros(*x.shape[:-1], N)
     coefficients = []
-    for x_k in x.unbind(-1):  # x_k: (…)
+    for x_k in inputs.unbind(-1):  # x_k: (…)
         c = c @ A_bar.mT + B_bar * x_k[..., None]  # (…, N)
         coefficients.append(c)
-    return torch.stack(coefficients, dim=-2)
+    return torch.stack(coefficients, dim=-2).to(x.dtype)
 
 
 def reconstruct(
@@ -266,7 +267,9 @@ def reconstruct(
     Source: HiPPO, section 2.2.
     """
     N = _validate.sequence("c", c, real=True)
-    return c @ basis(N, age, method).to(c).mT
+    _validate.layout("age", age, "ages", filled=False)
+    g = basis(N, full(age), method).to(full(c))
+    return (full(c) @ g.mT).to(c.dtype)
 
 
 class NormalPlusLowRank(NamedTuple):
@@ -299,15 +302,17 @@ def normal_plus_low_rank(N: int) -> NormalPlusLowRank:
     """
     A, B = legs(N)
     P = B / math.sqrt(2)  # √(n + ½)
-    S = A + torch.outer(P, P) + 0.5 * torch.eye(N, dtype=A.dtype)
+    half = torch.full((len(A),), 0.5, dtype=A.dtype, device=A.device)
+    S = A + torch.outer(P, P) + torch.diag(half)
     omega, V = torch.linalg.eigh(-1j * S)
     return NormalPlusLowRank(torch.complex(-0.5 + 0 * omega, omega), V, P)
 
 
 def _roots(N: int) -> Tensor:
     """√(2n+1) for n < N: it makes the functions orthonormal."""
-    _validate.count("N", N)
-    return torch.sqrt(2 * torch.arange(N, dtype=torch.float64) + 1)
+    N = _validate.count("N", N)
+    n = torch.arange(N, dtype=torch.float64, device="cpu")
+    return torch.sqrt(2 * n + 1)
 
 
 def _legendre(N: int, y: Tensor) -> Tensor:
@@ -336,7 +341,8 @@ def _project_scaled(x: Tensor, N: int, chunk: int = 128) -> Tensor:
     e_0_x = (x[..., None] * e_0).unbind(-2)  # length times (…, N)
     coefficients = [e_0_x[0]]
     for start in range(1, x.shape[-1], chunk):
-        k = torch.arange(start, min(start + chunk, x.shape[-1]))
+        last = min(start + chunk, x.shape[-1])
+        k = torch.arange(start, last, device="cpu")
         log_ratio = torch.log1p(1 / k.double())
         M = torch.linalg.matrix_exp(log_ratio[:, None, None] * A)
         for e_0_x_k, M_k in zip(e_0_x[start:], M.to(x), strict=False):

@@ -5,8 +5,8 @@ powers are taken in at least float32.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ class Layer(nn.Module):
         lr_scale: float | int = 1.0,
         exact: bool = False,
     ) -> None:
-        """Register a copy of value, in torch's default dtype.
+        """Register a copy of value, as torch's defaults say: dtype, device.
 
         The marks are the module's, not the tensor's: they outlive
         ``deepcopy``, ``to_empty``, casts, and ``load_state_dict`` with
@@ -51,7 +51,12 @@ class Layer(nn.Module):
             exact: never below float32: ``.bfloat16()`` leaves it as it is.
         """
         _validate.number("lr_scale", lr_scale, or_equal=True)
-        value = value.detach().clone().to(torch.get_default_dtype())
+        dtype = torch.get_default_dtype()
+        if exact:
+            dtype = torch.promote_types(dtype, torch.float32)
+        # Cast, then moved: tables are float64, which not every device has.
+        value = value.detach().clone().to(dtype)
+        value = value.to(torch.get_default_device())
         self.register_parameter(name, nn.Parameter(value))
         marks = self.__dict__.setdefault("marks", {})
         marks[name] = Mark(decay, float(lr_scale))
@@ -140,17 +145,16 @@ def cast_like(y: Tensor, x: Tensor) -> Tensor:
     return y if y.is_complex() else y.to(x.dtype)
 
 
-@contextmanager
-def without_autocast(x: Tensor) -> Iterator[None]:
+def without_autocast(x: Tensor) -> AbstractContextManager[None]:
     """No autocast on x's device: what is ``full`` stays so in products."""
     kind = x.device.type
     # To switch off what is off takes longer than a step's product.
-    available = torch.amp.is_autocast_available(kind)
-    if not (available and torch.is_autocast_enabled(kind)):
-        yield
-        return
-    with torch.autocast(kind, enabled=False):
-        yield
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(
+        kind
+    ):
+        off: Any = torch.autocast(kind, enabled=False)
+        return off
+    return nullcontext()
 
 
 def zeros(

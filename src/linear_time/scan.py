@@ -10,6 +10,8 @@ the loss with respect to h_t, everything later included,
 
     g_t = ∂ℓ/∂h_t + conj(a_{t+1}) g_{t+1},
     ∂ℓ/∂b_t = g_t,   ∂ℓ/∂a_t = g_t conj(h_{t−1}).
+
+States are at least float32; a result has the precision of b.
 """
 
 import math
@@ -21,6 +23,7 @@ from jaxtyping import Inexact
 from torch import Tensor
 
 from linear_time import _validate
+from linear_time.layer import cast_like
 
 Steps = Inexact[Tensor, "batch length *rest"]
 Start = Inexact[Tensor, "batch *rest"]
@@ -122,13 +125,15 @@ def linear_scan(a: Steps, b: Steps, initial: Start | None = None) -> Steps:
     side: one pass finds the map of every chunk, a scan over these maps gives
     each chunk the state that it starts from, and a second pass computes
     again, now from there. So nothing but a and h is kept for the gradient,
-    which is a scan of the same kind; gradients of gradients work too.
+    which is a scan of the same kind; gradients of gradients work too, and so
+    do ``torch.func`` and ``torch.vmap``.
 
     The product of a over a chunk must not overflow; it cannot where |a| ≤ 1.
 
     Args:
         a: the factors, (batch, length, …), real or complex.
-        b: what is added, of a's shape and precision.
+        b: what is added, of a's shape and precision; a half may stand beside
+            float32.
         initial: h_{−1}, (batch, …); zero if None.
 
     Returns:
@@ -142,7 +147,7 @@ def linear_scan(a: Steps, b: Steps, initial: Start | None = None) -> Steps:
         Over Sequence Length", for the scan and its gradient.
     """
     h: Tensor = _LinearScan.apply(*_arguments(a, b, initial))
-    return h
+    return cast_like(h, b)
 
 
 def sequential_scan(a: Steps, b: Steps, initial: Start | None = None) -> Steps:
@@ -155,12 +160,12 @@ def sequential_scan(a: Steps, b: Steps, initial: Start | None = None) -> Steps:
 
     Source: the definition.
     """
-    a, b, h = _arguments(a, b, initial)
+    factors, added, h = _arguments(a, b, initial)
     states = []
-    for a_t, b_t in zip(a.unbind(1), b.unbind(1), strict=True):
+    for a_t, b_t in zip(factors.unbind(1), added.unbind(1), strict=True):
         h = a_t * h + b_t
         states.append(h)
-    return torch.stack(states, dim=1)
+    return cast_like(torch.stack(states, dim=1), b)
 
 
 def hillis_steele_scan(
@@ -173,7 +178,7 @@ def hillis_steele_scan(
     Source: Hillis & Steele (1986), "Data Parallel Algorithms".
     """
     maps = _absorb(*_arguments(a, b, initial))
-    return doubling_scan(combine, maps)[1]
+    return cast_like(doubling_scan(combine, maps)[1], b)
 
 
 def blelloch_scan(a: Steps, b: Steps, initial: Start | None = None) -> Steps:
@@ -184,7 +189,7 @@ def blelloch_scan(a: Steps, b: Steps, initial: Start | None = None) -> Steps:
     Source: as ``tree_scan``.
     """
     maps = _absorb(*_arguments(a, b, initial))
-    return tree_scan(combine, maps)[1]
+    return cast_like(tree_scan(combine, maps)[1], b)
 
 
 def chunked_scan(
@@ -201,11 +206,11 @@ def chunked_scan(
 
     Source: chapter 17; three passes of this kind are how GPU scans work.
     """
-    _validate.count("chunk", chunk)
+    chunk = _validate.count("chunk", chunk)
     maps = _absorb(*_arguments(a, b, initial))
     length = maps[0].shape[1]
-    a, b = _chunks(maps[0], chunk, 1), _chunks(maps[1], chunk, 0)
-    steps = list(zip(a.unbind(2), b.unbind(2), strict=True))
+    factors, added = _chunks(maps[0], chunk, 1), _chunks(maps[1], chunk, 0)
+    steps = list(zip(factors.unbind(2), added.unbind(2), strict=True))
     local = [steps[0]]
     for step in steps[1:]:
         local.append(combine(local[-1], step))
@@ -215,7 +220,7 @@ def chunked_scan(
         entering.append(a_c * entering[-1] + b_c)
     start = torch.stack(entering[:-1], dim=1)
     h = torch.stack([a_t * start + b_t for a_t, b_t in local], dim=2)
-    return h.flatten(1, 2)[:, :length]
+    return cast_like(h.flatten(1, 2)[:, :length].clone(), b)
 
 
 def cumulative_sum_scan(
@@ -235,9 +240,10 @@ def cumulative_sum_scan(
     Source: chapter 17.
     """
     _validate.positive("a", a)
-    a, b = _absorb(*_arguments(a, b, initial))
-    S = a.log().cumsum(dim=1)
-    return torch.exp(S) * torch.cumsum(b * torch.exp(-S), dim=1)
+    factors, added = _absorb(*_arguments(a, b, initial))
+    S = factors.log().cumsum(dim=1)
+    h = torch.exp(S) * torch.cumsum(added * torch.exp(-S), dim=1)
+    return cast_like(h, b)
 
 
 class WorkDepth(NamedTuple):
@@ -249,13 +255,13 @@ class WorkDepth(NamedTuple):
 
 def sequential_cost(length: int) -> WorkDepth:
     """L − 1 compositions, each waiting for the last."""
-    _validate.count("length", length)
+    length = _validate.count("length", length)
     return WorkDepth(length - 1, length - 1)
 
 
 def hillis_steele_cost(length: int) -> WorkDepth:
     """⌈log₂ L⌉ rounds; the round with reach r composes L − r maps."""
-    _validate.count("length", length)
+    length = _validate.count("length", length)
     depth = (length - 1).bit_length()
     return WorkDepth(sum(length - 2**k for k in range(depth)), depth)
 
@@ -266,7 +272,7 @@ def blelloch_cost(length: int) -> WorkDepth:
     For L a power of two: 2 L − 2 − log₂ L compositions in 2 log₂ L − 1
     rounds, since the last level's way down has nothing to do.
     """
-    _validate.count("length", length)
+    length = _validate.count("length", length)
     work = depth = 0
     while length > 1:
         up, down = length // 2, (length + 1) // 2 - 1
@@ -284,8 +290,8 @@ def chunked_cost(length: int, chunk: int = 32) -> WorkDepth:
     chunks but the first: 2 L − c − n in all. (``chunked_scan`` also runs the
     last chunk's padding, and the ends once more.)
     """
-    _validate.count("length", length)
-    _validate.count("chunk", chunk)
+    length = _validate.count("length", length)
+    chunk = _validate.count("chunk", chunk)
     chunk = min(chunk, length)
     n = -(-length // chunk)
     last = chunk > 1 and n > 1  # the round of the third pass
@@ -296,22 +302,50 @@ _WIDE = 4096  # numbers a step from which a step is worth an operation
 
 
 class _LinearScan(torch.autograd.Function):
+    """The scan; both its derivatives are scans, and differentiable."""
+
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
-        h = _scan(a, b, initial)
-        ctx.save_for_backward(a, h, initial)
-        return h
+    def forward(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
+        return _scan(a, b, initial)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        a, _, initial = inputs
+        ctx.save_for_backward(a, output, initial)
+        ctx.save_for_forward(a, output, initial)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Differentiable itself: only torch's operations and this scan.
         a, h, initial = ctx.saved_tensors
         a = a.conj()
         after = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], dim=1)
         zero = torch.zeros_like(grad[:, 0])
         g = _LinearScan.apply(after.flip(1), grad.flip(1), zero).flip(1)
-        before = torch.cat([initial[:, None], h[:, :-1]], dim=1)
-        return g * before.conj(), g, a[:, 0] * g[:, 0]
+        return g * _before(h, initial).conj(), g, a[:, 0] * g[:, 0]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        """h_t′ = a_t h_{t−1}′ + (a_t′ h_{t−1} + b_t′)."""
+        a, h, initial = ctx.saved_tensors
+        da, db, d_initial = tangents
+        added = da * _before(h, initial) + db
+        return _LinearScan.apply(a, added, d_initial)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Tensor) -> tuple[Tensor, int]:
+        """The mapped dimension becomes a part of the batch."""
+        size = info.batch_size
+        rows = [
+            x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(inputs, in_dims, strict=True)
+        ]
+        h = _LinearScan.apply(*(x.flatten(0, 1) for x in rows))
+        return h.unflatten(0, (size, -1)), 0
+
+
+def _before(h: Tensor, initial: Tensor) -> Tensor:
+    """h_{t−1} beside every t."""
+    return torch.cat([initial[:, None], h[:, :-1]], dim=1)
 
 
 def _scan(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
@@ -332,13 +366,15 @@ def _scan(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
         state = torch.cat([initial[:, None], ends[:, :-1]], dim=1)
     for a_t, b_t, h_t in zip(a_steps, b_steps, h.unbind(2), strict=True):
         state = torch.addcmul(b_t, a_t, state, out=h_t)
-    return h.flatten(1, 2)[:, :length]
+    h = h.flatten(1, 2)
+    # A copy where the end was filled up: a view would keep it.
+    return h if h.shape[1] == length else h[:, :length].clone()
 
 
 def _arguments(
     a: Tensor, b: Tensor, initial: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Check them; return a, b and the state before, of one dtype."""
+    """Check them; return a, b and the state before, of one full dtype."""
     _validate.inexact("a", a)
     if a.ndim < 2 or 0 in a.shape:
         raise ValueError(
@@ -346,10 +382,13 @@ def _arguments(
             f"got shape {_validate.shape_text(a.shape)}"
         )
     _validate.shaped("b", b, tuple(a.shape))
+    given = {"a": a, "b": b}
+    if initial is not None:
+        _validate.shaped("initial", initial, (a.shape[0], *a.shape[2:]))
+        given["initial"] = initial
+    dtype = _validate.full_precision(**given)
     if initial is None:
         initial = torch.zeros_like(b[:, 0])
-    _validate.shaped("initial", initial, (a.shape[0], *a.shape[2:]))
-    dtype = _validate.same_precision(a=a, b=b, initial=initial)
     return a.to(dtype), b.to(dtype), initial.to(dtype)
 
 

@@ -64,7 +64,7 @@ def read_state(
 ) -> Float[Tensor, "batch d_inner"]:
     """y = C h + D u after a step, (batch, d_inner), at least float32."""
     with without_autocast(u):
-        return torch.einsum("bdn,bn->bd", h, full(C)) + full(D) * full(u)
+        return (h @ full(C)[..., None])[..., 0] + full(D) * full(u)
 
 
 def forward(

@@ -9,6 +9,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from linear_time import _validate
+from linear_time.layer import cast_like, full
 
 
 class Modes(NamedTuple):
@@ -24,7 +25,8 @@ class StateSpace:
 
     h′(t) = A h(t) + B x(t),  y(t) = C h(t) + D x(t).
 
-    The tensors are copied, and the attributes cannot be assigned.
+    The tensors are copied, a half precision to float32, and the attributes
+    cannot be assigned.
 
     Args:
         A: state matrix (N, N), real, in 1/time.
@@ -52,12 +54,11 @@ class StateSpace:
         if isinstance(D, (int, float)) and not isinstance(D, bool):
             D = self.A.new_tensor(D)
         _validate.shaped("D", D, (), real=True)
-        _validate.same_precision(A=self.A, B=self.B, C=self.C, D=D)
-        # A frozen dataclass sets its own attributes this way.
-        object.__setattr__(self, "A", self.A.clone())
-        object.__setattr__(self, "B", self.B.clone())
-        object.__setattr__(self, "C", self.C.clone())
-        object.__setattr__(self, "D", D.clone())
+        given = {"A": self.A, "B": self.B, "C": self.C, "D": D}
+        dtype = _validate.full_precision(**given)
+        for name, value in given.items():
+            # A frozen dataclass sets its own attributes this way.
+            object.__setattr__(self, name, value.to(dtype, copy=True))
 
     @property
     def state_size(self) -> int:
@@ -80,9 +81,9 @@ class StateSpace:
 
         Source: variation of constants, chapter 11.
         """
-        t = self._times(t)
-        flow = torch.linalg.matrix_exp(t[:, None, None] * self.A)
-        return flow @ self.B @ self.C
+        times = self._times(t)
+        flow = torch.linalg.matrix_exp(times[:, None, None] * self.A)
+        return cast_like(flow @ self.B @ self.C, t)
 
     def step_response(
         self, t: Float[Tensor, " times"]
@@ -99,9 +100,9 @@ class StateSpace:
 
         Source: variation of constants, chapter 11.
         """
-        t = self._times(t)
-        _, phi_1, _ = _phi_matrices(t[:, None, None] * self.A)
-        return t * (phi_1 @ self.B @ self.C) + self.D
+        times = self._times(t)
+        _, phi_1, _ = _phi_matrices(times[:, None, None] * self.A)
+        return cast_like(times * (phi_1 @ self.B @ self.C) + self.D, t)
 
     def simulate(
         self,
@@ -148,23 +149,24 @@ class StateSpace:
         _validate.sequence("x", x, real=True)
         _validate.number("delta", delta)
         _validate.one_of("hold", hold, ("zero", "linear"))
-        _validate.same_precision(A=self.A, x=x)
+        dtype = _validate.full_precision(A=self.A, x=x)
         h = _validate.initial_state(
-            initial_state, x, self.state_size, x.dtype, real=True
+            initial_state, x, self.state_size, dtype, real=True
         )
+        inputs = full(x)
         flow, phi_1, phi_2 = _phi_matrices(delta * self.A)
         held = delta * (phi_1 @ self.B)  # the effect of x = 1 over a step
         ramp = delta * (phi_2 @ self.B)  # of x rising from 0 to 1 over it
         if hold == "zero":
-            states, drive = [], held * x[..., None]  # (…, length, N)
+            states, drive = [], held * inputs[..., None]  # (…, length, N)
         else:
-            change = x.diff(dim=-1)[..., None]
-            states, drive = [h], held * x[..., :-1, None] + ramp * change
+            change = inputs.diff(dim=-1)[..., None]
+            states, drive = [h], held * inputs[..., :-1, None] + ramp * change
         for drive_k in drive.unbind(-2):  # drive_k: (…, N)
             h = h @ flow.mT + drive_k
             states.append(h)
         trajectory = torch.stack(states, dim=-2)  # (…, length, N)
-        y = trajectory @ self.C + self.D * x
+        y = cast_like(trajectory @ self.C + self.D * inputs, x)
         return (y, trajectory) if return_states else y
 
     def frequency_response(
@@ -188,7 +190,7 @@ class StateSpace:
 
         Source: the Laplace transform of h′ = A h + B x at s = iω.
         """
-        self._vector("omega", omega)
+        omega = self._vector("omega", omega)
         identity = torch.eye(
             self.state_size, dtype=self.A.dtype, device=self.A.device
         )
@@ -278,7 +280,7 @@ class StateSpace:
                 "second: expected a StateSpace, "
                 f"got {_validate.describe(second)}"
             )
-        _validate.same_precision(A=self.A, second=second.A)
+        _validate.full_precision(A=self.A, second=second.A)
         above = self.A.new_zeros(self.state_size, second.state_size)
         coupling = torch.outer(second.B, self.C)
         return StateSpace(
@@ -293,18 +295,19 @@ class StateSpace:
             D=second.D * self.D,
         )
 
-    def _vector(self, name: str, value: Tensor) -> None:
+    def _vector(self, name: str, value: Tensor) -> Tensor:
         _validate.inexact(name, value, real=True)
         if value.ndim != 1:
             raise ValueError(
                 f"{name}: expected shape (length,), "
                 f"got shape {_validate.shape_text(value.shape)}"
             )
-        _validate.same_precision(A=self.A, **{name: value})
+        _validate.full_precision(A=self.A, **{name: value})
+        return full(value)
 
     def _times(self, t: Tensor) -> Tensor:
-        self._vector("t", t)
-        if (t < 0).any():
+        t = self._vector("t", t)
+        if _validate.searched() and (t < 0).any():
             raise ValueError(
                 "t: expected times >= 0, "
                 f"got a smallest time of {t.min().item():g}"
