@@ -82,6 +82,52 @@ class Layer(nn.Module):
         return super()._apply(careful if spared else fn, recurse)
 
 
+class Constants(Layer):
+    """A layer whose steps need numbers that its own parameters determine.
+
+    They are made once for all steps of a generation: anew after a change of a
+    parameter that torch counts or that moves it, whenever the layer calls
+    ``forget_constants``, as where a generation begins, and for every step that
+    has a gradient with respect to the parameters. They are never saved.
+    """
+
+    _kept: Any = None  # what the constants were made from, and they
+
+    def constants(self) -> Any:
+        """What steps need of the parameters, made now."""
+        raise NotImplementedError
+
+    def kept_constants(self) -> Any:
+        """``constants``, or what the last call made of the same parameters."""
+        own = [p for p in self._parameters.values() if p is not None]
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in own)
+        if learns or torch.compiler.is_compiling():
+            return self.constants()
+        try:
+            seen = [(id(p), p.data_ptr(), p._version, p.dtype) for p in own]
+        except RuntimeError:  # a tensor of a transform, without memory
+            return self.constants()
+        # What inference mode made has no place in a graph.
+        key = seen, torch.is_inference_mode_enabled()
+        if self._kept is None or self._kept[0] != key:
+            # The parameters too: as long as they live, no other has their id.
+            self._kept = key, self.constants(), own
+        return self._kept[1]
+
+    def forget_constants(self) -> None:
+        """The next step makes its constants anew."""
+        self._kept = None
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> Any:
+        self.forget_constants()
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_kept"}
+
+
 def mark_of(module: nn.Module, name: str) -> Mark:
     """How an optimizer should treat a module's own parameter.
 
