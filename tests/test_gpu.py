@@ -42,7 +42,8 @@ def test_forward_and_backward_are_the_cpus(name, dtype, tolerance):
     least = 1e-2 * max(w.abs().max().item() for w in wanted[1:])
     for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
         scale = other.abs().max().item() if index == 0 else max(other.abs().max().item(), least)
-        assert (one.cpu().double() - other).abs().max().item() <= tolerance * scale
+        allowed = tolerance if index == 0 else 2 * tolerance  # of gradients
+        assert (one.cpu().double() - other).abs().max().item() <= allowed * scale
 
 
 @every

@@ -67,27 +67,32 @@ def fourier_features(
         _validate.number("max_frequency", mu)
     p = full(positions)
     bands = torch.stack(
-        [torch.linspace(1, mu / 2, n_bands, dtype=p.dtype) for mu in highest]
-    ).to(p.device)  # (d, n_bands)
+        [
+            torch.linspace(1, mu / 2, n_bands, dtype=p.dtype, device=p.device)
+            for mu in highest
+        ]
+    )  # (d, n_bands), made where it is used: a copy would wait for a GPU
     angle = math.pi * (p[..., None] * bands).flatten(-2)
     return torch.cat([p, angle.sin(), angle.cos()], dim=-1).to(positions.dtype)
 
 
 def grid(
-    *sizes: int, dtype: torch.dtype | None = None
+    *sizes: int,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
 ) -> Float[Tensor, "points d"]:
     """The points of a grid, row by row, each coordinate from −1 to 1.
 
     Args:
         sizes: points along each dimension; a single point stands at −1.
-        dtype: of the result; torch's default if None.
+        dtype, device: of the result; torch's defaults if None.
 
     Returns:
         (product of sizes, d).
     """
+    counts = [_validate.count("sizes", size) for size in sizes]
     lines = [
-        torch.linspace(-1, 1, _validate.count("sizes", size), dtype=dtype)
-        for size in sizes
+        torch.linspace(-1, 1, n, dtype=dtype, device=device) for n in counts
     ]
     return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).flatten(0, -2)
 

@@ -324,11 +324,10 @@ class PerceiverImageClassifier(nn.Module):
         pixels = images.flatten(2).mT
         # Made in full, and rounded last: half precision has neither the
         # digits of 224 positions in a row, nor those of their angles.
-        points = grid(height, width, dtype=full(images).dtype)
+        dtype, device = full(images).dtype, images.device
+        points = grid(height, width, dtype=dtype, device=device)
         with _validate.inner():
-            where = fourier_features(
-                points.to(images.device), self.n_bands, self.max_frequency
-            )
+            where = fourier_features(points, self.n_bands, self.max_frequency)
         where = where.to(images.dtype).expand(batch, -1, -1)
         return torch.cat([pixels, where], dim=-1)
 
