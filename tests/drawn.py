@@ -140,7 +140,8 @@ def drive(page: Page, selector: str, explorer: Explorer) -> None:
         assert found["spoken"] == [f"{shown[s.name]} {s.unit}".rstrip() for s in explorer.sliders]
     for slider in explorer.sliders:
         control = figure.locator(f"input[data-input={slider.name}]")
-        place = figure.locator(f'output[data-value="{slider.name}"]').first
+        place = figure.locator(f'[data-value="{slider.name}"]').first
+        assert control.evaluate("(input) => input.labels.length") == 1
 
         def says(index: int, slider=slider, place=place) -> None:
             assert place.inner_text() == slider.shown[index]

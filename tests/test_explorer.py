@@ -89,7 +89,7 @@ def test_without_its_script_it_shows_the_first_frame():
     assert shown == {"scale": "0.5", "where": "3", "sum": "10.5"} == made.shown(made.start)
     for name, ys in made.frames[made.start].curves.items():
         assert f'data-curve="{name}"' in html and f'd="{made.path(name, ys)}"' in html
-    assert "shift = <output" in html and "</output> m" in html
+    assert "shift = <span" in html and "</span> m" in html
     assert html.count('role="img"') == 2 and html.count("lt-sample") >= 1
     assert repr(made) == "<interactive figure: made-explorer>"
 
@@ -164,6 +164,8 @@ def test_the_books_explorers_are_readable(chromium, name):
     assert made.name == name
     assert len(made._repr_html_()) < 60_000
     page = chromium.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_content(sheet(made))
     for width in (1280, 360):
         page.set_viewport_size({"width": width, "height": 900})
@@ -171,4 +173,5 @@ def test_the_books_explorers_are_readable(chromium, name):
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width
     check_interactive(page, f"[data-interactive={name}]", made)
+    assert errors == []
     page.close()

@@ -135,9 +135,10 @@ def control(
         step: from one value to the next.
     """
     after = f" {unit}" if unit else ""
+    # no <output> in here: a label is of the first such element in it
     return (
-        f'<label>{escape(label)} = <output data-value="{name}">'
-        f"{escape(shown)}</output>{escape(after)}\n"
+        f'<label>{escape(label)} = <span data-value="{name}">'
+        f"{escape(shown)}</span>{escape(after)}\n"
         f'<input type="range" data-input="{name}" min="{low:g}" '
         f'max="{high:g}" step="{step:g}" value="{value:g}" '
         f'aria-label="{escape(label)}" '
