@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv book test notebooks lab lint clean unit nbval lint-notebooks site browser
+.PHONY: help venv book test notebooks lab lint clean unit nbval lint-notebooks site browser alone
 
 BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -69,6 +69,9 @@ lint-notebooks: venv
 
 site: venv
 	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; $(BIN)/python -m pytest tests/test_site.py -m site 2>&1 | tee $(LOGS)/$@.log
+
+alone: venv  ## execute every chapter in an empty folder, with nothing but the wheel and what it declares
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_alone.py -m "wheel or not wheel" -n $(CORES) --durations=0
 
 notebooks: venv  ## execute and normalise every chapter in place
 	@$(BIN)/python book/notebooks.py run
