@@ -254,6 +254,17 @@ def test_every_import_record_and_data_set_is_there(python, surroundings, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_takes_nothing_private_of_transformers(path):
+    """From inside its modules classes alone, which its pages document."""
+    for name in build.imported(build.code_of(nbformat.read(path, 4))):
+        if name.startswith("transformers."):
+            *modules, last = name.split(".")
+            assert not any(part.startswith("_") for part in (*modules, last)), name
+            inside = any(part.startswith("modeling_") for part in modules)
+            assert last[0].isupper() or not inside, name
+
+
 @pytest.mark.parametrize(
     "path",
     [
