@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from linear_time import records
-from linear_time.cost import Measured
+from linear_time.measure import Measured
 from linear_time.records import Record
 
 RECORDED = Path(__file__).parent.parent / "src" / "linear_time" / "recorded"

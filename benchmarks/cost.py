@@ -16,8 +16,9 @@ import bench
 import torch
 
 from linear_time.attention import CausalSelfAttention, KVCache
-from linear_time.cost import cost, measure, training_step
+from linear_time.cost import cost
 from linear_time.mamba import Mamba
+from linear_time.measure import measure, training_step
 from linear_time.recurrent import GRU
 from linear_time.s4 import S4D
 

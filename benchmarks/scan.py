@@ -14,7 +14,7 @@ from functools import partial
 import bench
 import torch
 
-from linear_time.cost import measure
+from linear_time.measure import measure
 from linear_time.selective import selective_scan
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
