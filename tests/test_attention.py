@@ -631,6 +631,8 @@ def test_a_cache_goes_through_all_modes():
 def test_a_cache_takes_the_larger_precision():
     cache = KVCache(*torch.ones(2, 1, 4, 1024, 8, dtype=torch.bfloat16))
     new = torch.full((1, 4, 1, 8), 1 / 3)
+    cache = cache.append(new.bfloat16(), new.bfloat16())  # now with room
+    assert cache.k.dtype == torch.bfloat16
     for _ in range(2):
         cache = cache.append(new, new)
     assert cache.k.dtype == torch.float32 and (cache.k[:, :, -2:] == new).all()
