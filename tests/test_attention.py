@@ -139,6 +139,20 @@ def test_half_precision_ends_with_the_result(function, dtype):
     assert gradient.dtype == dtype and (gradient == 0).all()
 
 
+@pytest.mark.parametrize("function", [attention, online_softmax_attention])
+def test_autocast_does_not_reach_the_scores(function):
+    """Forward and backward of float32 tensors are what they are without it."""
+    inputs = [tensor.float().requires_grad_() for tensor in qkv(0, 20, 20, scale=3.0)]
+    wanted = function(*inputs)
+    gradients = torch.autograd.grad(wanted.square().sum(), inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = function(*inputs)
+        assert torch.equal(got, wanted)
+        if function is online_softmax_attention:  # its backward is our own
+            again = torch.autograd.grad(got.square().sum(), inputs)
+            assert all(map(torch.equal, again, gradients))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_summaries_are_at_least_float32(dtype):
     scores, v = torch.zeros(1, 300, dtype=dtype), torch.ones(300, 1, dtype=dtype)

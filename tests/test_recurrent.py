@@ -201,6 +201,25 @@ def test_a_long_memory_does_not_round_at_every_step(kind, dtype):
     assert layer.initial_state(2, dtype=F64).dtype == F64
 
 
+@pytest.mark.parametrize("kind", [ElmanRNN, GRU])
+@torch.no_grad()
+def test_autocast_does_not_reach_the_recurrence(kind):
+    """Only the product with the input is in bfloat16."""
+    torch.manual_seed(0)
+    layer, x = kind(8), source(1)(2, 50, 8).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, state = layer.prefill(x)
+        u = layer.input(x)
+        after, _ = layer.step(x[:, 0], state)
+        first = layer.input(x[:, 0]).float()
+    assert u.dtype == torch.bfloat16 and y.dtype == state.dtype == torch.float32
+    h = torch.zeros(2, 8)
+    for t in range(50):
+        h = layer.cell(u[:, t].float(), layer.recurrent(h), h)
+        close(y[:, t], h, 1e-6)
+    close(after, layer.cell(first, layer.recurrent(h), h), 1e-6)
+
+
 def test_weights_are_cast_once():
     """Else backward would keep a copy of them for every step."""
     gru, x = GRU(64).bfloat16(), torch.randn(1, 100, 64, dtype=torch.bfloat16)
