@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import contract
 from book import ROOT
-from linear_time import records
+from linear_time import checks, records
 from linear_time.cost import llama_cost
 from linear_time.decoder import LlamaLM, rotary_embedding
 from linear_time.perceiver_ar import PerceiverAR
@@ -337,6 +338,29 @@ def test_a_model_calls_its_blocks_and_not_what_is_inside(kind):
                 part.register_forward_pre_hook(lambda *_: inside.append(inside[0]))
     model(draw(2, 7))
     assert len(calls) == LAYERS
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GRU",
+        "CausalSelfAttention",
+        "CausalSelfAttention, tiled",
+        "LlamaBlock",
+        "LlamaLM",
+        "PerceiverAR",
+    ],
+)
+def test_masks_read_nothing_back(name):
+    """On a device without values, as on a GPU that is not to be waited for."""
+    module, (values,) = contract.make(name).to("meta"), contract.inputs(name, 2, 6)
+    values, mask = values.to("meta"), torch.ones(2, 6, dtype=torch.bool, device="meta")
+    with checks(values=False):
+        module(values, mask).sum().backward()
+        with torch.no_grad():
+            _, state = module.prefill(values, None, mask)
+            _, state = module.prefill(values, state, mask)
+            module.step(values[:, 0], state)
 
 
 def looking(queries, keys, d):
