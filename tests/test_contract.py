@@ -187,17 +187,17 @@ def test_second_derivatives(name, weighted, says):
     def first(sign: int) -> list[Tensor]:
         with torch.no_grad():
             for a, v in zip(at, along, strict=True):
-                a += sign * 1e-5 * v
+                a += sign * 2e-6 * v
         y = module(*values)
         total = y.sum() if weight is None else (y * weight).sum()
         gradients = torch.autograd.grad(total, at)
         with torch.no_grad():
             for a, v in zip(at, along, strict=True):
-                a -= sign * 1e-5 * v
+                a -= sign * 2e-6 * v
         return list(gradients)
 
     for s, high, low in zip(second, first(1), first(-1), strict=True):
-        wanted = (high - low) / 2e-5
+        wanted = (high - low) / 4e-6
         assert (s - wanted).abs().max() <= 1e-5 * wanted.abs().max() + 1e-7
     says()
 
