@@ -8,29 +8,19 @@ import json
 import warnings
 
 import torch
-from torch import Tensor, nn
 
 from contract import CASES, inputs, make
+from helpers import derivatives
 from linear_time import checks
-
-
-def gradients(module: nn.Module, values: tuple[Tensor, ...], run: nn.Module) -> list[Tensor]:
-    """The output of ``run``, and the gradients of a weighted sum of it."""
-    leaves = tuple(
-        v.detach().requires_grad_() if v.is_floating_point() else v.clone() for v in values
-    )
-    y = run(*leaves)
-    weight = torch.linspace(-1, 1, y.numel()).view(y.shape)
-    asked = [v for v in leaves if v.requires_grad] + list(module.parameters())
-    return [y.detach(), *torch.autograd.grad((y * weight).sum(), asked)]
 
 
 def compiled(name: str) -> str:
     module, values = make(name), inputs(name)
-    wanted = gradients(module, values, module)
+    y, slopes = derivatives(module, values)
     torch._dynamo.reset()
     whole = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for one, other in zip(gradients(module, values, whole), wanted, strict=True):
+    found, gradients = derivatives(module, values, whole)
+    for one, other in zip([found, *gradients], [y, *slopes], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     return "equal"
 

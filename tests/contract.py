@@ -5,11 +5,13 @@ asked of it.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+import helpers
 from linear_time import (
     attention,
     compression,
@@ -29,6 +31,7 @@ from linear_time import (
 )
 
 D, VOCAB = 8, 11
+draw = partial(helpers.draw, dtype=torch.float32)
 
 
 class Function(nn.Module):
@@ -52,11 +55,6 @@ class Case(NamedTuple):
     settled: bool = False  # an input that is no probability, such as a step or a factor
 
 
-def draw(*shape: int, seed: int = 1) -> Tensor:
-    """Standard normal numbers, the same for one seed."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def sequence(batch: int, length: int) -> tuple[Tensor, ...]:
     return (draw(batch, length, D),)
 
@@ -67,8 +65,7 @@ def positions(batch: int, length: int) -> tuple[Tensor, ...]:
 
 
 def tokens(batch: int, length: int) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(2)
-    return (torch.randint(VOCAB, (batch, length), generator=generator),)
+    return (helpers.tokens_of(batch, length, VOCAB, seed=2),)
 
 
 def features(batch: int, length: int) -> tuple[Tensor, ...]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
+from helpers import Largest, close, count_flops, source
 from linear_time.attention import (
     CausalSelfAttention,
     MultiHeadAttention,
@@ -32,15 +32,6 @@ F64 = torch.float64
 seeds = st.integers(0, 2**31 - 1)
 small = st.integers(1, 9)
 batches = st.sampled_from([(), (3,), (2, 3), (2, 1, 2)])
-
-
-def source(seed):
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(*shape, generator=generator, dtype=F64)
-
-
-def close(left, right, tolerance=1e-12):
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
 
 
 def qkv(seed, queries, keys, d_head=4, d_value=3, batch=(), scale=1.0):
@@ -340,21 +331,8 @@ def test_tiled_refuses_a_second_derivative():
         torch.autograd.grad(y, q, create_graph=True)
 
 
-class Largest(TorchDispatchMode):
-    """The numbers in the largest tensor that any operation makes."""
-
-    entries = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, (tuple, list)) else [made]:
-            if isinstance(tensor, torch.Tensor):
-                self.entries = max(self.entries, tensor.numel())
-        return made
-
-
 def counted(run, length):
-    """(entries of the largest tensor made, entries kept for backward)."""
+    """(numbers in the largest tensor made, entries kept for backward)."""
     q, k, v = (tensor.requires_grad_() for tensor in qkv(0, length, length, 8, 8))
     saved = {}
 
@@ -366,7 +344,7 @@ def counted(run, length):
         y = run(q, k, v).sum()
         kept = sum(saved.values())
         y.backward()
-    return largest.entries, kept
+    return largest.numbers, kept
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -673,12 +651,8 @@ def test_a_later_chunk_may_be_padded_too(block):
 @pytest.mark.parametrize("block", [None, 64])
 def test_a_prompt_costs_one_forward_pass(block):
     mixer, x = CausalSelfAttention(8, 2, block), torch.zeros(1, 300, 8)
-    counts = []
-    for call in (lambda: mixer(x), lambda: mixer.prefill(x)):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            call()
-        counts.append(counter.get_total_flops())
-    assert counts[0] == counts[1] > 0
+    once, prompt = (count_flops(call, x) for call in (mixer, mixer.prefill))
+    assert once == prompt > 0
 
 
 def test_the_cache_grows_by_two_widths_a_step():

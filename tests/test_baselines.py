@@ -18,7 +18,7 @@ from linear_time.datasets import text
 seeds = st.integers(0, 2**31 - 1)
 
 
-def draw(n, vocab_size, seed):
+def repeating(n, vocab_size, seed):
     """Tokens with some order in them: each repeats the one three before it half of the time."""
     generator = torch.Generator().manual_seed(seed)
     fresh = torch.randint(vocab_size, (n,), generator=generator).tolist()
@@ -63,7 +63,7 @@ def by_dictionary(training, new, vocab_size, order):
 
 @given(seed=seeds, vocab_size=st.integers(1, 5), n=st.integers(6, 60))
 def test_n_grams_are_those_of_a_dictionary(seed, vocab_size, n):
-    training, new = draw(n, vocab_size, seed), draw(9, vocab_size, seed + 1)
+    training, new = repeating(n, vocab_size, seed), repeating(9, vocab_size, seed + 1)
     found = n_gram(training, new, vocab_size, (1, 2, 4))
     for order in (1, 2, 4):
         wanted = by_dictionary(training, new, vocab_size, order)
@@ -72,7 +72,7 @@ def test_n_grams_are_those_of_a_dictionary(seed, vocab_size, n):
 
 @given(seed=seeds, order=st.integers(1, 6))
 def test_probabilities_sum_to_one(seed, order):
-    training, start = draw(300, 4, seed), draw(6, 4, seed + 1)
+    training, start = repeating(300, 4, seed), repeating(6, 4, seed + 1)
     total = 0.0
     for last in range(4):
         new = torch.cat([start, torch.tensor([last])])
@@ -91,7 +91,7 @@ def test_an_n_gram_learns_what_a_shorter_one_cannot_see():
 
 
 def test_what_a_compressor_adds():
-    training, new = draw(4000, 20, 0), draw(500, 20, 1)
+    training, new = repeating(4000, 20, 0), repeating(500, 20, 1)
     both, first = bytes([*training.tolist(), *new.tolist()]), bytes(training.tolist())
     for name, size in (
         ("gzip", lambda b: len(zlib.compress(b, 9))),
@@ -135,7 +135,7 @@ def test_bad_input_n_gram(arguments, message):
 
 @pytest.mark.bad_input
 def test_orders_may_be_numpys():
-    tokens = draw(40, 3, 0)
+    tokens = repeating(40, 3, 0)
     ours = n_gram(tokens, tokens, 3, (1, 2))
     theirs = n_gram(tokens, tokens, np.int64(3), np.array([1, 2]))
     assert ours.keys() == theirs.keys() and {type(n) for n in theirs} == {int}

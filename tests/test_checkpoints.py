@@ -1,7 +1,6 @@
 """A checkpoint is loaded whole or not at all, and the message says what is wrong."""
 
 import json
-import os
 import pickle
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from helpers import Bomb
 from linear_time.checkpoints import Layout, Setting, load, read, setting
 
 pytestmark = pytest.mark.bad_input
@@ -133,16 +133,6 @@ def test_truncated_at_any_place(tmp_path):
     file.write_bytes(whole + b"\0")
     with pytest.raises(ValueError, match=r"^model.safetensors: "):
         read(tmp_path)
-
-
-class Bomb:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.safetensors"])

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
+from helpers import close, count_flops, draw
 from linear_time.attention import attention
 from linear_time.compression import (
     Compressor,
@@ -90,14 +90,6 @@ def make(name, dtype=F64):
     return COMPRESSORS[name].make().to(dtype)
 
 
-def draw(*shape, dtype=F64, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def same(left, right, tolerance=1e-12):
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
-
-
 # --- the interface -------------------------------------------------------------------------------
 
 
@@ -122,7 +114,7 @@ def test_batch_rows_do_not_mix(name):
     other[2] += draw(N_IN, D, seed=2)
     changed = (compressor(other) - y).abs().amax(dim=(1, 2))
     assert changed[2] > 1e-3 and (changed[[0, 1, 3]] == 0).all()
-    same(compressor(x[2:3])[0], y[2])
+    close(compressor(x[2:3])[0], y[2])
 
 
 @every_compressor
@@ -157,8 +149,8 @@ def test_a_constant_matrix_and_commutes_with_channel_maps(name):
     compressor, x, V = make(name), draw(2, N_IN, D), draw(D, 6, seed=2)
     W = matrix(compressor)
     assert W.shape == (N_OUT, N_IN) and W.dtype == (F32 if name == "mean" else F64)
-    same(compressor(x), W.double() @ x, 1e-6 if name == "mean" else 1e-12)
-    same(compressor(x @ V), compressor(x) @ V)
+    close(compressor(x), W.double() @ x, 1e-6 if name == "mean" else 1e-12)
+    close(compressor(x @ V), compressor(x) @ V)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +227,7 @@ def test_three_equal_forms(n_in, n_out, d):
     lce, x = LinearCompression(n_in, n_out).double(), draw(2, n_in, d)
     expected = np.einsum("mn,bnd->bmd", lce.weight.numpy(), x.numpy())
     for form in (lce.forward, lce.as_linear, lce.as_convolution):
-        same(form(x), torch.from_numpy(expected))
+        close(form(x), torch.from_numpy(expected))
 
 
 @torch.no_grad()
@@ -267,9 +259,9 @@ def test_mean_pooling_is_the_mean_of_windows(n_in, data):
     y = MeanPooling(n_in, n_out)(x)
     for i in range(n_out):
         low, high = i * n_in // n_out, -(-(i + 1) * n_in // n_out)
-        same(y[:, i], x[:, low:high].mean(1))
+        close(y[:, i], x[:, low:high].mean(1))
     if n_in % n_out == 0:
-        same(y, x.unflatten(1, (n_out, -1)).mean(2))
+        close(y, x.unflatten(1, (n_out, -1)).mean(2))
 
 
 @torch.no_grad()
@@ -277,14 +269,12 @@ def test_low_rank_has_that_rank_and_that_many_weights():
     compressor = LowRank(9, 6, 4).double()
     assert torch.linalg.matrix_rank(matrix(compressor)) == 4
     assert sum(p.numel() for p in compressor.parameters()) == 4 * (9 + 6)
-    same(matrix(compressor), compressor.left @ compressor.right)
+    close(matrix(compressor), compressor.left @ compressor.right)
 
 
 def test_low_rank_never_forms_the_product():
     compressor, x = LowRank(64, 64, 2), torch.ones(1, 64, 1)
-    with FlopCounterMode(display=False) as flops:
-        compressor(x)
-    assert flops.get_total_flops() == 2 * 2 * (64 + 64)
+    assert count_flops(compressor, x) == 2 * 2 * (64 + 64)
 
 
 @pytest.mark.bad_input
@@ -312,10 +302,10 @@ def test_optimum_is_scipys(n, d, seed, data):
     assert encoder.shape == (m, n) and decoder.shape == (n, m)
     U, s, Vt = scipy.linalg.svd(X.numpy(), full_matrices=False)
     best = (U[:, :m] * s[:m]) @ Vt[:m]
-    same(decoder @ encoder @ X, torch.from_numpy(best), 1e-10)
-    same(error, (X - decoder @ encoder @ X).square().sum(), 1e-9)
-    same(sigma, torch.from_numpy(s), 1e-10)
-    same(encoder @ decoder, torch.eye(m, dtype=F64), 1e-10)
+    close(decoder @ encoder @ X, torch.from_numpy(best), 1e-10)
+    close(error, (X - decoder @ encoder @ X).square().sum(), 1e-9)
+    close(sigma, torch.from_numpy(s), 1e-10)
+    close(encoder @ decoder, torch.eye(m, dtype=F64), 1e-10)
     largest = encoder.gather(1, encoder.abs().argmax(1, keepdim=True))
     assert (largest > 0).all()
 
@@ -328,14 +318,14 @@ def test_no_other_encoder_is_better_and_its_decoder_is_least_squares():
         fitted = torch.linalg.lstsq((other @ X).T, X.T).solution.T  # the best decoder for it
         assert (X - fitted @ other @ X).square().sum() >= error * (1 - 1e-12)
     fitted = torch.linalg.lstsq((encoder @ X).T, X.T).solution.T
-    same(fitted, decoder, 1e-10)
+    close(fitted, decoder, 1e-10)
 
 
 def test_the_optimum_is_one_of_many():
     X, S = draw(6, 40), draw(2, 2, seed=3)
     encoder, decoder, error, _ = optimal_compression(X, 2)
     other = decoder @ torch.linalg.inv(S) @ (S @ encoder)
-    same((X - other @ X).square().sum(), error, 1e-10)
+    close((X - other @ X).square().sum(), error, 1e-10)
 
 
 def test_gradient_descent_reaches_the_optimum():
@@ -362,10 +352,10 @@ def test_one_encoder_for_a_batch_and_a_loss_of_nothing():
     side_by_side = torch.cat(list(X), dim=1)  # (5, 12)
     batched, flat = optimal_compression(X, 2), optimal_compression(side_by_side, 2)
     for left, right in zip(batched, flat, strict=True):
-        same(left, right, 1e-10)
+        close(left, right, 1e-10)
     full = optimal_compression(X, 5)
     assert full.error == 0
-    same(full.decoder @ full.encoder, torch.eye(5, dtype=F64), 1e-12)
+    close(full.decoder @ full.encoder, torch.eye(5, dtype=F64), 1e-12)
 
 
 def test_optimum_of_any_batch_and_of_half_precision():
@@ -373,7 +363,7 @@ def test_optimum_of_any_batch_and_of_half_precision():
     for one, other in zip(
         optimal_compression(X, 2), optimal_compression(X.flatten(0, 1), 2), strict=True
     ):
-        same(one, other)
+        close(one, other)
     X = X.bfloat16()
     for one, other in zip(
         optimal_compression(X, 2), optimal_compression(X.double(), 2), strict=True
@@ -406,7 +396,7 @@ def test_split_is_the_whole():
     blocks = lce.split(2, 4, 1)
     assert [tuple(block.shape) for block in blocks] == [(3, 2), (3, 4), (3, 1)]
     parts = x.split([2, 4, 1], dim=1)
-    same(sum(W @ part for W, part in zip(blocks, parts, strict=True)), lce(x))
+    close(sum(W @ part for W, part in zip(blocks, parts, strict=True)), lce(x))
 
 
 @given(n_user=st.integers(1, 5), n_candidate=st.integers(1, 4), candidates=st.integers(1, 6))
@@ -417,21 +407,21 @@ def test_user_half_once_equals_every_pair(n_user, n_candidate, candidates):
     y = lce.for_candidates(user, others)
     assert y.shape == (2, candidates, 3, 4)
     for c in range(candidates):
-        same(y[:, c], lce(torch.cat([user, others[:, c]], dim=1)))
+        close(y[:, c], lce(torch.cat([user, others[:, c]], dim=1)))
 
 
 def test_user_half_is_counted_once():
     lce, d, candidates = LinearCompression(100, 10), 8, 50
-    with FlopCounterMode(display=False) as flops, torch.no_grad():
-        lce.for_candidates(torch.ones(1, 90, d), torch.ones(1, candidates, 10, d))
+    user, each_one = torch.ones(1, 90, d), torch.ones(1, candidates, 10, d)
+    seen = count_flops(lce.for_candidates, user, each_one)
     once, each = 2 * 10 * 90 * d, 2 * 10 * 10 * d
-    assert flops.get_total_flops() == once + candidates * each
+    assert seen == once + candidates * each
 
 
 def test_gradients_reach_both_halves():
     lce = LinearCompression(5, 2)
     lce.for_candidates(torch.ones(1, 3, 2), torch.ones(1, 4, 2, 2)).sum().backward()
-    same(lce.weight.grad, torch.full((2, 5), 8.0))
+    close(lce.weight.grad, torch.full((2, 5), 8.0))
 
 
 @pytest.mark.bad_input
@@ -472,15 +462,15 @@ def test_linformer_is_attention_to_compressed_keys():
     W_k, W_v = draw(2, 8, seed=4), draw(2, 8, seed=5)
     y = linformer_attention(q, k, v, W_k, W_v)
     expected = functional.scaled_dot_product_attention(q, W_k @ k, W_v @ v)
-    same(y, expected)
+    close(y, expected)
     eye = torch.eye(8, dtype=F64)
-    same(linformer_attention(q, k, v, eye, eye), attention(q, k, v))
+    close(linformer_attention(q, k, v, eye, eye), attention(q, k, v))
 
 
 def test_linformer_with_equal_keys_is_one_matrix():
     """With zero keys every weight is 1/m: y = mean of the rows of W_v v, a constant matrix."""
     q, k, v, W = draw(3, 4), torch.zeros(8, 4, dtype=F64), draw(8, 6), draw(2, 8, seed=2)
-    same(linformer_attention(q, k, v, W, W), (W.mean(0) @ v).expand(3, 6))
+    close(linformer_attention(q, k, v, W, W), (W.mean(0) @ v).expand(3, 6))
 
 
 def test_linformer_gives_the_past_the_future():
@@ -493,7 +483,7 @@ def test_token_mixing_is_an_mlp_on_the_transpose():
     x = draw(2, 5, 3)
     first, second = torch.nn.Linear(5, 9, bias=False), torch.nn.Linear(9, 4, bias=False)
     network = torch.nn.Sequential(first, torch.nn.GELU(), second).double()
-    same(token_mixing(x, first.weight, second.weight), network(x.mT).mT)
+    close(token_mixing(x, first.weight, second.weight), network(x.mT).mT)
 
 
 @pytest.mark.bad_input
@@ -551,7 +541,7 @@ def test_cosines_are_scipys_transform(n, data):
     m = data.draw(st.integers(1, n))
     x = draw(n, 3)
     expected = scipy.fft.dct(x.numpy(), type=2, norm="ortho", axis=0)[:m]
-    same(cosines(n, m) @ x, torch.from_numpy(expected))
+    close(cosines(n, m) @ x, torch.from_numpy(expected))
 
 
 @pytest.mark.bad_input
@@ -573,13 +563,13 @@ def test_means_are_optimal_for_tokens_without_an_order(n, m):
     moment = a * torch.eye(n, dtype=F64) + b
     W = matrix(MeanPooling(n, m)).double()
     Q = W / W.norm(dim=1, keepdim=True)
-    same(torch.trace(Q @ moment @ Q.T), torch.linalg.eigvalsh(moment)[-m:].sum())
+    close(torch.trace(Q @ moment @ Q.T), torch.linalg.eigvalsh(moment)[-m:].sum())
     random = torch.linalg.qr(draw(n, m, seed=3)).Q
     assert torch.trace(random.T @ moment @ random) < torch.trace(Q @ moment @ Q.T)
     # The mean over the shifts keeps the trace and the sum, as the mean over all orders does.
     shifted = torch.einsum("knd,kmd->nm", every_shift, every_shift) / n
-    same(torch.trace(shifted), torch.trace(moment), 1e-9)
-    same(shifted.sum(), moment.sum(), 1e-9)
+    close(torch.trace(shifted), torch.trace(moment), 1e-9)
+    close(shifted.sum(), moment.sum(), 1e-9)
 
 
 def test_windows_at_all_shifts_make_the_best_matrix_nearly_cosines():
@@ -595,22 +585,16 @@ def test_windows_at_all_shifts_make_the_best_matrix_nearly_cosines():
     assert half[0] < half[1]  # it loses where it was fitted
 
 
-def flops_of(function, *inputs):
-    with FlopCounterMode(display=False) as flops, torch.no_grad():
-        function(*inputs)
-    return flops.get_total_flops()
-
-
 @pytest.mark.parametrize("sizes", [(100, 32, 16, 16, 8, 256), (30, 8, 5, 3, 2, 11)])
 def test_a_layer_of_wukong_counted_and_what_the_split_saves_of_it(sizes):
     n, d, n_fm, n_lcb, rank, hidden = sizes
     cost, x = wukong_layer(*sizes), torch.randn(1, n, d)
-    assert cost.lce == flops_of(LinearCompression(n, n_lcb), x)
-    assert cost.shortcut == flops_of(LinearCompression(n, n_fm + n_lcb), x)
-    assert cost.rest == flops_of(FactorizationMachine(n, n_fm, d, rank, (hidden,)), x)
+    assert cost.lce == count_flops(LinearCompression(n, n_lcb), x)
+    assert cost.shortcut == count_flops(LinearCompression(n, n_fm + n_lcb), x)
+    assert cost.rest == count_flops(FactorizationMachine(n, n_fm, d, rank, (hidden,)), x)
     lce = LinearCompression(n, n_lcb)
     user, items = torch.randn(1, n - 4, d), torch.randn(1, 50, 4, d)
-    once = flops_of(lce.for_candidates, user, items)
+    once = count_flops(lce.for_candidates, user, items)
     assert split_ratio(n - 4, 4, 50) == pytest.approx(50 * cost.lce / once)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from contract import CASES, cast, inputs, make, tensors
-from helpers import NoFloat64
+from helpers import NoFloat64, derivatives, lively, stepped
 from linear_time import checks
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -34,25 +34,6 @@ stateful = pytest.mark.parametrize(
 def says(record_property):
     """Enter a word for the layer and the property in the table that ``conftest`` prints."""
     return lambda word="yes": record_property("contract", word)
-
-
-def moved(name: str) -> nn.Module:
-    """The case's module with every parameter away from where it starts."""
-    module = make(name)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return module
-
-
-def run(module: nn.Module, values: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-    """The output, and the gradients of a weighted sum of it, inputs' first."""
-    leaves = [v.detach().requires_grad_() if v.is_floating_point() else v for v in values]
-    y = module(*leaves)
-    weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape)
-    asked = [v for v in leaves if v.requires_grad] + list(module.parameters())
-    return y, list(torch.autograd.grad((y * weight.to(y.dtype)).sum(), asked))
 
 
 def far(one: Tensor, other: Tensor, least: float = 0.0) -> float:
@@ -74,10 +55,10 @@ def farthest(gradients: list[Tensor], wanted: list[Tensor]) -> float:
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_half(name, dtype, says):
     """Output and gradients are those of float64 for the same numbers, to a few roundings."""
-    module, values = moved(name).to(dtype), cast(inputs(name, 2, 33), dtype)
-    y, gradients = run(module, values)
+    module, values = lively(make(name), 0.1, seed=5).to(dtype), cast(inputs(name, 2, 33), dtype)
+    y, gradients = derivatives(module, values)
     assert y.dtype == dtype
-    exact, wanted = run(copy.deepcopy(module).double(), cast(values, torch.float64))
+    exact, wanted = derivatives(copy.deepcopy(module).double(), cast(values, torch.float64))
     eps = torch.finfo(dtype).eps
     assert far(y, exact) < 12 * eps
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -87,29 +68,21 @@ def test_half(name, dtype, says):
 
 @every
 def test_autocast(name, says):
-    module, values = moved(name), inputs(name, 2, 33)
+    module, values = lively(make(name), 0.1, seed=5), inputs(name, 2, 33)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, gradients = run(module, values)
-    exact, wanted = run(copy.deepcopy(module).double(), cast(values, torch.float64))
+        y, gradients = derivatives(module, values)
+    exact, wanted = derivatives(copy.deepcopy(module).double(), cast(values, torch.float64))
     eps = torch.finfo(torch.bfloat16).eps
     assert far(y, exact) < 12 * eps
     assert farthest(gradients, wanted) < 60 * eps
     says()
 
 
-def stepped(module: nn.Module, values: Tensor, state: object) -> tuple[Tensor, object]:
-    outputs = []
-    for value in values.unbind(1):
-        y, state = module.step(value, state)
-        outputs.append(y)
-    return torch.stack(outputs, 1), state
-
-
 @stateful
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @torch.no_grad()
 def test_step_in_half(name, dtype, says):
-    if not hasattr(module := moved(name).to(dtype), "initial_state"):
+    if not hasattr(module := lively(make(name), 0.1, seed=5).to(dtype), "initial_state"):
         pytest.skip("no steps")
     (values,) = cast(inputs(name, 2, 33), dtype)
     if name == "PerceiverAR":
@@ -141,7 +114,7 @@ def test_first_state_is_full(name, dtype, says):
 @every
 def test_dtype_of_float32_and_float64(name, says):
     for dtype in (torch.float32, torch.float64):
-        y, gradients = run(make(name).to(dtype), cast(inputs(name), dtype))
+        y, gradients = derivatives(make(name).to(dtype), cast(inputs(name), dtype))
         assert y.dtype == dtype and {g.dtype for g in gradients} == {dtype}
     says()
 
@@ -165,7 +138,7 @@ def directional(module: nn.Module, values: tuple, at: list[Tensor], along: list[
 @pytest.mark.parametrize("weighted", [False, True], ids=["sum", "weighted"])
 def test_second_derivatives(name, weighted, says):
     """Right, by finite differences of the first, or refused; a plain sum's gradient is constant."""
-    module = moved(name).double()
+    module = lively(make(name), 0.1, seed=5).double()
     values = tuple(
         v.requires_grad_() if v.is_floating_point() else v
         for v in cast(inputs(name, 2, 5), torch.float64)
@@ -205,7 +178,7 @@ def test_second_derivatives(name, weighted, says):
 @every
 def test_functional_gradients(name, says):
     """``torch.func.grad`` and ``vmap`` agree with a loop over autograd, or say that they do not."""
-    module = moved(name).double()
+    module = lively(make(name), 0.1, seed=5).double()
     values = cast(inputs(name, 3, 5), torch.float64)
     parameters = dict(module.named_parameters())
     if not parameters:
@@ -324,7 +297,7 @@ def test_output_is_compact(name, says):
 @stateful
 @torch.no_grad()
 def test_prefill_is_steps(name, says):
-    module = moved(name).double()
+    module = lively(make(name), 0.1, seed=5).double()
     (values,) = cast(inputs(name, 2, 12), torch.float64)
     if name == "PerceiverAR":
         values = values[:, :4]
@@ -347,7 +320,7 @@ def test_prefill_is_steps(name, says):
 @torch.no_grad()
 def test_state_may_branch(name, says):
     """Two continuations of one state do not see each other."""
-    module = moved(name).double()
+    module = lively(make(name), 0.1, seed=5).double()
     (values,) = cast(inputs(name, 2, 6), torch.float64)
     _, state = module.prefill(values[:, :3])
     kept = [t.clone() for t in tensors(state)]
@@ -404,7 +377,7 @@ def test_step_follows_the_parameters(name, says):
 @stateful
 @torch.no_grad()
 def test_padding_at_the_left_changes_nothing(name, says):
-    module = moved(name).double()
+    module = lively(make(name), 0.1, seed=5).double()
     (values,) = cast(inputs(name, 3, 7), torch.float64)
     if name == "PerceiverAR":
         values = values[:, :4]
@@ -428,7 +401,7 @@ def test_padding_at_the_left_changes_nothing(name, says):
 
 @models
 def test_generation_from_padded_prompts(name, says):
-    model = moved(name).double()
+    model = lively(make(name), 0.1, seed=5).double()
     prompts = inputs(name, 2, 6)[0]
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[1, :3] = False

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import close, source
 from linear_time.convolution import (
     causal_convolution,
     circular_convolution,
@@ -30,23 +31,12 @@ lengths = st.integers(1, 65)
 dtypes = st.sampled_from([F64, C128])
 
 
-def source(seed):
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape, dtype=F64: torch.randn(*shape, generator=generator, dtype=dtype)
-
-
 def stable_system(seed, n, dtype=F64):
     """A random Ā with spectral radius 0.95, B̄ and C."""
     draw = source(seed)
     A_bar = draw(n, n, dtype=dtype)
     A_bar = 0.95 * A_bar / torch.linalg.eigvals(A_bar).abs().max()
     return A_bar, draw(n, dtype=dtype), draw(n, dtype=dtype)
-
-
-def close(left, right, tolerance=1e-10):
-    if not isinstance(right, torch.Tensor):
-        right = torch.as_tensor(np.array(right))
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
 
 
 # --- against scipy -------------------------------------------------------------------------------
@@ -58,7 +48,7 @@ def test_recurrence_is_dlsim_one_step_ahead(seed, n, length):
     x = source(seed + 1)(length)
     system = (A_bar.numpy(), B_bar.numpy()[:, None], C.numpy()[None], np.zeros((1, 1)), 1.0)
     theirs = scipy.signal.dlsim(system, np.append(x.numpy(), 0.0))[1][:, 0]
-    close(recurrence(A_bar, B_bar, C, x), theirs[1:])
+    close(recurrence(A_bar, B_bar, C, x), theirs[1:], 1e-10)
 
 
 @given(a=st.floats(-0.99, 0.99), b=st.floats(-2, 2), c=st.floats(-2, 2), d=st.floats(-2, 2))
@@ -66,7 +56,7 @@ def test_recurrence_of_one_state_is_lfilter(a, b, c, d):
     x = source(0)(33)
     A_bar, B_bar, C = (torch.tensor(value, dtype=F64) for value in ([[a]], [b], [c]))
     theirs = scipy.signal.lfilter([c * b], [1.0, -a], x.numpy()) + d * x.numpy()
-    close(recurrence(A_bar, B_bar, C, x, D=d), theirs)
+    close(recurrence(A_bar, B_bar, C, x, D=d), theirs, 1e-10)
 
 
 @given(seed=seeds, n=sizes, length=lengths, dtype=dtypes)
@@ -75,7 +65,7 @@ def test_kernel_is_the_matrix_power(seed, n, length, dtype):
     powers = [
         C.numpy() @ np.linalg.matrix_power(A_bar.numpy(), i) @ B_bar.numpy() for i in range(length)
     ]
-    close(kernel(A_bar, B_bar, C, length), powers)
+    close(kernel(A_bar, B_bar, C, length), powers, 1e-10)
 
 
 @given(seed=seeds, length=lengths, dtype=dtypes)
@@ -117,8 +107,8 @@ def test_recurrence_matrix_and_fft_agree(seed, n, length, dtype):
     x = source(seed + 1)(length, dtype=dtype)
     K = kernel(A_bar, B_bar, C, length)
     y = recurrence(A_bar, B_bar, C, x)
-    close(y, toeplitz(K) @ x)
-    close(y, causal_convolution(x, K))
+    close(y, toeplitz(K) @ x, 1e-10)
+    close(y, causal_convolution(x, K), 1e-10)
 
 
 def test_the_three_agree_on_the_ecg():
@@ -127,8 +117,8 @@ def test_the_three_agree_on_the_ecg():
     A_bar, B_bar = zero_order_hold(system.A, system.B, 1 / rate)
     K = kernel(A_bar, B_bar, system.C, len(x))
     y = recurrence(A_bar, B_bar, system.C, x)
-    close(y, toeplitz(K) @ x)
-    close(y, causal_convolution(x, K))
+    close(y, toeplitz(K) @ x, 1e-10)
+    close(y, causal_convolution(x, K), 1e-10)
 
 
 @given(seed=seeds, n=sizes, length=lengths)
@@ -154,11 +144,11 @@ def test_length_one():
     A_bar, B_bar, C = stable_system(5, 3)
     x = torch.tensor([2.0], dtype=F64)
     first = (C @ B_bar)[None]
-    close(recurrence(A_bar, B_bar, C, x), 2 * first)
-    close(kernel(A_bar, B_bar, C, 1), first)
-    close(toeplitz(first), first[None])
-    close(causal_convolution(x, first), 2 * first)
-    close(circular_convolution(x, first), 2 * first)
+    close(recurrence(A_bar, B_bar, C, x), 2 * first, 1e-10)
+    close(kernel(A_bar, B_bar, C, 1), first, 1e-10)
+    close(toeplitz(first), first[None], 1e-10)
+    close(causal_convolution(x, first), 2 * first, 1e-10)
+    close(circular_convolution(x, first), 2 * first, 1e-10)
 
 
 def test_a_long_fading_kernel_neither_overflows_nor_drifts():
@@ -306,7 +296,7 @@ def test_time_varying_matrix_is_the_product_written_out(seed, n, length, dtype):
 def test_time_varying_matrix_equals_the_recurrence(seed, n, length, dtype):
     system = varying_system(length, n, seed, dtype)
     x = source(seed + 1)(3, length, dtype=dtype)
-    close(time_varying_recurrence(*system, x), x @ time_varying_matrix(*system).mT)
+    close(time_varying_recurrence(*system, x), x @ time_varying_matrix(*system).mT, 1e-10)
 
 
 @given(seed=seeds, n=sizes, length=lengths)
@@ -315,7 +305,7 @@ def test_constant_matrices_give_the_toeplitz_matrix(seed, n, length):
     K = time_varying_matrix(
         A_bar.expand(length, n, n), B_bar.expand(length, n), C.expand(length, n)
     )
-    close(K, toeplitz(kernel(A_bar, B_bar, C, length)))
+    close(K, toeplitz(kernel(A_bar, B_bar, C, length)), 1e-10)
 
 
 def test_a_time_varying_system_has_no_one_index_kernel():

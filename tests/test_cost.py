@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from book import ROOT
 from contract import tensors
+from helpers import count_flops, draw
 from linear_time import measure as measuring
 from linear_time import records
 from linear_time.attention import CausalSelfAttention, attend, causal_mask
@@ -70,14 +70,8 @@ def make(name):
     return MIXERS[name]()
 
 
-def counted(call):
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
 def inputs(length, batch=1):
-    return torch.randn(batch, length, D, generator=torch.Generator().manual_seed(0))
+    return draw(batch, length, D, dtype=torch.float32)
 
 
 def numbers(state):
@@ -128,7 +122,7 @@ def unseen(name, mixer, length):
 @torch.no_grad()
 def test_matrix_products_are_those_of_torchs_counter(name, length):
     mixer = make(name)
-    seen = counted(lambda: mixer(inputs(length)))
+    seen = count_flops(lambda: mixer(inputs(length)))
     assert seen + unseen(name, mixer, length) == cost(mixer, length).forward_flops
 
 
@@ -138,9 +132,9 @@ def test_a_steps_products_are_those_of_torchs_counter(name):
     mixer = make(name)
     state = mixer.initial_state(1)
     for length, x_t in enumerate(inputs(6).unbind(1), start=1):
-        with FlopCounterMode(display=False) as counter:
-            _, state = mixer.step(x_t, state)
-        seen, wanted = counter.get_total_flops(), cost(mixer, length).step_flops
+        seen = count_flops(mixer.step, x_t, state)
+        _, state = mixer.step(x_t, state)
+        wanted = cost(mixer, length).step_flops
         if name in ("s4", "s4d"):  # the systems are elementwise
             assert seen == 2 * D * D
             assert wanted - seen == (51 if name == "s4" else 17) * D * mixer.N // 2
@@ -155,12 +149,12 @@ def test_backward_has_twice_the_products_of_forward():
     x = inputs(16).requires_grad_()
     for name in ("attention", "grouped", "llama"):
         mixer = make(name)
-        forward = counted(lambda: mixer(x))  # noqa: B023
-        both = counted(lambda: mixer(x).sum().backward())  # noqa: B023
+        forward = count_flops(lambda: mixer(x))  # noqa: B023
+        both = count_flops(lambda: mixer(x).sum().backward())  # noqa: B023
         assert both == 3 * forward == 3 * cost(mixer, 16).forward_flops
     for name in ("elman", "gru"):
         mixer = make(name)
-        both = counted(lambda: mixer(x).sum().backward())  # noqa: B023
+        both = count_flops(lambda: mixer(x).sum().backward())  # noqa: B023
         # nobody asks for the gradient of h_0
         assert both == 3 * cost(mixer, 16).forward_flops - 2 * D * mixer.recurrent.out_features
 
@@ -536,8 +530,8 @@ def test_attention_at_inference_is_linear_with_a_memory_that_grows():
             state = mixer.initial_state(1)
             for x_t in x[:, :-1].unbind(1):
                 _, state = mixer.step(x_t, state)
-            cached = counted(lambda: mixer.step(x[:, -1], state))  # noqa: B023
-            without = counted(lambda: mixer(x))  # noqa: B023
+            cached = count_flops(lambda: mixer.step(x[:, -1], state))  # noqa: B023
+            without = count_flops(lambda: mixer(x))  # noqa: B023
         assert cached == attention_cost(length, 64).step_flops
         assert without == attention_cost(length, 64).forward_flops
         assert numbers(state) == 2 * 64 * (length - 1)
@@ -547,17 +541,17 @@ def test_attention_at_inference_is_linear_with_a_memory_that_grows():
 
 def test_what_torchs_counter_does_not_see():
     q, k, v = torch.randn(3, 1, 1, 32, 8)
-    plain = counted(lambda: attend(q, k, v, causal_mask(32)))
+    plain = count_flops(lambda: attend(q, k, v, causal_mask(32)))
     assert plain == 4 * 32 * 32 * 8
     fused = nn.functional.scaled_dot_product_attention
     with torch.no_grad():
-        assert counted(lambda: fused(q, k, v, is_causal=True)) == 0
-    assert counted(lambda: torch.fft.rfft(q)) == counted(lambda: torch.exp(q)) == 0
+        assert count_flops(lambda: fused(q, k, v, is_causal=True)) == 0
+    assert count_flops(lambda: torch.fft.rfft(q)) == count_flops(lambda: torch.exp(q)) == 0
     conv = nn.Conv1d(8, 8, 4, groups=8)
     x = torch.randn(1, 8, 35, requires_grad=True)
-    forward = counted(lambda: conv(x))
+    forward = count_flops(lambda: conv(x))
     assert forward == 2 * 4 * 8 * 32
-    both = counted(lambda: conv(x).sum().backward())
+    both = count_flops(lambda: conv(x).sum().backward())
     assert both > 3 * forward  # the gradients of a depthwise convolution cost what it costs
 
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
+from helpers import changed, close, count_flops, source, tokens_of
 from linear_time import checks, rotary
 from linear_time.attention import CausalSelfAttention, KVCache
 from linear_time.decoder import (
@@ -33,15 +33,6 @@ from linear_time.rotary import rotary_table
 F64 = torch.float64
 seeds = st.integers(0, 2**31 - 1)
 small = st.integers(1, 7)
-
-
-def source(seed):
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(*shape, generator=generator, dtype=F64)
-
-
-def close(left, right, tolerance=1e-12):
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
 
 
 # --- the parts -----------------------------------------------------------------------------------
@@ -291,11 +282,7 @@ def test_a_later_chunk_may_be_padded_too():
 
 def test_a_prompt_costs_one_forward_pass():
     model, tokens = LlamaLM(53, 8, 2, n_heads=4, n_kv_heads=2, d_ff=12), tokens_of(1, 200)
-    counts = []
-    for call in (lambda: model(tokens), lambda: model.prefill(tokens)):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            call()
-        counts.append(counter.get_total_flops())
+    counts = [count_flops(call, tokens) for call in (model, model.prefill)]
     head = 2 * 8 * 53
     assert counts[0] - 200 * head == counts[1] - head > 0
 
@@ -380,11 +367,6 @@ def saved(request, tmp_path_factory):
     return save(folder, **VARIANTS[request.param]), folder
 
 
-def tokens_of(batch, length, vocab_size=53):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(vocab_size, (batch, length), generator=generator)
-
-
 @torch.no_grad()
 def test_logits_are_those_of_transformers(saved):
     theirs, folder = saved
@@ -465,23 +447,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llama")
     save(folder)
     return folder
-
-
-def changed(folder, target, settings=None, tensors=None):
-    """A copy of the folder with some settings and tensors changed; None removes one."""
-    for file, read, changes in (
-        ("config.json", json.loads((folder / "config.json").read_text(encoding="utf8")), settings),
-        ("model.safetensors", load_file(folder / "model.safetensors"), tensors),
-    ):
-        for key, value in (changes or {}).items():
-            read[key] = value
-            if value is None:
-                del read[key]
-        if file == "config.json":
-            (target / file).write_text(json.dumps(read), encoding="utf8")
-        else:
-            save_file(read, target / file)
-    return target
 
 
 @pytest.mark.bad_input

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from book import ROOT
+from helpers import close, draw
 from linear_time import records
 from linear_time.compression import LinearCompression, MeanPooling
 from linear_time.dhen import (
@@ -35,17 +36,9 @@ F64 = torch.float64
 N, D = 5, 4
 
 
-def draw(*shape, dtype=F64, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
 def seeded(build):
     torch.manual_seed(0)
     return build().double()
-
-
-def same(left, right, tolerance=1e-12):
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
 
 
 # --- the factorization machine -------------------------------------------------------------------
@@ -59,7 +52,7 @@ def test_fm_is_scikit_learns_pairs(n, d, seed):
     for channel in range(d):
         made = pairs.fit_transform(x[:, :, channel].numpy())[:, n:]  # (batch, pairs)
         expected = torch.from_numpy(made).sum(1)
-        same(factorization_machine(x)[:, channel], expected, 1e-10)
+        close(factorization_machine(x)[:, channel], expected, 1e-10)
 
 
 @given(n=st.integers(1, 7), seed=st.integers(0, 99))
@@ -68,7 +61,7 @@ def test_fm_summed_is_all_inner_products(n, seed):
     expected = torch.zeros(2, dtype=F64)
     for i, j in itertools.combinations(range(n), 2):
         expected += (x[:, i] * x[:, j]).sum(-1)
-    same(factorization_machine(x).sum(-1), expected, 1e-10)
+    close(factorization_machine(x).sum(-1), expected, 1e-10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -79,7 +72,7 @@ def test_fm_of_half_precision_is_that_of_its_numbers(dtype):
     x = x.to(dtype)
     got = factorization_machine(x)
     assert got.dtype == dtype
-    same(got.double(), factorization_machine(x.double()), 2 * torch.finfo(dtype).eps)
+    close(got.double(), factorization_machine(x.double()), 2 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("rank", [None, 3])
@@ -122,7 +115,7 @@ def test_fm_block_by_loops(rank):
         normed = centred / torch.sqrt(centred.square().mean() + 1e-5)
         first, second = block.head[0], block.head[2]
         hidden = (first.weight @ normed + first.bias).relu()
-        same(block(x)[row], (second.weight @ hidden + second.bias).reshape(2, D), 1e-9)
+        close(block(x)[row], (second.weight @ hidden + second.bias).reshape(2, D), 1e-9)
 
 
 def test_fm_block_counts():
@@ -147,7 +140,7 @@ def test_cross_network_by_loops():
         W, b = layer.weight.numpy(), layer.bias.numpy()
         outside = x_0 * (outside @ W.T) + b + outside
         x_l = np.stack([a * (W @ c + b) + c for a, c in zip(x_0, x_l, strict=True)])
-    same(net(x), torch.from_numpy(x_l).reshape(3, N, D))
+    close(net(x), torch.from_numpy(x_l).reshape(3, N, D))
     assert np.abs(x_l - outside).max() > 0.1
 
 
@@ -157,7 +150,7 @@ def test_cross_network_of_one_layer_holds_all_pairs():
     net, x = seeded(lambda: CrossNetwork(6, 6, 1)), draw(3, 6, 1)
     net.layers[0].weight.copy_(torch.ones(6, 6).triu(1))
     net.layers[0].bias.fill_(-1)  # x ⊙ (W x − 1) + x = x ⊙ W x
-    same(net(x).sum(1), factorization_machine(x), 1e-10)
+    close(net(x).sum(1), factorization_machine(x), 1e-10)
 
 
 # --- the other interactions ----------------------------------------------------------------------
@@ -172,9 +165,9 @@ def test_self_attention_is_torchs():
         torch.cat([heads.query.weight, heads.key.weight, heads.value.weight])
     )
     theirs.out_proj.weight.copy_(heads.out.weight)
-    same(module(x), theirs(x, x, x)[0])
+    close(module(x), theirs(x, x, x)[0])
     order = torch.tensor([3, 0, 4, 1, 2])
-    same(module(x[:, order]), module(x)[:, order])  # features have no order
+    close(module(x[:, order]), module(x)[:, order])  # features have no order
 
 
 @torch.no_grad()
@@ -186,7 +179,7 @@ def test_convolution_by_loops(kernel):
     expected = torch.zeros_like(x)
     for i, j in itertools.product(range(kernel), repeat=2):
         expected += module.filter.weight[0, 0, i, j] * padded[:, i : i + N, j : j + D]
-    same(module(x), expected + module.filter.bias)
+    close(module(x), expected + module.filter.bias)
 
 
 @torch.no_grad()
@@ -197,7 +190,7 @@ def test_lce_follows_where_the_number_changes(build):
     same_number.load_state_dict(narrow.state_dict(), strict=False)
     assert isinstance(narrow.resize, LinearCompression)
     assert isinstance(same_number.resize, nn.Identity)
-    same(narrow(x), narrow.resize.weight @ same_number(x))
+    close(narrow(x), narrow.resize.weight @ same_number(x))
 
 
 @torch.no_grad()
@@ -208,7 +201,7 @@ def test_mlp_module():
     for i, layer in enumerate(layers):
         y = y @ layer.weight.T + layer.bias
         y = y if i == 2 else y.clamp(min=0)
-    same(module(x), y.reshape(3, 2, D))
+    close(module(x), y.reshape(3, 2, D))
     assert [type(m) for m in mlp(3, (), 2)] == [nn.Linear]
 
 
@@ -238,13 +231,13 @@ def test_layer_is_norm_of_ensemble_and_shortcut(ensemble, norm, identity):
     elif ensemble == "sum":
         mixed = first + second
     else:
-        same(layer.weights, torch.ones(2, dtype=F64))  # it starts as the sum
+        close(layer.weights, torch.ones(2, dtype=F64))  # it starts as the sum
         layer.weights.copy_(torch.tensor([0.5, -2.0]))
         mixed = 0.5 * first - 2 * second
     assert isinstance(layer.shortcut, nn.Identity if identity else LinearCompression)
     expected = mixed + (x if identity else layer.shortcut.weight @ x)
     assert layer.n_out == expected.shape[1]
-    same(layer(x), normalise(expected) if norm else expected)
+    close(layer(x), normalise(expected) if norm else expected)
 
 
 @torch.no_grad()
@@ -272,7 +265,7 @@ def test_wukong_by_its_equations():
         kept = compress.weight @ y
         residual = layer.shortcut.weight @ y if y.shape[1] != 3 else y
         y = normalise(torch.cat([made, kept], dim=1) + residual)
-    same(model(x), y, 1e-9)
+    close(model(x), y, 1e-9)
     first, second = model.layers  # 5 features become 3, and 3 stay 3
     assert isinstance(first.shortcut, LinearCompression)
     assert isinstance(second.shortcut, nn.Identity)
@@ -287,8 +280,8 @@ def test_the_bias_of_a_cross_layer_is_inside_the_product():
     flat = x.flatten(1)
     outside = flat * (flat @ layer.weight.T) + layer.bias + flat
     inside = flat * (flat @ layer.weight.T + layer.bias) + flat
-    same(net(x).flatten(1), inside)
-    same(inside - outside, (flat - 1) * layer.bias)
+    close(net(x).flatten(1), inside)
+    close(inside - outside, (flat - 1) * layer.bias)
     assert (inside - outside).abs().max() > 0.1
     assert torch.equal(net(0 * x), 0 * x) and layer.bias.abs().min() > 0
 
@@ -305,7 +298,7 @@ def published():
 @given(n=st.integers(2, 7), d=st.integers(1, 4), seed=st.integers(0, 99))
 def test_fm_is_a_published_one(published, n, d, seed):
     x = draw(3, n, d, seed=seed)
-    same(factorization_machine(x).sum(1, keepdim=True), published.FM()(x), 1e-10)
+    close(factorization_machine(x).sum(1, keepdim=True), published.FM()(x), 1e-10)
 
 
 @torch.no_grad()
@@ -317,7 +310,7 @@ def test_cross_network_is_a_published_one(published, depth):
         kernel.copy_(layer.weight)
         bias.copy_(layer.bias[:, None])
     x = draw(3, N, D)
-    same(net(x).flatten(1), theirs(x.flatten(1)), 1e-10)
+    close(net(x).flatten(1), theirs(x.flatten(1)), 1e-10)
 
 
 def test_cross_network_by_polynomial_algebra():
@@ -336,7 +329,7 @@ def test_cross_network_by_polynomial_algebra():
     for row, values in zip(y, x, strict=True):
         at = dict(zip(symbols, values.flatten().tolist(), strict=True))
         expected = torch.tensor([float(one.subs(at)) for one in x_l], dtype=F64)
-        same(row.flatten(), expected, 1e-9)
+        close(row.flatten(), expected, 1e-9)
 
 
 @given(n=st.integers(2, 7), d=st.integers(1, 4), seed=st.integers(0, 99))
@@ -346,7 +339,7 @@ def test_fm_is_the_second_elementary_symmetric_polynomial(n, d, seed):
     first = second = torch.zeros(2, d, dtype=F64)
     for one in x.unbind(1):
         second, first = second + one * first, first + one
-    same(factorization_machine(x), second, 1e-10)
+    close(factorization_machine(x), second, 1e-10)
 
 
 @torch.no_grad()
@@ -358,7 +351,7 @@ def test_wukong_compresses_features_and_not_the_flat_vector():
         draw(D, D),
     )
     assert compress.weight.shape == (2, N)
-    same(compress(x @ V), compress(x) @ V)
+    close(compress(x @ V), compress(x) @ V)
 
 
 # --- the order of interaction --------------------------------------------------------------------

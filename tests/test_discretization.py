@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import close, draw
 from linear_time import discretization
 from linear_time.convolution import recurrence
 from linear_time.discretization import (
@@ -54,12 +55,6 @@ def stable_diagonal(seed, n, complex_values):
     return a, B
 
 
-def close(left, right, tolerance=1e-12):
-    if not isinstance(right, torch.Tensor):
-        right = torch.as_tensor(right, dtype=left.dtype)
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
-
-
 def radius(A_bar):
     return torch.linalg.eigvals(A_bar).abs().max().item()
 
@@ -93,7 +88,7 @@ def test_singular_A_equals_scipy(method):
 def test_index_convention_is_one_step_ahead_of_dlsim(seed, n, delta, length):
     A, B = stable_system(seed, n)
     C = torch.ones(n, dtype=F64)
-    x = torch.randn(length, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    x = draw(length, seed=seed)
     A_bar, B_bar = bilinear(A, B, delta)
     y = recurrence(A_bar, B_bar, C, x)
     system = (A_bar.numpy(), B_bar.numpy()[:, None], np.ones((1, n)), np.zeros((1, 1)), delta)

@@ -7,9 +7,9 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
 
 from contract import CASES, cast, inputs, make, tensors
+from helpers import derivatives, stepped
 from linear_time import checks
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -23,21 +23,14 @@ both = pytest.mark.parametrize(
 )
 
 
-def run(module: torch.nn.Module, values: tuple[Tensor, ...]) -> list[Tensor]:
-    """Output and gradients of a weighted sum of it."""
-    leaves = [v.detach().requires_grad_() if v.is_floating_point() else v for v in values]
-    y = module(*leaves)
-    weight = torch.linspace(-1, 1, y.numel(), device=y.device).view(y.shape)
-    asked = [v for v in leaves if v.requires_grad] + list(module.parameters())
-    return [y, *torch.autograd.grad((y * weight.to(y.dtype)).sum(), asked)]
-
-
 @every
 @both
 def test_forward_and_backward_are_the_cpus(name, dtype, tolerance):
     module, values = make(name).to(dtype), cast(inputs(name, 2, 33), dtype)
-    wanted = run(copy.deepcopy(module).double(), cast(values, torch.float64))
-    found = run(module.to(DEVICE), cast(values, DEVICE))
+    exact, slopes = derivatives(copy.deepcopy(module).double(), cast(values, torch.float64))
+    wanted = [exact, *slopes]
+    y, gradients = derivatives(module.to(DEVICE), cast(values, DEVICE))
+    found = [y, *gradients]
     assert found[0].dtype == dtype and {t.device.type for t in found} == {"cuda"}
     least = 1e-2 * max(w.abs().max().item() for w in wanted[1:])
     for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
@@ -49,9 +42,9 @@ def test_forward_and_backward_are_the_cpus(name, dtype, tolerance):
 @every
 def test_autocast(name):
     module, values = make(name), inputs(name, 2, 33)
-    wanted = run(copy.deepcopy(module).double(), cast(values, torch.float64))[0]
+    wanted, _ = derivatives(copy.deepcopy(module).double(), cast(values, torch.float64))
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        y = run(module.to(DEVICE), cast(values, DEVICE))[0]
+        y, _ = derivatives(module.to(DEVICE), cast(values, DEVICE))
     assert (y.cpu().double() - wanted).abs().max() <= 0.15 * wanted.abs().max()
 
 
@@ -66,12 +59,9 @@ def test_steps_and_prefill(name, dtype, tolerance):
     values = values.to(DEVICE)
     state = module.initial_state(2)
     assert {t.device.type for t in tensors(state)} <= {"cuda"}
-    outputs = []
-    for value in values.unbind(1):
-        y, state = module.step(value, state)
-        outputs.append(y)
+    outputs, state = stepped(module, values, state)
     assert {t.device.type for t in tensors(state)} == {"cuda"}
-    found = torch.stack(outputs, 1).cpu().double()
+    found = outputs.cpu().double()
     assert (found - wanted).abs().max() <= tolerance * wanted.abs().max()
     y, _ = module.prefill(values)
     last = wanted[:, -1] if CASES[name].kind == "model" else wanted
@@ -98,9 +88,9 @@ def test_no_check_waits_for_the_gpu(name):
     """In a training step, with value checks off: no synchronisation."""
     module, values = make(name).to(DEVICE), cast(inputs(name, 2, 33), DEVICE)
     with checks(values=False):
-        run(module, values)  # what is made once is made
+        derivatives(module, values)  # what is made once is made
         torch.cuda.set_sync_debug_mode("error")
         try:
-            run(module, values)
+            derivatives(module, values)
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial import legendre as npl
 
+from helpers import close, source
 from linear_time.datasets import ecg
 from linear_time.hippo import (
     METHODS,
@@ -29,11 +30,6 @@ TIMED = ("legs_lti", "legt", "fout")
 seeds = st.integers(0, 2**31 - 1)
 
 
-def source(seed):
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape, dtype=F64: torch.randn(*shape, generator=generator, dtype=dtype)
-
-
 def band_limited(length, cycles, seed=0):
     """Noise of at most this many cycles over the whole, of unit standard deviation."""
     spectrum = torch.fft.rfft(source(seed)(length))
@@ -44,12 +40,6 @@ def band_limited(length, cycles, seed=0):
 
 def relative_rmse(guess, truth):
     return ((guess - truth).square().mean() / truth.square().mean()).sqrt().item()
-
-
-def close(left, right, tolerance=1e-10):
-    if not isinstance(right, torch.Tensor):
-        right = torch.as_tensor(np.array(right, dtype=np.float64))
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
 
 
 def size(method, N):
@@ -206,7 +196,7 @@ def test_legendre_functions_equal_numpy():
 
 def test_sample_ages():
     close(sample_ages(4), [7 / 8, 5 / 8, 3 / 8, 1 / 8], 1e-15)
-    close(sample_ages(3, 2.0), [5, 3, 1], 1e-15)
+    close(sample_ages(3, 2.0), [5.0, 3.0, 1.0], 1e-15)
     close(sample_ages(1), [0.5], 1e-15)
 
 

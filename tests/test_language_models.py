@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from book import experiment
+from helpers import draw, tokens_of
 from linear_time import records
 from linear_time.datasets import text
 from linear_time.mamba import MambaConfig, MambaLM
@@ -42,7 +43,7 @@ def test_equal_parameters(script, size):
 def test_step_is_forward(script, name):
     """For the fused kernels too, whose steps are the library's."""
     network = model_of(script, name)
-    tokens = torch.randint(66, (2, 40), generator=torch.Generator().manual_seed(1))
+    tokens = tokens_of(2, 40, 66)
     state = network.initial_state(2)
     for t, token in enumerate(tokens.unbind(1)):
         logits, state = network.step(token, state)
@@ -61,7 +62,7 @@ def test_mamba_is_the_library_s(script):
 @torch.no_grad()
 def test_without_selection_is_a_convolution(script):
     """What goes through the state is linear in u and shifts with it; Mamba's own does neither."""
-    u = torch.randn(1, 30, 140, generator=torch.Generator().manual_seed(0))
+    u = draw(1, 30, 140, dtype=torch.float32)
     for name, constant in (("mamba without selection", True), ("mamba", False)):
         mixer = model_of(script, name).blocks[0].mixer
         delta, B, C = mixer.select(u[..., : mixer.d_inner])
@@ -71,7 +72,7 @@ def test_without_selection_is_a_convolution(script):
 
 def reach(mixer, d_model, length=50):
     """How many positions back an output reads."""
-    x = torch.randn(1, length, d_model, generator=torch.Generator().manual_seed(0))
+    x = draw(1, length, d_model, dtype=torch.float32)
     x.requires_grad_()
     mixer(x)[0, -1].sum().backward()
     return int((x.grad[0].abs().amax(-1) > 0).sum())

@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import MambaConfig as TheirConfig
 from transformers import MambaForCausalLM
 
+from helpers import Bomb, changed, close, draw, tokens_of
 from linear_time.layer import mark_of
 from linear_time.mamba import Mamba, MambaConfig, MambaLM, MambaState, delta_bias
 from linear_time.mixer import LanguageModel, Residual
@@ -25,19 +26,6 @@ from linear_time.training import parameter_groups
 F64 = torch.float64
 VOCAB = 53
 seeds = st.integers(0, 2**31 - 1)
-
-
-def draw(*shape, seed=1, dtype=F64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def close(left, right, tolerance=1e-12):
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
-
-
-def tokens_of(batch, length, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(VOCAB, (batch, length), generator=generator)
 
 
 def shaken(module, seed=0):
@@ -601,23 +589,6 @@ def test_a_layer_of_half_precision_is_read_into_float32(folder, tmp_path):
 # --- folders that cannot be loaded ---------------------------------------------------------------
 
 
-def changed(folder, target, settings=None, tensors=None):
-    """A copy of the folder with some settings and tensors changed; None removes one."""
-    for file, read, changes in (
-        ("config.json", json.loads((folder / "config.json").read_text(encoding="utf8")), settings),
-        ("model.safetensors", load_file(folder / "model.safetensors"), tensors),
-    ):
-        for key, value in (changes or {}).items():
-            read[key] = value
-            if value is None:
-                del read[key]
-        if file == "config.json":
-            (target / file).write_text(json.dumps(read), encoding="utf8")
-        else:
-            save_file(read, target / file)
-    return target
-
-
 def explode(*_):
     raise AssertionError("a tensor was copied although the folder is damaged")
 
@@ -662,15 +633,10 @@ def test_a_damaged_file_loads_nothing(folder, tmp_path, nothing_is_copied):
             MambaLM.from_pretrained(tmp_path)
 
 
-class Hostile:
-    def __reduce__(self):
-        return explode, ()
-
-
 @pytest.mark.bad_input
 def test_a_pickled_file_is_not_opened(folder, tmp_path, nothing_is_copied):
     file = changed(folder, tmp_path) / "model.safetensors"
-    file.write_bytes(pickle.dumps(Hostile()))
+    file.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
     with pytest.raises(ValueError, match=r"^model.safetensors: expected a whole safetensors"):
         MambaLM.from_pretrained(tmp_path)
     file.rename(tmp_path / "pytorch_model.bin")  # what the released folders hold
@@ -678,6 +644,7 @@ def test_a_pickled_file_is_not_opened(folder, tmp_path, nothing_is_copied):
         MambaLM.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"^folder: expected a folder with config.json"):
         MambaLM.from_pretrained(tmp_path / "nowhere")
+    assert not (tmp_path / "exploded").exists()
 
 
 @pytest.mark.bad_input

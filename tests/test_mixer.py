@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import draw, stepped, tokens_of
 from linear_time.attention import CausalSelfAttention
 from linear_time.decoder import GroupedQueryAttention, LlamaBlock
 from linear_time.mamba import Mamba
@@ -91,19 +92,6 @@ def make(name, dtype=F64, d_model=D_MODEL):
     return MIXERS[name].make(d_model).to(dtype)
 
 
-def draw(*shape, dtype=F64, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def stepped(mixer, x):
-    state = mixer.initial_state(len(x), x.device, x.dtype)
-    outputs = []
-    for x_t in x.unbind(1):
-        y_t, state = mixer.step(x_t, state)
-        outputs.append(y_t)
-    return torch.stack(outputs, dim=1)
-
-
 def jacobian(mixer, x):
     """|J| summed over channels: (length out, length in), for one row of a batch."""
     J = torch.autograd.functional.jacobian(lambda row: mixer(row[None])[0], x)
@@ -122,7 +110,7 @@ def test_forward_is_step_by_step(name, dtype, tolerance, length):
     x = draw(3, length, D_MODEL, dtype=dtype)
     y = mixer(x)
     assert y.shape == x.shape and y.dtype == dtype
-    assert (stepped(mixer, x) - y).abs().max() <= tolerance * y.abs().max()
+    assert (stepped(mixer, x)[0] - y).abs().max() <= tolerance * y.abs().max()
 
 
 @every_mixer
@@ -133,7 +121,7 @@ def test_forward_is_step_by_step_at_a_thousand_and_after_a_parameter_update(name
         parameter += 0.05 * draw(*parameter.shape, seed=3)
     x = draw(1, 1001, D_MODEL)
     y = mixer(x)
-    assert (stepped(mixer, x) - y).abs().max() <= 1e-8 * y.abs().max()
+    assert (stepped(mixer, x)[0] - y).abs().max() <= 1e-8 * y.abs().max()
 
 
 @every_mixer
@@ -153,7 +141,7 @@ def test_causal_by_the_jacobian(name, dtype, tolerance, length):
 def test_causal_when_stepped(name):
     mixer = make(name)
     x = draw(1, 8, D_MODEL)
-    J = torch.autograd.functional.jacobian(lambda row: stepped(mixer, row[None])[0], x[0])
+    J = torch.autograd.functional.jacobian(lambda row: stepped(mixer, row[None])[0][0], x[0])
     assert J.abs().amax(dim=(1, 3)).triu(1).max() == 0
 
 
@@ -168,7 +156,7 @@ def test_batch_rows_do_not_mix(name):
     changed = (mixer(other) - y).abs().amax(dim=(1, 2))
     assert changed[2] > 1e-3 and (changed[[0, 1, 3]] == 0).all()
     torch.testing.assert_close(mixer(x[2:3])[0], y[2], rtol=1e-12, atol=1e-12)
-    assert (stepped(mixer, other) - stepped(mixer, x))[[0, 1, 3]].abs().max() == 0
+    assert (stepped(mixer, other)[0] - stepped(mixer, x)[0])[[0, 1, 3]].abs().max() == 0
 
 
 @every_mixer
@@ -176,7 +164,7 @@ def test_batch_rows_do_not_mix(name):
 def test_gradients_reach_every_parameter(name, run):
     mixer = make(name)
     x = draw(2, 9, D_MODEL).requires_grad_()
-    y = mixer(x) if run == "forward" else stepped(mixer, x)
+    y = mixer(x) if run == "forward" else stepped(mixer, x)[0]
     (y * draw(2, 9, D_MODEL, seed=2)).sum().backward()
     for parameter_name, parameter in [("x", x), *mixer.named_parameters()]:
         gradient = parameter.grad
@@ -188,7 +176,7 @@ def test_gradients_reach_every_parameter(name, run):
 def test_both_forms_have_the_same_gradients(name):
     x = draw(2, 9, D_MODEL)
     gradients = []
-    for run in (lambda mixer: mixer(x), lambda mixer: stepped(mixer, x)):
+    for run in (lambda mixer: mixer(x), lambda mixer: stepped(mixer, x)[0]):
         mixer = make(name)
         run(mixer).square().sum().backward()
         gradients.append([parameter.grad for parameter in mixer.parameters()])
@@ -232,7 +220,7 @@ def test_default_state_takes_the_precision_of_the_parameters(name):
 def test_one_channel(name):
     mixer = make(name, d_model=1)
     x = draw(2, 5, 1)
-    torch.testing.assert_close(stepped(mixer, x), mixer(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(stepped(mixer, x)[0], mixer(x), rtol=1e-9, atol=1e-9)
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -328,15 +316,11 @@ def language_model(name="s4d", n_layer=2):
     return model
 
 
-def tokens_of(batch, length, seed=0):
-    return torch.randint(VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
-
-
 @every_mixer
 @torch.no_grad()
 def test_greedy_generation_is_the_argmax_of_forward(name):
     model = language_model(name)
-    prompt = tokens_of(3, 5)
+    prompt = tokens_of(3, 5, VOCAB)
     out = model.generate(prompt, 12, temperature=0)
     assert out.shape == (3, 17) and out.dtype == torch.int64
     assert torch.equal(out[:, :5], prompt)
@@ -351,7 +335,7 @@ def test_greedy_generation_is_the_argmax_of_forward(name):
 @torch.no_grad()
 def test_model_steps_are_its_forward():
     model = language_model("s4")
-    tokens = tokens_of(2, 40)
+    tokens = tokens_of(2, 40, VOCAB)
     logits = model(tokens)
     assert logits.shape == (2, 40, VOCAB)
     state, outputs = model.initial_state(2), []
@@ -365,7 +349,7 @@ def test_model_steps_are_its_forward():
 @torch.no_grad()
 def test_model_is_embedding_blocks_norm_and_tied_head():
     model = language_model("running_mean", n_layer=3)
-    tokens = tokens_of(2, 4)
+    tokens = tokens_of(2, 4, VOCAB)
     x = model.embedding.weight[tokens]
     for block in model.blocks:
         x = block(x)
@@ -376,8 +360,10 @@ def test_model_is_embedding_blocks_norm_and_tied_head():
 
 def test_model_gradients_reach_every_parameter():
     model = language_model("s4")
-    logits = model(tokens_of(2, 9))
-    nn.functional.cross_entropy(logits.flatten(0, 1), tokens_of(2, 9, 1).flatten()).backward()
+    logits = model(tokens_of(2, 9, VOCAB))
+    nn.functional.cross_entropy(
+        logits.flatten(0, 1), tokens_of(2, 9, VOCAB, seed=2).flatten()
+    ).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and (parameter.grad != 0).any(), name
 
@@ -389,7 +375,7 @@ def test_embedding_starts_small():
 
 
 def test_sampling_is_seeded():
-    model, prompt = language_model(), tokens_of(4, 3)
+    model, prompt = language_model(), tokens_of(4, 3, VOCAB)
     one = model.generate(prompt, 20, temperature=5.0, seed=7)
     torch.manual_seed(99)  # the global generator has no part in it
     assert torch.equal(one, model.generate(prompt, 20, temperature=5.0, seed=7))
@@ -407,7 +393,7 @@ def test_sampling_has_the_softmax_frequencies():
 
 
 def test_a_tiny_temperature_is_greedy():
-    model, prompt = language_model(), tokens_of(2, 3)
+    model, prompt = language_model(), tokens_of(2, 3, VOCAB)
     greedy = model.generate(prompt, 6, temperature=0)
     for temperature in (1e-4, 1e-320):
         assert torch.equal(model.generate(prompt, 6, temperature=temperature), greedy)
@@ -415,11 +401,11 @@ def test_a_tiny_temperature_is_greedy():
 
 def test_generation_keeps_no_graph():
     model = language_model()
-    assert not model.generate(tokens_of(1, 2), 2).requires_grad
+    assert not model.generate(tokens_of(1, 2, VOCAB), 2).requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-TOKENS = tokens_of(2, 3)
+TOKENS = tokens_of(2, 3, VOCAB)
 
 
 @pytest.mark.bad_input

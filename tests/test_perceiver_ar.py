@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import contract
 from book import ROOT
+from helpers import count_flops, lively, tokens_of
 from linear_time import checks, records
 from linear_time.cost import llama_cost
 from linear_time.decoder import LlamaLM, rotary_embedding
@@ -22,15 +22,7 @@ V, D, LAYERS = 11, 16, 3
 
 def make(n_latents, seed=0, **options):
     torch.manual_seed(seed)
-    model = PerceiverAR(V, D, LAYERS, n_latents, **BLOCK, **options).to(F64)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return model
-
-
-def draw(batch, length, seed=0):
-    return torch.randint(V, (batch, length), generator=torch.Generator().manual_seed(seed))
+    return lively(PerceiverAR(V, D, LAYERS, n_latents, **BLOCK, **options)).to(F64)
 
 
 def influence(model, tokens, **masks):
@@ -53,7 +45,7 @@ def influence(model, tokens, **masks):
 def test_with_as_many_latents_as_positions_it_is_the_decoder(tied):
     model, plain = make(9, tied=tied), LlamaLM(V, D, LAYERS, tied, **BLOCK).to(F64)
     plain.load_state_dict(model.state_dict())
-    tokens = draw(2, 9)
+    tokens = tokens_of(2, 9, V)
     assert torch.allclose(model(tokens), plain(tokens), atol=1e-13)
     short = tokens[:, :5]
     assert torch.allclose(model(short), plain(short), atol=1e-13)
@@ -74,7 +66,7 @@ def test_and_that_decoder_is_transformers(tmp_path):
     plain = LlamaLM.from_pretrained(tmp_path)
     model = PerceiverAR(V, D, LAYERS, 9, eps=1e-6, **BLOCK)
     model.load_state_dict(plain.state_dict())
-    tokens = draw(2, 9)
+    tokens = tokens_of(2, 9, V)
     with torch.no_grad():
         assert (model(tokens) - theirs(tokens).logits).abs().max() < 1e-5
 
@@ -83,7 +75,7 @@ def test_and_that_decoder_is_transformers(tmp_path):
 @given(length=st.integers(1, 9), n_latents=st.integers(1, 9), seed=st.integers(0, 9))
 def test_causal_for_any_number_of_latents(length, n_latents, seed):
     model = make(n_latents, seed)
-    reach = influence(model, draw(1, length, seed))
+    reach = influence(model, tokens_of(1, length, V, seed))
     n = min(n_latents, length)
     assert reach.shape == (n, length)
     place = torch.arange(length - n, length)[:, None]  # of each latent
@@ -93,7 +85,7 @@ def test_causal_for_any_number_of_latents(length, n_latents, seed):
 
 
 def test_each_mask_keeps_the_future_out():
-    model, tokens = make(4), draw(1, 8)
+    model, tokens = make(4), tokens_of(1, 8, V)
     future = torch.arange(8) > torch.arange(4, 8)[:, None]
     assert influence(model, tokens)[future].max() == 0
     for name in ("input_mask", "latent_mask"):
@@ -106,14 +98,14 @@ def test_a_single_layer_sees_the_whole_input_and_has_no_latent_stack():
     model = PerceiverAR(V, D, 1, 3, **BLOCK).to(F64)
     plain = LlamaLM(V, D, 1, **BLOCK).to(F64)
     plain.load_state_dict(model.state_dict())
-    tokens = draw(2, 10)
+    tokens = tokens_of(2, 10, V)
     assert torch.allclose(model(tokens), plain(tokens)[:, -3:], atol=1e-13)
 
 
 def test_each_switch_belongs_to_its_mask():
     """One layer has no latent stack, so that only the mask of the input matters."""
     torch.manual_seed(0)
-    model, tokens = PerceiverAR(V, D, 1, 3, **BLOCK).to(F64), draw(1, 10)
+    model, tokens = PerceiverAR(V, D, 1, 3, **BLOCK).to(F64), tokens_of(1, 10, V)
     assert torch.equal(model(tokens, latent_mask=False), model(tokens))
     assert not torch.allclose(model(tokens, input_mask=False), model(tokens), atol=1e-4)
 
@@ -121,13 +113,13 @@ def test_each_switch_belongs_to_its_mask():
 def test_more_layers_are_not_a_window_of_the_decoder():
     model, plain = make(3), LlamaLM(V, D, LAYERS, **BLOCK).to(F64)
     plain.load_state_dict(model.state_dict())
-    tokens = draw(2, 10)
+    tokens = tokens_of(2, 10, V)
     assert (model(tokens) - plain(tokens)[:, -3:]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("prompt", [2, 4, 7])
 def test_steps_from_caches_are_forward_with_growing_latents(prompt):
-    model, tokens = make(4), draw(2, 11)
+    model, tokens = make(4), tokens_of(2, 11, V)
     logits, state = model.prefill(tokens[:, :prompt])
     assert torch.allclose(logits, model(tokens[:, :prompt])[:, -1], atol=1e-13)
     kept = min(prompt, 4)
@@ -154,7 +146,7 @@ def test_the_cache_slides_up_to_the_second_layer(layers):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-    tokens = draw(2, 11)
+    tokens = tokens_of(2, 11, V)
     logits, state = sliding(model, tokens, 8)
     _, fresh = model.prefill(tokens)
     for i, (old, new) in enumerate(zip(state, fresh, strict=True)):
@@ -166,7 +158,7 @@ def test_the_cache_slides_up_to_the_second_layer(layers):
 
 @pytest.mark.parametrize("m", [1, 3, 5])
 def test_a_sliding_cache_is_a_windowed_decoder(m):
-    model, tokens = make(m), draw(2, 10)
+    model, tokens = make(m), tokens_of(2, 10, V)
     x = model.embedding(tokens)
     for i, block in enumerate(model.blocks):
         read = block.attention_norm(x)
@@ -179,7 +171,7 @@ def test_a_sliding_cache_is_a_windowed_decoder(m):
 
 
 def test_a_sliding_cache_is_not_forward():
-    model, tokens = make(4), draw(2, 11)
+    model, tokens = make(4), tokens_of(2, 11, V)
     _, state = model.prefill(tokens[:, :8])
     for t in range(8, 11):
         logits, state = model.step(tokens[:, t], state, slide=True)
@@ -189,7 +181,7 @@ def test_a_sliding_cache_is_not_forward():
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_generation_reads_a_whole_forward_each(temperature):
-    model, prompt = make(3), draw(2, 5)
+    model, prompt = make(3), tokens_of(2, 5, V)
     out = model.generate(prompt, 4, temperature, seed=1)
     assert torch.equal(out[:, :5], prompt) and out.shape == (2, 9)
     assert torch.equal(out, model.generate(prompt, 4, temperature, seed=1))
@@ -200,7 +192,7 @@ def test_generation_reads_a_whole_forward_each(temperature):
 
 def test_a_stride_is_forward_with_fewer_latents():
     """The released sampler's way, with half of the latents: 3, 4, 5, 3, 4, 5, … of 5."""
-    model, prompt = make(5), draw(2, 8)
+    model, prompt = make(5), tokens_of(2, 8, V)
     out = model.generate(prompt, 8, 0.0, stride=3)
     for i in range(8):
         logits = model(out[:, : 8 + i], n_latents=3 + i % 3)[:, -1]
@@ -224,7 +216,7 @@ def test_a_stride_is_one_prefill_and_steps(stride, monkeypatch):
 
     monkeypatch.setattr(model, "prefill", counted_prefill)
     monkeypatch.setattr(model, "step", counted_step)
-    model.generate(draw(1, 8), 7, stride=stride)
+    model.generate(tokens_of(1, 8, V), 7, stride=stride)
     first = 5 - stride + 1
     wanted = [("step" if i % stride else "prefill", first + i % stride) for i in range(7)]
     assert calls == wanted
@@ -232,7 +224,7 @@ def test_a_stride_is_one_prefill_and_steps(stride, monkeypatch):
 
 def test_every_stride_draws_from_its_own_logits():
     """With a stride of 1 sampling is as from whole passes; a longer one is another model."""
-    model, prompt = make(4), draw(1, 9)
+    model, prompt = make(4), tokens_of(1, 9, V)
     generator, tokens = torch.Generator().manual_seed(3), prompt
     for _ in range(30):
         weights = (model(tokens)[:, -1] / 0.7).softmax(-1)
@@ -244,7 +236,7 @@ def test_every_stride_draws_from_its_own_logits():
 
 @pytest.mark.parametrize("n_latents", [1, 4, 20])
 def test_the_number_of_latents_is_no_weight(n_latents):
-    model, tokens = make(3), draw(2, 9)
+    model, tokens = make(3), tokens_of(2, 9, V)
     other = make(n_latents)
     assert torch.equal(model(tokens, n_latents=n_latents), other(tokens))
     assert torch.equal(model.prefill(tokens, n_latents=n_latents)[0], other.prefill(tokens)[0])
@@ -253,7 +245,7 @@ def test_the_number_of_latents_is_no_weight(n_latents):
 @pytest.mark.parametrize("padding", [1, 4, 7])
 def test_padding_on_the_left_is_ignored(padding):
     """With fewer and with more real tokens than latents, whatever stands in the padding."""
-    model, tokens = make(5), draw(2, 10)
+    model, tokens = make(5), tokens_of(2, 10, V)
     real = torch.ones(2, 10, dtype=torch.bool)
     real[1, :padding] = False
     logits = model(tokens, mask=real)
@@ -270,7 +262,7 @@ def test_padding_on_the_left_is_ignored(padding):
 
 def test_a_latent_that_may_read_nothing_gets_zeros():
     """On padding: its row of scores is empty in the input and among the latents."""
-    model, tokens = make(4), draw(1, 6)
+    model, tokens = make(4), tokens_of(1, 6, V)
     mask = torch.tensor([[False] * 4 + [True] * 2])
     x = model.embedding(tokens)[:, 2:4]
     for block in model.blocks:  # attention adds nothing
@@ -285,7 +277,7 @@ def test_a_latent_that_may_read_nothing_gets_zeros():
 
 def test_the_first_state_and_steps_fit():
     """From nothing on, each token is a latent: the decoder, step by step."""
-    model, plain, tokens = make(3), LlamaLM(V, D, LAYERS, **BLOCK).to(F64), draw(2, 7)
+    model, plain, tokens = make(3), LlamaLM(V, D, LAYERS, **BLOCK).to(F64), tokens_of(2, 7, V)
     plain.load_state_dict(model.state_dict())
     wanted, state = plain(tokens), model.initial_state(2)
     for t in range(7):
@@ -295,7 +287,7 @@ def test_the_first_state_and_steps_fit():
 
 
 def test_a_state_is_continued_by_a_chunk():
-    model, tokens = make(4), draw(2, 11)
+    model, tokens = make(4), tokens_of(2, 11, V)
     _, state = model.prefill(tokens[:, :6])
     logits, after = model.prefill(tokens[:, 6:], state)
     for t in range(6, 11):
@@ -308,7 +300,7 @@ def test_a_state_is_continued_by_a_chunk():
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_padded_prompts_are_continued_as_they_are_alone(stride):
-    model, prompt = make(4), draw(3, 9)
+    model, prompt = make(4), tokens_of(3, 9, V)
     mask = torch.arange(9) >= torch.tensor([0, 3, 5])[:, None]
     out = model.generate(prompt, 6, 0.0, mask=mask, stride=stride)
     other = prompt.where(mask, (prompt + 1) % V)
@@ -336,7 +328,7 @@ def test_a_model_calls_its_blocks_and_not_what_is_inside(kind):
         for part in block.modules():
             if part is not block:
                 part.register_forward_pre_hook(lambda *_: inside.append(inside[0]))
-    model(draw(2, 7))
+    model(tokens_of(2, 7, V))
     assert len(calls) == LAYERS
 
 
@@ -405,11 +397,10 @@ def test_matrix_products_are_the_stated_ones():
     M, N, d, d_ff = 40, 8, D, 24
     model = PerceiverAR(V, d, LAYERS, N, n_heads=4, n_kv_heads=4, d_ff=d_ff)
     model.requires_grad_(False)
-    with FlopCounterMode(display=False) as counter:
-        model(draw(1, M))
+    seen = count_flops(model, tokens_of(1, M, V))
     first = 4 * N * d * d + 4 * M * d * d + 4 * N * M * d + 6 * N * d * d_ff
     other = 8 * N * d * d + 4 * N * N * d + 6 * N * d * d_ff
-    assert counter.get_total_flops() == first + (LAYERS - 1) * other + 2 * N * d * V
+    assert seen == first + (LAYERS - 1) * other + 2 * N * d * V
 
 
 @pytest.mark.bad_input
@@ -417,30 +408,36 @@ def test_matrix_products_are_the_stated_ones():
     ("call", "message"),
     [
         (lambda: PerceiverAR(V, D, 1, 0, **BLOCK), "n_latents: expected"),
-        (lambda: make(2)(draw(1, 4) + V), "tokens: expected"),
-        (lambda: make(2)(draw(1, 4).double()), "tokens: expected"),
-        (lambda: make(2).prefill(draw(1, 4)[0]), "tokens: expected"),
-        (lambda: make(2).generate(draw(1, 4), 0), "n: expected"),
-        (lambda: make(2).generate(draw(1, 4), 1, -1.0), "temperature: expected"),
+        (lambda: make(2)(tokens_of(1, 4, V) + V), "tokens: expected"),
+        (lambda: make(2)(tokens_of(1, 4, V).double()), "tokens: expected"),
+        (lambda: make(2).prefill(tokens_of(1, 4, V)[0]), "tokens: expected"),
+        (lambda: make(2).generate(tokens_of(1, 4, V), 0), "n: expected"),
+        (lambda: make(2).generate(tokens_of(1, 4, V), 1, -1.0), "temperature: expected"),
         (
-            lambda: make(2).step(draw(1, 4), make(2).prefill(draw(1, 4))[1]),
+            lambda: make(2).step(tokens_of(1, 4, V), make(2).prefill(tokens_of(1, 4, V))[1]),
             "token: expected",
         ),
-        (lambda: make(2)(draw(1, 4), n_latents=0), "n_latents: expected"),
-        (lambda: make(2).prefill(draw(1, 4), n_latents=0), "n_latents: expected"),
-        (lambda: make(2).prefill(draw(1, 4), 0), "state: expected a list of 3"),
+        (lambda: make(2)(tokens_of(1, 4, V), n_latents=0), "n_latents: expected"),
+        (lambda: make(2).prefill(tokens_of(1, 4, V), n_latents=0), "n_latents: expected"),
+        (lambda: make(2).prefill(tokens_of(1, 4, V), 0), "state: expected a list of 3"),
         (
-            lambda: make(2).prefill(draw(1, 4), make(2).initial_state(1), n_latents=2),
+            lambda: make(2).prefill(tokens_of(1, 4, V), make(2).initial_state(1), n_latents=2),
             "n_latents: expected None beside a state",
         ),
         (
-            lambda: make(2).step(draw(1, 4)[0, :1], make(2).initial_state(1)[:2]),
+            lambda: make(2).step(tokens_of(1, 4, V)[0, :1], make(2).initial_state(1)[:2]),
             "state: expected a list of 3, .* got 2",
         ),
-        (lambda: make(3).generate(draw(1, 4), 2, stride=0), "stride: expected .* >= 1, got 0"),
-        (lambda: make(3).generate(draw(1, 4), 2, stride=4), "stride: expected .* = 3, got 4"),
         (
-            lambda: make(2)(draw(1, 4), mask=torch.ones(1, 5, dtype=torch.bool)),
+            lambda: make(3).generate(tokens_of(1, 4, V), 2, stride=0),
+            "stride: expected .* >= 1, got 0",
+        ),
+        (
+            lambda: make(3).generate(tokens_of(1, 4, V), 2, stride=4),
+            "stride: expected .* = 3, got 4",
+        ),
+        (
+            lambda: make(2)(tokens_of(1, 4, V), mask=torch.ones(1, 5, dtype=torch.bool)),
             r"mask: expected shape \(1, 4\) .* of shape \(1, 5\)",
         ),
     ],
@@ -453,15 +450,15 @@ def test_bad_input(call, message):
 @pytest.mark.bad_input
 def test_bad_input_sliding_padded_rows():
     model, mask = make(2), torch.tensor([[True] * 4, [False] + [True] * 3])
-    _, state = model.prefill(draw(2, 4), None, mask)
+    _, state = model.prefill(tokens_of(2, 4, V), None, mask)
     with pytest.raises(ValueError, match=r"^state: expected no padding"):
-        model.step(draw(2, 1)[:, 0], state, slide=True)
+        model.step(tokens_of(2, 1, V)[:, 0], state, slide=True)
 
 
 @pytest.mark.bad_input
 def test_bad_input_of_another_type():
     with pytest.raises(TypeError, match=r"^mask: expected a bool tensor"):
-        make(2)(draw(1, 4), mask=torch.ones(1, 4))
+        make(2)(tokens_of(1, 4, V), mask=torch.ones(1, 4))
 
 
 # --- the records that chapter 10 quotes ----------------------------------------------------------

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     PerceiverConfig,
     PerceiverForImageClassificationFourier,
     PerceiverForMaskedLM,
 )
 
+from helpers import changed, count_flops, draw, lively, tokens_of
 from linear_time import records
 from linear_time.perceiver_io import PerceiverImageClassifier, PerceiverIO, PerceiverMaskedLM
 
@@ -20,26 +20,13 @@ F64 = torch.float64
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-def lively(module):
-    """Far from the start, where the logits are nearly equal."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-    return module.eval()
-
-
 def model():
     made = PerceiverIO(5, 4, 12, 6, 3, n_self=2, n_blocks=2, n_heads=3, n_query_heads=2)
-    return lively(made).to(F64)
+    return lively(made, 0.2).to(F64)
 
 
 def test_forward_is_encode_process_decode():
-    io, x, queries = model(), draw(2, 9, 5), draw(2, 7, 6, seed=1)
+    io, x, queries = model(), draw(2, 9, 5), draw(2, 7, 6, seed=2)
     z = io.encoder(io.latents.expand(2, -1, -1), x)
     for _ in range(2):
         for layer in io.layers:
@@ -48,7 +35,7 @@ def test_forward_is_encode_process_decode():
 
 
 def test_every_output_decodes_alone():
-    io, x, queries = model(), draw(2, 9, 5), draw(2, 7, 6, seed=1)
+    io, x, queries = model(), draw(2, 9, 5), draw(2, 7, 6, seed=2)
     z = io.process(io.encode(x))
     whole = io.decode(z, queries)
     some = torch.tensor([5, 0, 3])
@@ -59,7 +46,7 @@ def test_every_output_decodes_alone():
 
 
 def test_gradients_of_some_outputs_are_those_of_the_whole_restricted():
-    io, x, queries = model(), draw(2, 9, 5), draw(2, 8, 6, seed=1)
+    io, x, queries = model(), draw(2, 9, 5), draw(2, 8, 6, seed=2)
     some = torch.tensor([1, 6])
     one = torch.autograd.grad(io(x, queries[:, some]).square().sum(), io.latents)[0]
     two = torch.autograd.grad(io(x, queries)[:, some].square().sum(), io.latents)[0]
@@ -67,7 +54,7 @@ def test_gradients_of_some_outputs_are_those_of_the_whole_restricted():
 
 
 def test_padding_is_ignored_exactly():
-    io, x, queries = model(), draw(2, 9, 5), draw(2, 3, 6, seed=1)
+    io, x, queries = model(), draw(2, 9, 5), draw(2, 3, 6, seed=2)
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[1, 5:] = False
     assert torch.allclose(io(x, queries, mask)[1:], io(x[1:, :5], queries[1:]), atol=1e-13)
@@ -129,7 +116,7 @@ def test_a_row_is_what_the_weights_say():
 
 def test_the_mean_over_subsamples_is_the_whole():
     """Loss and gradient, over all 15 choices of 2 of 6 outputs; and the variance of the loss."""
-    io, x, queries = model(), draw(1, 9, 5), draw(1, 6, 6, seed=1)
+    io, x, queries = model(), draw(1, 9, 5), draw(1, 6, 6, seed=2)
     wanted = draw(1, 6, 3, seed=2)
 
     def loss_and_gradient(some):
@@ -155,17 +142,9 @@ def test_an_empty_input_reads_zeros():
     normed = block.norm(io.latents.expand(2, -1, -1))
     read = block.attention(normed, block.context_norm(x), key_mask=nothing)
     assert torch.equal(read, block.attention.out.bias.expand(2, 4, -1))
-    y = io(x, draw(2, 3, 6, seed=1), nothing)
+    y = io(x, draw(2, 3, 6, seed=2), nothing)
     assert torch.isfinite(y).all()
-    assert torch.equal(y, io(1e6 * x, draw(2, 3, 6, seed=1), nothing))
-
-
-def flops(io, n, outputs):
-    for parameter in io.parameters():
-        parameter.requires_grad_(False)
-    with FlopCounterMode(display=False) as counter:
-        io(draw(1, n, 5), draw(1, outputs, 6))
-    return counter.get_total_flops()
+    assert torch.equal(y, io(1e6 * x, draw(2, 3, 6, seed=2), nothing))
 
 
 def test_cost_is_linear_in_inputs_and_in_outputs_and_in_neither_times_the_other():
@@ -173,11 +152,11 @@ def test_cost_is_linear_in_inputs_and_in_outputs_and_in_neither_times_the_other(
         maps = a * d * d_qk + b * d_kv * (d_qk + d_v) + a * d_v * d
         return 2 * (maps + a * b * (d_qk + d_v) + 2 * a * d * d)
 
-    io = model()
+    io = model().requires_grad_(False)
     for n, outputs in ((40, 30), (80, 30), (40, 90)):
         wanted = block(4, n, 12, 5, 5, 5) + 4 * block(4, 4, 12, 12, 12, 12)
         wanted += block(outputs, 4, 6, 12, 12, 12) + 2 * outputs * 6 * 3
-        assert flops(io, n, outputs) == wanted
+        assert count_flops(io, draw(1, n, 5), draw(1, outputs, 6)) == wanted
 
 
 def test_parameters_are_the_papers():
@@ -228,7 +207,7 @@ def language(request, tmp_path_factory):
         vocab_size=30,
     )
     folder = tmp_path_factory.mktemp("language")
-    theirs = lively(PerceiverForMaskedLM(config))
+    theirs = lively(PerceiverForMaskedLM(config), 0.2).eval()
     theirs.save_pretrained(folder)
     return folder, theirs
 
@@ -236,7 +215,7 @@ def language(request, tmp_path_factory):
 def test_masked_language_model(language):
     folder, theirs = language
     ours = PerceiverMaskedLM.from_pretrained(folder)
-    tokens = torch.randint(30, (2, 20), generator=torch.Generator().manual_seed(0))
+    tokens = tokens_of(2, 20, 30)
     real = torch.ones(2, 20, dtype=torch.bool)
     real[1, 13:] = False
     with torch.no_grad():
@@ -256,7 +235,7 @@ def test_masked_language_model(language):
 def image(tmp_path_factory):
     config = PerceiverConfig(**SIZES, num_cross_attention_heads=1, num_blocks=1, num_labels=5)
     folder = tmp_path_factory.mktemp("image")
-    theirs = lively(PerceiverForImageClassificationFourier(config))
+    theirs = lively(PerceiverForImageClassificationFourier(config), 0.2).eval()
     theirs.save_pretrained(folder)
     return folder, theirs
 
@@ -265,18 +244,11 @@ def image(tmp_path_factory):
 def test_fourier_image_classifier(image, height, width):
     folder, theirs = image
     ours = PerceiverImageClassifier.from_pretrained(folder)
-    x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    x = draw(2, 3, height, width, dtype=torch.float32)
     with torch.no_grad():
         wanted, got = theirs(x).logits, ours(x)
     assert got.shape == (2, 5) and wanted.std() > 0.2
     assert (got - wanted).abs().max() < 1e-5
-
-
-def changed(folder, tmp_path, **settings):
-    config = json.loads((folder / "config.json").read_text(encoding="utf8")) | settings
-    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf8")
-    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
-    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -292,7 +264,7 @@ def changed(folder, tmp_path, **settings):
 )
 def test_settings_that_do_not_fit(image, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        PerceiverImageClassifier.from_pretrained(changed(image[0], tmp_path, **settings))
+        PerceiverImageClassifier.from_pretrained(changed(image[0], tmp_path, settings))
 
 
 def test_nulls_where_there_is_a_default_shards_and_half_precision(language, tmp_path):
@@ -307,7 +279,7 @@ def test_nulls_where_there_is_a_default_shards_and_half_precision(language, tmp_
     (tmp_path / "config.json").write_text(
         json.dumps({**config, **dict.fromkeys(nulls)}), encoding="utf8"
     )
-    tokens = torch.randint(30, (2, 20), generator=torch.Generator().manual_seed(0))
+    tokens = tokens_of(2, 20, 30)
     ours = PerceiverMaskedLM.from_pretrained(tmp_path)
     assert {parameter.dtype for parameter in ours.parameters()} == {torch.float32}
     with torch.no_grad():
@@ -334,7 +306,7 @@ def test_nothing_real_is_the_mean_of_the_padding_in_hugging_face(language):
     """Paper's code and this book read zeros there; theirs goes on as if all were real and alike."""
     folder, theirs = language
     ours = PerceiverMaskedLM.from_pretrained(folder)
-    tokens = torch.randint(30, (2, 20), generator=torch.Generator().manual_seed(0))
+    tokens = tokens_of(2, 20, 30)
     other = tokens.flip(1)
     nothing = torch.zeros(2, 20, dtype=torch.bool)
     with torch.no_grad():
@@ -381,7 +353,7 @@ def test_right_at_the_pixels_and_free_between_them():
     assert torch.allclose(wave(points, 3), wave(points, 5), atol=1e-12)
     assert (wave(fine, 3) - wave(fine, 5)).abs().max() > 1
     torch.manual_seed(0)
-    io = lively(PerceiverIO(3, 4, 8, 3, 1)).double()
+    io = lively(PerceiverIO(3, 4, 8, 3, 1), 0.2).double()
     z = io.process(io.encode(draw(1, 5, 3)))
     still = torch.tensor([[1.0, 0.3]], dtype=F64).expand(33, 2)
     queries = [torch.cat([wave(fine, f), still], 1)[None] for f in (3, 5)]
@@ -444,7 +416,7 @@ def test_wrappers_hand_on_what_they_are_given():
     inner = [image.io.encoder, *image.io.layers]
     assert [m.mlp[0].out_features for m in inner] == [40] * 4
     assert image.tokens(torch.zeros(1, 1, 2, 2)).shape == (1, 4, 1 + 2 * 5)
-    language = lively(PerceiverMaskedLM(9, 8, 5, n_latents=2, d_latent=4, widening=3)).to(F64)
+    language = lively(PerceiverMaskedLM(9, 8, 5, n_latents=2, d_latent=4, widening=3), 0.2).to(F64)
     inner = [language.io.encoder, *language.io.layers]
     assert [m.mlp[0].out_features for m in inner] == [12] * 2
     tokens, mask = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[True, True, False, False]])

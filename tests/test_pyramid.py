@@ -9,19 +9,12 @@ from torch import nn
 from torch.nn import functional
 
 from book import ROOT, load
+from helpers import close, draw
 from linear_time import records
 from linear_time.compression import LinearCompression, matrix, optimal_compression, share_kept
 from linear_time.pyramid import INCEPTION_3A, InceptionBlock, PyramidCompression
 
 F64 = torch.float64
-
-
-def draw(*shape, dtype=F64, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def same(left, right, tolerance=1e-12):
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
 
 
 def pyramid(*arguments, **options):
@@ -46,10 +39,10 @@ def test_levels_have_their_sizes_and_the_last_is_forward(sizes, d):
 def test_a_linear_pyramid_is_one_matrix_of_low_rank():
     model, x = pyramid((8, 4, 2)), draw(2, 8, 3)
     product = model.down[1].weight @ model.down[0].weight
-    same(matrix(model), product)
-    same(model(x), product @ x)
+    close(matrix(model), product)
+    close(model(x), product @ x)
     assert torch.equal(model.levels(x)[0], x)
-    same(model.levels(x)[1], model.down[0].weight @ x)
+    close(model.levels(x)[1], model.down[0].weight @ x)
     wide = matrix(pyramid((8, 2, 1)))  # the narrow step bounds the rank of what follows
     assert torch.linalg.matrix_rank(wide) == 1
 
@@ -58,8 +51,8 @@ def test_a_linear_pyramid_is_one_matrix_of_low_rank():
 def test_an_activation_stands_after_each_step():
     model, x = pyramid((8, 4, 2), activation=functional.gelu), draw(2, 8, 3)
     middle = functional.gelu(model.down[0].weight @ x)
-    same(model.levels(x)[1], middle)
-    same(model(x), functional.gelu(model.down[1].weight @ middle))
+    close(model.levels(x)[1], middle)
+    close(model(x), functional.gelu(model.down[1].weight @ middle))
 
 
 @torch.no_grad()
@@ -79,7 +72,7 @@ def test_top_down_path_by_loops(sizes):
             fine[:, i] += coarse[:, i * sizes[level + 1] // sizes[level]]
         expected.insert(0, fine)
     for left, right in zip(model.levels(x), expected, strict=True):
-        same(left, right)
+        close(left, right)
 
 
 def test_the_top_down_path_shows_every_level_the_whole_input():
@@ -224,7 +217,7 @@ def test_four_views_side_by_side():
     ]
     y = block(x)
     assert y.shape == (2, 2 + 5 + 3 + 1, 7, 6)
-    same(y, torch.cat(views, dim=1))
+    close(y, torch.cat(views, dim=1))
     assert [tuple(p.shape) for n, p in block.named_parameters() if n.endswith("weight")] == [
         (2, 3, 1, 1),
         (4, 3, 1, 1),
@@ -239,7 +232,7 @@ def test_four_views_side_by_side():
 def test_a_1x1_convolution_is_lce_on_the_channels():
     lce, x = LinearCompression(6, 2).double(), draw(2, 6, 5, 4)
     conv = functional.conv2d(x, lce.weight[:, :, None, None])
-    same(lce(x.flatten(2)).unflatten(2, (5, 4)), conv)
+    close(lce(x.flatten(2)).unflatten(2, (5, 4)), conv)
 
 
 def test_receptive_views():

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 
+from helpers import close, draw
 from linear_time.datasets import movielens
 from linear_time.ranking import (
     FieldEmbedding,
@@ -28,14 +29,6 @@ from linear_time.ranking import (
 from linear_time.training import Config
 
 F64 = torch.float64
-
-
-def draw(*shape, dtype=F64, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def same(left, right, tolerance=1e-12):
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
 
 
 # --- splits --------------------------------------------------------------------------------------
@@ -234,9 +227,9 @@ def test_smoothed_rate_by_hand():
     rate = smoothed_rate(value, label, torch.tensor([0, 1, 2]), strength=2)
     p = 2 / 3
     a, b = (1 + 2 * p) / 4, (1 + 2 * p) / 3
-    same(rate, torch.tensor([a, a, b, p, a], dtype=F64))
+    close(rate, torch.tensor([a, a, b, p, a], dtype=F64))
     default = smoothed_rate(value, label, torch.tensor([0, 1, 2]))
-    same(default[0], torch.tensor((1 + 5 * p) / 7, dtype=F64))
+    close(default[0], torch.tensor((1 + 5 * p) / 7, dtype=F64))
 
 
 @given(rows=st.integers(4, 50), seed=st.integers(0, 99), strength=st.sampled_from([0.5, 5, 20]))
@@ -249,7 +242,7 @@ def test_smoothed_rate_is_scikit_learns_target_encoder(rows, seed, strength):
     encoder = TargetEncoder(smooth=strength, target_type="binary")
     encoder.fit(value[train, None].numpy(), label[train].numpy())
     expected = encoder.transform(value[:, None].numpy())[:, 0]
-    same(smoothed_rate(value, label, train, strength), torch.from_numpy(expected))
+    close(smoothed_rate(value, label, train, strength), torch.from_numpy(expected))
 
 
 @given(rows=st.integers(2, 50), seed=st.integers(0, 99))
@@ -346,8 +339,8 @@ def test_the_logit_by_hand():
         three += [tokens.genres.weight @ genres]
         hand += sum(network(3 * token)[0] for token in three)
         at = torch.tensor([row])
-        same(ranker(fields.codes[at], fields.genres[at])[0], hand, 1e-6)
-        same(ranker.logits(fields, at)[0], hand, 1e-6)
+        close(ranker(fields.codes[at], fields.genres[at])[0], hand, 1e-6)
+        close(ranker.logits(fields, at)[0], hand, 1e-6)
 
 
 def test_a_value_that_training_lacks_is_zero_and_stays_zero():

@@ -9,21 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from helpers import close, source
 from linear_time.recurrent import GRU, ElmanRNN, jacobian_product_norms
 
 F64 = torch.float64
 seeds = st.integers(0, 2**31 - 1)
 widths = st.integers(1, 7)
 lengths = st.integers(1, 20)
-
-
-def source(seed):
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(*shape, generator=generator, dtype=F64)
-
-
-def close(left, right, tolerance=1e-12):
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
 
 
 def pair(kind, seed, d_model):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from book import ROOT, code_cells
+from helpers import source
 from linear_time import records
 from linear_time.convolution import causal_convolution, kernel, recurrence
 from linear_time.discretization import bilinear, bilinear_diagonal, zero_order_hold
@@ -33,11 +34,6 @@ RECORD = records.read("sequential_digits")
 F32, F64, C128 = torch.float32, torch.float64, torch.complex128
 INITS = ("lin", "inv", "real", "legs", "random")
 seeds = st.integers(0, 2**31 - 1)
-
-
-def source(seed):
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape, dtype=F64: torch.randn(*shape, generator=generator, dtype=dtype)
 
 
 def number(value):

@@ -47,7 +47,7 @@ every_scan = pytest.mark.parametrize("name", SCANS)
 both_dtypes = pytest.mark.parametrize("dtype", [F64, C128])
 
 
-def draw(*sizes, dtype=F64, seed=0):
+def factors(*sizes, dtype=F64, seed=0):
     """a with |a| < 1 and either sign, b, and a state to start from."""
     generator = torch.Generator().manual_seed(seed)
     a, b = (torch.randn(*sizes, generator=generator, dtype=dtype) for _ in range(2))
@@ -72,7 +72,7 @@ def by_hand(a, b, initial):
 @both_dtypes
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 7, 8, 9, 31, 32, 33, 64, 100, 257])
 def test_every_scan_is_the_recurrence(name, dtype, length):
-    a, b, initial = draw(2, length, 3, 2, dtype=dtype)
+    a, b, initial = factors(2, length, 3, 2, dtype=dtype)
     wanted = by_hand(a, b, initial)
     h = SCANS[name](a, b, initial)
     assert h.shape == b.shape and h.dtype == dtype
@@ -83,7 +83,7 @@ def test_every_scan_is_the_recurrence(name, dtype, length):
 
 @given(st.integers(1, 3), st.integers(1, 90), st.integers(1, 40), st.integers(0, 9))
 def test_any_length_and_chunk(batch, length, chunk, seed):
-    a, b, initial = draw(batch, length, seed=seed)  # no dimension after the length
+    a, b, initial = factors(batch, length, seed=seed)  # no dimension after the length
     wanted = by_hand(a, b, initial)
     scans = (linear_scan, hillis_steele_scan, blelloch_scan)
     results = [f(a, b, initial) for f in scans] + [chunked_scan(a, b, initial, chunk)]
@@ -93,7 +93,7 @@ def test_any_length_and_chunk(batch, length, chunk, seed):
 
 @every_scan
 def test_a_constant_factor_is_scipys_filter(name):
-    _, b, _ = draw(2, 50)
+    _, b, _ = factors(2, 50)
     wanted = torch.from_numpy(lfilter([1.0], [1.0, -0.7], b.numpy(), axis=1))
     h = SCANS[name](torch.full_like(b, 0.7), b)
     torch.testing.assert_close(h, wanted, rtol=1e-12, atol=1e-12)
@@ -101,11 +101,11 @@ def test_a_constant_factor_is_scipys_filter(name):
 
 @pytest.mark.parametrize("length", [37, 64])
 def test_mambapys_scan_and_its_gradients(length):
-    a, b, _ = draw(2, length, 3, 4)
+    a, b, _ = factors(2, length, 3, 4)
     leaves = [a.requires_grad_(), b.requires_grad_()]
     ours, theirs = linear_scan(a, b), pscan(a, b)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
-    weight = draw(2, length, 3, 4, seed=1)[1]
+    weight = factors(2, length, 3, 4, seed=1)[1]
     mine = torch.autograd.grad(ours, leaves, weight)
     for left, right in zip(mine, torch.autograd.grad(theirs, leaves, weight), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)
@@ -113,13 +113,13 @@ def test_mambapys_scan_and_its_gradients(length):
 
 @pytest.mark.parametrize("width", [scan._WIDE - 1, scan._WIDE])
 def test_wide_and_narrow_rows_agree(width):
-    a, b, initial = draw(1, 21, width)
+    a, b, initial = factors(1, 21, width)
     wanted = by_hand(a, b, initial)
     torch.testing.assert_close(linear_scan(a, b, initial), wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_a_factor_of_zero_forgets():
-    a, b, initial = draw(1, 40, 2)
+    a, b, initial = factors(1, 40, 2)
     a[:, 17] = 0
     for run in SCANS.values():
         h = run(a, b, initial)
@@ -128,7 +128,7 @@ def test_a_factor_of_zero_forgets():
 
 
 def test_inputs_are_left_alone():
-    a, b, initial = draw(2, 50, 3)
+    a, b, initial = factors(2, 50, 3)
     before = [x.clone() for x in (a, b, initial)]
     for run in SCANS.values():
         run(a, b, initial)
@@ -136,8 +136,8 @@ def test_inputs_are_left_alone():
 
 
 def test_real_factors_carry_complex_states():
-    a, _, _ = draw(2, 9, 3)
-    _, b, initial = draw(2, 9, 3, dtype=C128)
+    a, _, _ = factors(2, 9, 3)
+    _, b, initial = factors(2, 9, 3, dtype=C128)
     wanted = by_hand(a, b, initial)
     for run in SCANS.values():
         torch.testing.assert_close(run(a, b, initial), wanted, rtol=1e-12, atol=1e-12)
@@ -148,7 +148,7 @@ def test_real_factors_carry_complex_states():
 
 @both_dtypes
 def test_combine_is_associative_with_an_identity_and_does_not_commute(dtype):
-    f, g, h = (draw(4, 5, dtype=dtype, seed=seed)[:2] for seed in range(3))
+    f, g, h = (factors(4, 5, dtype=dtype, seed=seed)[:2] for seed in range(3))
     left, right = combine(combine(f, g), h), combine(f, combine(g, h))
     torch.testing.assert_close(left, right, rtol=1e-14, atol=1e-14)
     one = torch.ones_like(f[0]), torch.zeros_like(f[1])
@@ -167,7 +167,7 @@ def test_combine_is_associative_in_sympy():
 
 
 def test_combine_is_composition():
-    f, g = draw(4, 5)[:2], draw(4, 5, seed=1)[:2]
+    f, g = factors(4, 5)[:2], factors(4, 5, seed=1)[:2]
     x = torch.randn(4, 5, dtype=F64)
     a, b = combine(f, g)
     torch.testing.assert_close(a * x + b, g[0] * (f[0] * x + f[1]) + g[1])
@@ -191,7 +191,7 @@ def after_each_other(first, second):
 @both_scans
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 13, 100])
 def test_products_of_matrices_in_their_order(run, length):
-    m = draw(2, length, 3, 3)[0]
+    m = factors(2, length, 3, 3)[0]
     (prefixes,) = run(matrices, (m,))
     wanted = torch.eye(3, dtype=F64)
     for t in range(length):
@@ -209,14 +209,14 @@ def test_only_neighbours_are_composed_and_every_prefix_is_whole(run, length):
 
 @both_scans
 def test_a_running_maximum(run):
-    x = draw(2, 50)[1]
+    x = factors(2, 50)[1]
     (top,) = run(lambda f, g: (torch.maximum(f[0], g[0]),), (x,))
     assert torch.equal(top, x.cummax(1).values)
 
 
 @both_scans
 def test_online_softmax_is_one_of_them(run):
-    scores, v = draw(2, 40)[1] * 9, draw(2, 40, 3, seed=1)[1]
+    scores, v = factors(2, 40)[1] * 9, factors(2, 40, 3, seed=1)[1]
     each = softmax_summary(scores[..., None, None], v[..., None, :])  # one query, one key
 
     def operator(first, second):
@@ -235,7 +235,7 @@ def test_online_softmax_is_one_of_them(run):
 @both_dtypes
 @pytest.mark.parametrize("length", [1, 2, 7, 12])
 def test_gradients_and_their_gradients(dtype, length):
-    leaves = [x.requires_grad_() for x in draw(2, length, 2, dtype=dtype)]
+    leaves = [x.requires_grad_() for x in factors(2, length, 2, dtype=dtype)]
     assert gradcheck(linear_scan, leaves)
     assert gradgradcheck(linear_scan, leaves)
 
@@ -243,8 +243,8 @@ def test_gradients_and_their_gradients(dtype, length):
 @both_dtypes
 @pytest.mark.parametrize("sizes", [(2, 100, 3), (1, 9, scan._WIDE)])
 def test_the_reverse_scan_is_autograds_gradient(dtype, sizes):
-    leaves = [x.requires_grad_() for x in draw(*sizes, dtype=dtype)]
-    weight = draw(*sizes, dtype=dtype, seed=1)[1]
+    leaves = [x.requires_grad_() for x in factors(*sizes, dtype=dtype)]
+    weight = factors(*sizes, dtype=dtype, seed=1)[1]
     gradients = [
         torch.autograd.grad(run(*leaves), leaves, weight) for run in (linear_scan, sequential_scan)
     ]
@@ -254,13 +254,13 @@ def test_the_reverse_scan_is_autograds_gradient(dtype, sizes):
 
 @pytest.mark.parametrize("name", ["hillis_steele", "blelloch", "chunked_5"])
 def test_the_teaching_forms_are_differentiable(name):
-    leaves = [x.requires_grad_() for x in draw(1, 7, 2)]
+    leaves = [x.requires_grad_() for x in factors(1, 7, 2)]
     assert gradcheck(SCANS[name], leaves)
 
 
 @pytest.mark.parametrize("sizes", [(1, 900, 2), (1, 50, scan._WIDE)])
 def test_only_factors_and_states_are_kept(sizes):
-    a, b, initial = draw(*sizes)
+    a, b, initial = factors(*sizes)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()), lambda x: x):
         linear_scan(a.requires_grad_(), b.requires_grad_(), initial)
@@ -279,7 +279,7 @@ class Operations(TorchDispatchMode):
 
 def test_a_long_narrow_scan_takes_about_the_square_root_of_its_steps():
     for length in (2_500, 10_000):
-        a, b, _ = draw(1, length, 2)
+        a, b, _ = factors(1, length, 2)
         with Operations() as operations:
             linear_scan(a, b)
         assert operations.count <= 12 * math.sqrt(length)
@@ -321,7 +321,7 @@ class Meter(TorchDispatchMode):
 
 
 def metered(run, length, width=16):
-    leaves = [x.requires_grad_() for x in draw(1, length, width)[:2]]
+    leaves = [x.requires_grad_() for x in factors(1, length, width)[:2]]
     weight = torch.ones(1, length, width, dtype=F64)
     with Meter() as meter:
         torch.autograd.grad(run(*leaves), leaves, weight)
@@ -422,7 +422,7 @@ def test_gradient_over_a_million_steps_is_finite_and_right():
 
 
 def test_the_cumulative_sum_is_right_on_short_sequences():
-    a, b, initial = draw(2, 20, 3)
+    a, b, initial = factors(2, 20, 3)
     a = a.abs() + 0.1
     wanted = by_hand(a, b, initial)
     torch.testing.assert_close(cumulative_sum_scan(a, b, initial), wanted, rtol=1e-9, atol=1e-9)
@@ -462,7 +462,7 @@ class Counter:
 )
 def test_counted_cost_is_the_stated_cost(monkeypatch, run, cost, length):
     counter = Counter(monkeypatch)
-    a, b, _ = draw(1, length)
+    a, b, _ = factors(1, length)
     run(a, b)
     assert (counter.work, counter.rounds) == cost(length)
 
@@ -484,14 +484,14 @@ def test_closed_forms():
 
 def test_chunked_scan_runs_the_stated_rounds(monkeypatch):
     counter = Counter(monkeypatch)
-    a, b, _ = draw(1, 96)
+    a, b, _ = factors(1, 96)
     chunked_scan(a, b, chunk=8)
     assert (counter.work, counter.rounds) == (12 * 7, 7)  # the first of the three passes
 
 
 # --- bad input -----------------------------------------------------------------------------------
 
-A, B, H = draw(2, 5, 3)
+A, B, H = factors(2, 5, 3)
 
 
 @pytest.mark.bad_input
@@ -565,8 +565,8 @@ def test_a_half_is_scanned_in_float32(name, dtype):
 @every_scan
 @pytest.mark.parametrize("length", [1, 7, 50])
 def test_torch_func(name, length):
-    a, b, initial = draw(2, length, 3)
-    tangents = draw(2, length, 3, seed=1)
+    a, b, initial = factors(2, length, 3)
+    tangents = factors(2, length, 3, seed=1)
     with checks(values=False):
         _, ours = torch.func.jvp(SCANS[name], (a, b, initial), tangents)
         _, wanted = torch.func.jvp(sequential_scan, (a, b, initial), tangents)
@@ -589,7 +589,7 @@ def test_torch_func(name, length):
 
 
 def test_a_scan_s_hessian_of_a_plain_sum():
-    a, b, initial = draw(1, 12, 2)
+    a, b, initial = factors(1, 12, 2)
     hessian = torch.autograd.functional.hessian(lambda a: linear_scan(a, b, initial).sum(), a)
     wanted = torch.autograd.functional.hessian(lambda a: sequential_scan(a, b, initial).sum(), a)
     assert wanted.abs().max() > 0.1
@@ -599,7 +599,7 @@ def test_a_scan_s_hessian_of_a_plain_sum():
 @every_scan
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_result_holds_hardly_more_than_itself(name, batch):
-    a, b, initial = draw(batch, 50, 3)
+    a, b, initial = factors(batch, 50, 3)
     h = SCANS[name](a, b, initial)
     more = 8 if name == "linear" else 0  # steps, less than √50
     assert h.untyped_storage().nbytes() <= batch * (50 + more) * 3 * h.itemsize

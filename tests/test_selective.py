@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from mambapy.mamba import MambaBlock, MambaConfig
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
+from helpers import Largest, draw
 from linear_time import checks, records, scan_kernel
 from linear_time.convolution import recurrence, time_varying_matrix
 from linear_time.discretization import zero_order_hold
@@ -32,7 +32,7 @@ every_rule = pytest.mark.parametrize("rule", RULES)
 OPTIONAL = ("D", "z", "delta_bias", "initial_state")
 
 
-def draw(batch=2, d_inner=3, N=4, length=20, dtype=F64, seed=0):
+def arguments(batch=2, d_inner=3, N=4, length=20, dtype=F64, seed=0):
     """All the tensors of a call; delta is raw, so it needs the softplus."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -78,7 +78,7 @@ def assert_same(ours, theirs, tolerance=1e-10):
 @pytest.mark.parametrize("scan", [selective_scan, selective_scan_reference])
 @pytest.mark.parametrize("softplus", [True, False])
 def test_transformers_slow_path(scan, softplus):
-    tensors = draw(length=37, dtype=F32)
+    tensors = arguments(length=37, dtype=F32)
     del tensors["initial_state"]
     if not softplus:
         tensors["delta"] = tensors["delta"].exp()
@@ -92,7 +92,7 @@ def test_transformers_slow_path(scan, softplus):
 
 
 def test_the_positional_order_is_the_official_one():
-    tensors = draw(dtype=F32)
+    tensors = arguments(dtype=F32)
     del tensors["initial_state"]
     wanted = mamba_selective_scan(*tensors.values(), True, True)
     assert_same(selective_scan(*tensors.values(), True, True), wanted, 1e-5)
@@ -100,7 +100,7 @@ def test_the_positional_order_is_the_official_one():
 
 @pytest.mark.parametrize("run", ["selective_scan", "selective_scan_seq"])
 def test_mambapy(run):
-    tensors = draw(length=50)
+    tensors = arguments(length=50)
     u, delta, A, B, C, D, *_ = tensors.values()
     delta = delta.exp()
     block = MambaBlock(MambaConfig(d_model=2, n_layers=1, d_state=4))
@@ -113,7 +113,7 @@ def test_mambapy(run):
 
 
 def test_a_fixed_system_under_zero_order_hold_is_chapter_13s():
-    u, _, A, B, C, D, *_ = draw(batch=1, d_inner=1, length=60).values()
+    u, _, A, B, C, D, *_ = arguments(batch=1, d_inner=1, length=60).values()
     B, C = B[..., :1].expand_as(B), C[..., :1].expand_as(C)
     delta = torch.full_like(u, 0.3)
     y = selective_scan(u, delta, A, B, C, D, rule="zero_order_hold")
@@ -129,7 +129,7 @@ def test_a_fixed_system_under_zero_order_hold_is_chapter_13s():
 @pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 101])
 @pytest.mark.parametrize("absent", [(), *((name,) for name in OPTIONAL), OPTIONAL])
 def test_values_and_gradients_of_the_reference(rule, length, absent):
-    tensors = {k: v for k, v in draw(length=length).items() if k not in absent}
+    tensors = {k: v for k, v in arguments(length=length).items() if k not in absent}
     ours, theirs = (
         both(scan, tensors, rule=rule) for scan in (selective_scan, selective_scan_reference)
     )
@@ -148,7 +148,7 @@ def test_values_and_gradients_of_the_reference(rule, length, absent):
 )
 def test_any_shape_and_any_split(batch, d_inner, N, length, log_width, log_block):
     """Small limits cut the batch into groups and the length into chunks."""
-    tensors = draw(batch, d_inner, N, length)
+    tensors = arguments(batch, d_inner, N, length)
     with (
         mock.patch.object(scan_kernel, "WIDTH", 2**log_width),
         mock.patch.object(scan_kernel, "BLOCK", 2**log_block),
@@ -163,7 +163,7 @@ def test_any_shape_and_any_split(batch, d_inner, N, length, log_width, log_block
 @every_rule
 @pytest.mark.parametrize("softplus", [True, False])
 def test_gradcheck(rule, softplus):
-    tensors = draw(batch=2, d_inner=2, N=2, length=5)
+    tensors = arguments(batch=2, d_inner=2, N=2, length=5)
     if not softplus:
         tensors["delta"] = tensors["delta"].exp()
         tensors["delta_bias"] = tensors["delta_bias"].abs()
@@ -182,7 +182,7 @@ def test_gradcheck(rule, softplus):
 
 @every_rule
 def test_a_sequence_in_two_parts(rule):
-    tensors = draw(length=45)
+    tensors = arguments(length=45)
     y, h = both(selective_scan, tensors, rule=rule)
     timed = ("u", "delta", "B", "C", "z")
     first = {k: v[..., :19] if k in timed else v for k, v in tensors.items()}
@@ -193,7 +193,7 @@ def test_a_sequence_in_two_parts(rule):
 
 
 def test_strided_inputs_and_float32():
-    tensors = draw(batch=3, d_inner=5, length=64)
+    tensors = arguments(batch=3, d_inner=5, length=64)
     turned = {k: v.mT.contiguous().mT if v.ndim == 3 else v for k, v in tensors.items()}
     expanded = dict(turned, B=turned["B"][..., :1].expand_as(turned["B"]))
     plain = dict(tensors, B=tensors["B"][..., :1].expand_as(tensors["B"]).contiguous())
@@ -211,7 +211,7 @@ def test_strided_inputs_and_float32():
 
 @pytest.mark.parametrize("sizes", [(2, 3, 4, 20), (1, 1, 1, 3), (2, 1, 4, 1), (2, 3, 1, 1)])
 def test_inputs_and_last_state_are_nobody_elses_memory(sizes):
-    tensors = draw(*sizes)
+    tensors = arguments(*sizes)
     before = {name: x.clone() for name, x in tensors.items()}
     y, h = both(selective_scan, tensors)
     y.zero_(), h.zero_()
@@ -221,7 +221,7 @@ def test_inputs_and_last_state_are_nobody_elses_memory(sizes):
 @every_rule
 @pytest.mark.parametrize("absent", [(), OPTIONAL])
 def test_gradients_of_gradients(rule, absent):
-    tensors = {k: v for k, v in draw(1, 2, 2, 4).items() if k not in absent}
+    tensors = {k: v for k, v in arguments(1, 2, 2, 4).items() if k not in absent}
     leaves = [x.requires_grad_() for x in tensors.values()]
 
     def run(*values):
@@ -232,7 +232,7 @@ def test_gradients_of_gradients(rule, absent):
 
 def test_the_hessian_of_a_plain_sum_is_not_zero():
     """What reaches the scan from above is constant, and still its gradient is not."""
-    tensors = draw()
+    tensors = arguments()
 
     def total(A, scan=selective_scan):
         return scan(**(tensors | {"A": A}), delta_softplus=True).sum()
@@ -248,9 +248,9 @@ def test_the_hessian_of_a_plain_sum_is_not_zero():
     torch.testing.assert_close(functional, wanted, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", draw())
+@pytest.mark.parametrize("name", arguments())
 def test_vmap_over_any_argument(name):
-    tensors = draw()
+    tensors = arguments()
     many = torch.stack([tensors[name], 1.1 * tensors[name], 0.9 * tensors[name]], dim=1)
 
     def loss(x):
@@ -263,7 +263,7 @@ def test_vmap_over_any_argument(name):
 
 
 def test_forward_mode_is_refused_with_the_name_of_what_has_it():
-    tensors = draw()
+    tensors = arguments()
     for scan, has in ((selective_scan, False), (selective_scan_reference, True)):
         refused = nullcontext() if has else pytest.raises(NotImplementedError, match="_reference")
         with checks(values=False), refused:
@@ -287,7 +287,7 @@ def test_half_precision(dtype, scan, official, rule):
     """All in half, or the official mix: the system in float32, all that has a length in half."""
     tensors = {
         k: x.float() if official and k in SYSTEM else x.to(dtype)
-        for k, x in draw(2, 5, 16, 300).items()
+        for k, x in arguments(2, 5, 16, 300).items()
     }
     y, h = both(scan, tensors, rule=rule)
     assert y.dtype == dtype and h.dtype == F32
@@ -304,7 +304,7 @@ def test_half_precision(dtype, scan, official, rule):
 
 
 def test_a_half_is_never_copied_whole_in_float32():
-    tensors = {k: v.to(torch.bfloat16) for k, v in draw(2, 64, 4, 4096).items()}
+    tensors = {k: v.to(torch.bfloat16) for k, v in arguments(2, 64, 4, 4096).items()}
     with Largest(F32) as largest:
         gradients(selective_scan, tensors)
     assert 0 < largest.numbers < 2 * 64 * 4096 / 4
@@ -312,7 +312,7 @@ def test_a_half_is_never_copied_whole_in_float32():
 
 def test_autocast_leaves_the_scan_alone():
     """Its backward too, where that is called under autocast."""
-    tensors = draw(dtype=F32)
+    tensors = arguments(dtype=F32)
     runs = [(both, selective_scan), (both, selective_scan_reference), (gradients, selective_scan)]
     for run, scan in runs:
         wanted = run(scan, tensors)
@@ -377,7 +377,7 @@ def test_a_state_in_zero_order_hold_stays_in_the_range_of_its_inputs():
 @every_rule
 def test_the_matrix_of_a_layer_is_semiseparable(rule):
     N, length = 3, 24
-    t = draw(batch=1, d_inner=1, N=N, length=length)
+    t = arguments(batch=1, d_inner=1, N=N, length=length)
     delta = t["delta"].exp()
     A_bar, B_bar = RULES[rule](t["A"], t["B"][0].T, delta[0, 0, :, None])
     K = time_varying_matrix(torch.diag_embed(A_bar), B_bar, t["C"][0].T)
@@ -390,7 +390,7 @@ def test_the_matrix_of_a_layer_is_semiseparable(rule):
 
 
 def test_noise_that_takes_no_time_leaves_the_state_alone():
-    t = draw(batch=1, length=12)
+    t = arguments(batch=1, length=12)
     kept = torch.tensor([0, 3, 4, 9])
     delta = torch.full_like(t["u"], 1e-14)
     delta[..., kept] = t["delta"].exp()[..., kept]
@@ -404,26 +404,9 @@ def test_noise_that_takes_no_time_leaves_the_state_alone():
 # --- memory --------------------------------------------------------------------------------------
 
 
-class Largest(TorchDispatchMode):
-    """The most numbers in one tensor (of a dtype) that any operation returns."""
-
-    numbers = 0
-
-    def __init__(self, dtype=None):
-        super().__init__()
-        self.dtype = dtype
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for x in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(x, torch.Tensor) and self.dtype in (None, x.dtype):
-                self.numbers = max(self.numbers, x.untyped_storage().nbytes() // x.itemsize)
-        return result
-
-
 @every_rule
 def test_no_tensor_holds_a_state_of_every_step(rule):
-    tensors = draw(batch=2, d_inner=8, N=16, length=1024, dtype=F32)
+    tensors = arguments(batch=2, d_inner=8, N=16, length=1024, dtype=F32)
     with Largest() as largest:
         gradients(selective_scan, tensors, rule=rule)
     assert largest.numbers <= 2 * 8 * 16 * 1024 // 8
@@ -434,7 +417,7 @@ def test_no_tensor_holds_a_state_of_every_step(rule):
 
 @torch.no_grad()
 def test_a_wide_batch_is_taken_in_groups():
-    tensors = draw(batch=16, d_inner=64, N=16, length=64, dtype=F32)
+    tensors = arguments(batch=16, d_inner=64, N=16, length=64, dtype=F32)
     with Largest() as largest:
         both(selective_scan, tensors)
     steps = math.ceil(math.sqrt(2 * 64))  # two groups of 8 rows
@@ -442,7 +425,7 @@ def test_a_wide_batch_is_taken_in_groups():
 
 
 def test_only_the_states_between_chunks_are_kept():
-    tensors = {k: v.requires_grad_() for k, v in draw(2, 8, 16, 1024).items()}
+    tensors = {k: v.requires_grad_() for k, v in arguments(2, 8, 16, 1024).items()}
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()), lambda x: x):
         both(selective_scan, tensors)
@@ -502,7 +485,7 @@ def test_the_papers_rule_is_exact_at_small_and_zero_rates():
 @pytest.mark.parametrize("rate", [-1e-7, -1e-3, -0.4999, -0.5001, -2.0, 0.0])
 def test_the_papers_rule_has_exact_gradients_in_float32(rate):
     """φ′ by autograd of the plain quotient would lose every digit near 0."""
-    tensors = draw(batch=1, d_inner=1, N=1, length=3, dtype=F32)
+    tensors = arguments(batch=1, d_inner=1, N=1, length=3, dtype=F32)
     tensors["A"] = torch.full((1, 1), rate)
     exact = gradients(
         selective_scan_reference,
@@ -528,7 +511,7 @@ def test_a_million_steps():
 
 
 def test_softplus_takes_any_size_of_input():
-    tensors = draw(dtype=F32)
+    tensors = arguments(dtype=F32)
     tensors["delta"] = torch.linspace(-200, 200, tensors["delta"].numel()).view_as(tensors["delta"])
     y, h = both(selective_scan, tensors)
     assert torch.isfinite(y).all() and torch.isfinite(h).all()
@@ -557,7 +540,7 @@ switches = pytest.mark.parametrize(
 
 @switches
 def test_the_steps_are_the_forward_pass_and_its_gradients(options):
-    x = torch.randn(2, 30, 6, dtype=F64, generator=torch.Generator().manual_seed(1))
+    x = draw(2, 30, 6)
     results = []
     for stepped in (False, True):
         model = layer(**options)
@@ -680,7 +663,7 @@ def test_weight_decay_leaves_the_systems_alone():
 
 # --- bad input -----------------------------------------------------------------------------------
 
-T = draw(batch=2, d_inner=3, N=4, length=5)
+T = arguments(batch=2, d_inner=3, N=4, length=5)
 
 
 @pytest.mark.bad_input
