@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from linear_time import records
+from linear_time import checks, records
 from linear_time.measure import Measured
 from linear_time.records import Record
 
@@ -29,8 +29,9 @@ def parser(
 
 
 def start(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options, after torch was given its threads."""
+    """The options, after torch was given its threads; no time holds a search of values."""
     options = parser.parse_args()
+    checks(values=False)
     torch.set_num_threads(options.threads)
     return options
 

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from contract import CASES, cast, inputs, make, tensors
 from helpers import NoFloat64, derivatives, lively, stepped
@@ -507,6 +509,32 @@ def test_generation_keeps_no_graph(name, says):
     out = model.generate(prompt, 3)
     hook.remove()
     assert not out.requires_grad and seen and not any(seen)
+    says()
+
+
+@pytest.fixture(scope="module")
+def one_process():
+    """A group of one process, enough for torch's sharding to wrap a module."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+@models
+def test_blocks_may_be_sharded(name, one_process, says):
+    """``fully_shard`` on every block: the model calls no inside of a block past the block."""
+    model, (values,) = make(name), inputs(name)
+    if not hasattr(model, "blocks"):
+        pytest.skip("no blocks")
+    wanted = model(values)
+    for block in model.blocks:
+        fully_shard(block, mesh=one_process)
+    y = model(values)
+    assert torch.equal(y, wanted)
+    y.sum().backward()
+    assert all(p.grad is not None for p in model.blocks[0].parameters() if p.requires_grad)
     says()
 
 
