@@ -27,7 +27,7 @@ from linear_time.triton_tiles import (
 
 
 @triton.jit
-def add(p, x, inside, ATOMIC: tl.constexpr):
+def accumulate(p, x, inside, ATOMIC: tl.constexpr):
     """Into a sum that programs share, or into a place of its own."""
     if ATOMIC:
         tl.atomic_add(p, x, mask=inside, sem="relaxed")
@@ -188,7 +188,7 @@ def scan_backward(
         at = i + tl.where(r < T, T - 1 - r, r - T)[:, None]
         both_sums = row_sums(dBs + dCs, 0, T)
         in_rows = is_state[None, :] & (at < steps)
-        add(dB_dC + at.to(tl.int64) * N, both_sums, in_rows, ATOMIC)
+        accumulate(dB_dC + at.to(tl.int64) * N, both_sums, in_rows, ATOMIC)
         dx = stack(dxs, T - 1, -1, T)
         d_raw = stack(slopes, T - 1, -1, T) * LN2 + dx * u_now
         if SOFTPLUS:
@@ -197,9 +197,9 @@ def scan_backward(
         sum_bias += tl.where(inside, d_raw, 0.0)
         store(tile_at(ddelta, here, d, i, t), d_raw, inside)
         store(tile_at(du, here, d, i, t), dx * delta_now + D * dy_now, inside)
-    add(states_at(dA, part, first, d, n, 1), sum_A, both, ATOMIC)
-    add(dD + part * d_inner, tl.sum(sum_D, 1), ok, ATOMIC)
-    add(dbias + part * d_inner, tl.sum(sum_bias, 1), ok, ATOMIC)
+    accumulate(states_at(dA, part, first, d, n, 1), sum_A, both, ATOMIC)
+    accumulate(dD + part * d_inner, tl.sum(sum_D, 1), ok, ATOMIC)
+    accumulate(dbias + part * d_inner, tl.sum(sum_bias, 1), ok, ATOMIC)
     if dinitial is not None:
         at_start = both & (chunk == 0)
         store(states_at(dinitial, row, first, d, n, 1), w, at_start)
