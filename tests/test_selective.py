@@ -21,6 +21,7 @@ from linear_time.scan import linear_scan
 from linear_time.selective import (
     RULES,
     Selective,
+    next_state,
     read_state,
     selective_scan,
     selective_scan_reference,
@@ -301,6 +302,18 @@ def test_half_precision(dtype, scan, official, rule):
         assert ours[name].dtype == tensors[name].dtype
         error = (ours[name] - wanted).abs().max() / wanted.abs().max()
         assert error <= 4 * rounding, name
+
+
+@every_rule
+def test_one_step_of_halves_is_taken_in_float32(rule):
+    tensors = {k: x.to(torch.bfloat16) for k, x in draw(2, 3, 4, 1).items()}
+    h, A = tensors["initial_state"], tensors["A"]
+    u, B = (tensors[k][..., 0] for k in "uB")
+    delta = tensors["delta"][..., 0].exp()
+    ours = next_state(h, u, delta, A, B, rule)
+    exact = next_state(*(x.double() for x in (h, u, delta, A, B)), rule)
+    assert ours.dtype == F32
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-6)
 
 
 def test_a_half_is_never_copied_whole_in_float32():
