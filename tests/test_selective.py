@@ -306,7 +306,7 @@ def test_half_precision(dtype, scan, official, rule):
 
 @every_rule
 def test_one_step_of_halves_is_taken_in_float32(rule):
-    tensors = {k: x.to(torch.bfloat16) for k, x in draw(2, 3, 4, 1).items()}
+    tensors = {k: x.to(torch.bfloat16) for k, x in arguments(2, 3, 4, 1).items()}
     h, A = tensors["initial_state"], tensors["A"]
     u, B = (tensors[k][..., 0] for k in "uB")
     delta = tensors["delta"][..., 0].exp()
