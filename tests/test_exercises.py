@@ -20,6 +20,7 @@ from linear_time.exercises import (
     expect_equal,
     expect_finds_bug,
     predict,
+    shown,
 )
 
 
@@ -135,7 +136,7 @@ def test_check_right_wrong_and_untouched(double, capsys):
     assert capsys.readouterr().out == "99-double: right.\n"
     wrong = check("99-double", lambda x: x)
     assert not wrong and wrong.attempted
-    assert "For x = 2: expected 4.0, got 2.0" in capsys.readouterr().out
+    assert "For x = 2: expected 4, got 2." in capsys.readouterr().out
     untouched = check("99-double", stub)
     assert not untouched and not untouched.attempted
     assert capsys.readouterr().out == "99-double: not attempted yet.\n"
@@ -172,18 +173,76 @@ def test_expect_close_takes_what_students_return():
         expect_close(same, 0.5, given="x")
     expect_close([torch.tensor(1.0), torch.tensor(2.0)], [1.0, 2.0], given="x")
     expect_close(1j * sympy.sqrt(4), 2j, given="x")
+    expect_close(0.5 + 0j, 0.5, given="x")
     for other in (0.6, torch.tensor([0.5]), float("inf"), None, 0.5 + 1j):
         with pytest.raises(Wrong, match="For x"):
             expect_close(other, 0.5, given="x")
 
 
+def message(function, *arguments, **settings):
+    with pytest.raises(Wrong) as wrong:
+        function(*arguments, **settings)
+    return str(wrong.value)
+
+
+def test_a_message_names_the_first_entry_that_differs():
+    want = torch.arange(46.0).reshape(2, 23)
+    have = want.clone()
+    have[0, 3] = 0.25
+    have[1, 22] = -724.6
+    assert message(expect_close, have, want, "46 numbers") == (
+        "For 46 numbers: expected 3, got 0.25 at entry [0, 3], the first of 2 that differ "
+        "(the largest difference is 770)."
+    )
+    have[1, 22] = 45
+    assert "at entry [0, 3], the only one (the largest difference is 2.8)" in message(
+        expect_close, have, want, "46 numbers"
+    )
+    have[0, 3] = math.nan
+    assert "expected 3, got nan at entry [0, 3]" in message(expect_close, have, want, "x")
+    short = message(expect_close, [1.0, 2.5], torch.tensor([1.0, 2.0]), "x")
+    assert short == (
+        "For x: expected 2, got 2.5 at entry [1], the only one (the largest difference is 0.5): "
+        "[1, 2.5] in place of [1, 2]."
+    )
+
+
+def test_a_message_tells_two_close_numbers_apart():
+    assert (
+        message(expect_close, 1 + 3e-8, 1.0, "x", rtol=0.0) == "For x: expected 1, got 1.00000003."
+    )
+    assert message(expect_equal, 0.1 + 0.2, 0.3, "x") == (
+        "For x: expected 0.29999999999999999, got 0.30000000000000004."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(770.0, "770"), (1e6, "1000000"), (-3.0, "-3"), (1234567.25, "1234567"), (0.5, "0.5"),
+     (2 / 3, "0.666667"), (1e-9, "1e-09"), (1e20, "1e+20"), (math.inf, "inf"), (7, "7"),
+     (True, "True"), ((2.0, 1), "(2, 1)"), ((5,), "(5,)"), ([1.0, None], "[1, None]"),
+     (1 - 2.5j, "1 - 2.5j"), (torch.tensor([1.0, 2.5]), "[1, 2.5]"), (torch.tensor(4.0), "4"),
+     (torch.zeros(3, 5), "a tensor of shape (3, 5)"), ("word", "'word'")],
+)  # fmt: skip
+def test_values_are_shown_short_and_whole_numbers_whole(value, text):
+    assert shown(value) == text
+
+
 def test_expect_and_expect_equal():
+    import numpy as np
+
     expect(True, "never")
-    expect_equal("a", "a", given="x")
+    for right in ([1, 2], np.array([1, 2]), torch.tensor([1, 2])):
+        expect_equal(right, [1, 2], given="x")
+    expect_equal(torch.tensor(7), 7, given="x")
     with pytest.raises(Wrong, match="because"):
         expect(False, "because")
-    with pytest.raises(Wrong, match="expected 'a', got 'b'"):
-        expect_equal("b", "a", given="x")
+    assert message(expect_equal, "b", "a", given="x") == "For x: expected 'a', got 'b'."
+    assert message(expect_equal, 769.0, 770, given="x") == "For x: expected 770, got 769."
+    assert message(expect_equal, [4, 5, 6, 6], [4, 5, 7, 7], given="x") == (
+        "For x: expected [4, 5, 7, 7], got [4, 5, 6, 6]; "
+        "the first entry that differs is [2], expected 7, got 6."
+    )
 
 
 def test_expect_finds_bug():
@@ -193,11 +252,25 @@ def test_expect_finds_bug():
     def student(f):
         assert f(1) == 2
 
-    expect_finds_bug(student, good, {"adds nothing": lambda x: x})
-    with pytest.raises(Wrong, match="accepts"):
-        expect_finds_bug(lambda f: None, good, {"adds nothing": lambda x: x})
-    with pytest.raises(Wrong, match="rejects the right"):
+    bugs = {"adds nothing": lambda x: x}
+    expect_finds_bug(student, good, bugs)
+    for what in ("implementation", "layer"):  # no article, which would depend on the word
+        assert message(expect_finds_bug, lambda f: None, good, bugs, what) == (
+            f"Your test accepts a wrong {what}, with this bug: adds nothing."
+        )
+    with pytest.raises(Wrong, match=r"rejects the right implementation\.$"):
         expect_finds_bug(student, lambda x: x, {})
+
+
+def test_a_test_that_only_counts_how_often_it_ran_finds_no_bug():
+    runs = []
+
+    def counts(f):
+        runs.append(f)
+        assert len(runs) == 1
+
+    with pytest.raises(Wrong, match="rejects the right implementation the second time"):
+        expect_finds_bug(counts, abs, {"changes the sign": lambda x: -abs(x)})
 
 
 def test_predict(capsys):
@@ -213,7 +286,7 @@ def test_predict(capsys):
 @pytest.mark.parametrize(
     ("measured", "text"),
     [(769, "769"), (24_576.4, "24,576"), (0.0312, "0.031"), (74.6, "75"), (-3.0, "-3"),
-     (math.inf, "inf"), (1e-5, "1e-05")],
+     (math.inf, "inf"), (1e-5, "1e-05"), (769.6, "770"), (1e20, "1e+20")],
 )  # fmt: skip
 def test_a_measured_number_is_readable(capsys, measured, text):
     predict("x", None, measured)

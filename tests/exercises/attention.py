@@ -14,6 +14,23 @@ def _answer(scale, stable=True, flipped=False):
     return answer
 
 
+def of_the_library(q, keys, values):
+    return torch.softmax(keys @ q / math.sqrt(len(q)), 0) @ values
+
+
+def by_torchs_attention(q, keys, values):
+    from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+    return sdpa(q[None], keys, values)[0]
+
+
+def largest_in_size(q, keys, values):
+    """Subtracts the largest absolute value: 0/0 where all scores are far below 0."""
+    scores = keys @ q / math.sqrt(len(q))
+    weights = torch.exp(scores - scores.abs().max())
+    return weights @ values / weights.sum()
+
+
 def hard(q, keys, values):
     return values[(keys @ q).argmax()]
 
@@ -44,6 +61,12 @@ def weights_are_the_logarithms(y_l, log_l, y_r, log_r):
     return share * y_l + (1 - share) * y_r, torch.logaddexp(log_l, log_r)
 
 
+def overflows_on_one_side(y_l, log_l, y_r, log_r):
+    """Right where the right is the larger, inf / inf where the left is."""
+    ratio = (log_l - log_r).exp()[:, None]
+    return (ratio * y_l + y_r) / (1 + ratio), torch.logaddexp(log_l, log_r)
+
+
 def sum_of_the_logarithms(y_l, log_l, y_r, log_r):
     share = torch.sigmoid(log_l - log_r)[:, None]
     return share * y_l + (1 - share) * y_r, log_l + log_r
@@ -60,6 +83,20 @@ def _gradients(scaled=True, centred=True, swapped=False):
         return d_s @ k, d_s.T @ q, p.T @ d_y
 
     return gradients
+
+
+def by_autograd(q, k, v, d_y):
+    from linear_time.attention import attention
+
+    with torch.enable_grad():
+        inputs = [t.clone().requires_grad_() for t in (q, k, v)]
+        return torch.autograd.grad(attention(*inputs), inputs, d_y)
+
+
+def by_vjp(q, k, v, d_y):
+    from linear_time.attention import attend
+
+    return torch.func.vjp(lambda *t: attend(*t, None), q, k, v)[1](d_y)
 
 
 def values_forgotten(q, k, v, d_y):
@@ -105,6 +142,9 @@ WRONG = {
         _answer(math.sqrt, stable=False),
         _answer(math.sqrt, flipped=True),
         hard,
+        of_the_library,
+        by_torchs_attention,
+        largest_in_size,
     ],
     "02-window": [_window(0, 1), _window(1, 0), _window(-9, 0), transposed_window],
     "02-cache": [
@@ -112,13 +152,22 @@ WRONG = {
         lambda d, n: (2 * d * n, 8 * d**2 * n + 4 * d * n),
         lambda d, n: (2 * d * n, 8 * d**2 * n + 2 * d * n * (n - 1)),
         lambda d, n: (2 * d * n, 8 * d**2 * n + 4 * d * n**2),
+        lambda d, n: (2 * d * n, 8.0 * d**2 * n + 2 * d * n * (n + 1)),  # no whole number
     ],
-    "02-merge": [mean_of_both, overflows, weights_are_the_logarithms, sum_of_the_logarithms],
+    "02-merge": [
+        mean_of_both,
+        overflows,
+        overflows_on_one_side,
+        weights_are_the_logarithms,
+        sum_of_the_logarithms,
+    ],
     "02-backward": [
         _gradients(scaled=False),
         _gradients(centred=False),
         _gradients(swapped=True),
         values_forgotten,
+        by_autograd,
+        by_vjp,
     ],
     "02-bug": [nothing, last_does_not_move_the_first, both_forms, one_head],
 }

@@ -133,17 +133,42 @@ def check(name: str, answer: Any) -> Result:
     return result
 
 
-def shown(value: Any) -> str:
-    """A short readable form of a number, a tensor or anything else."""
+def shown(value: Any, digits: int = 6) -> str:
+    """A short readable form of a number, a small tensor or anything else; whole numbers are written whole."""
     if isinstance(value, Tensor):
         if value.numel() > 12:
             return f"a tensor of shape {tuple(value.shape)}"
-        values = value.detach().cpu()
-        if values.is_complex():
-            return str(values.tolist())
-        return str(torch.round(values, decimals=6).tolist())
-    text = f"{value:.6g}" if isinstance(value, float) else repr(value)
+        value = value.detach().cpu().tolist()
+    text = _written(value, digits)
     return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _written(value: Any, digits: int) -> str:
+    """``repr``, with at most so many digits of every number inside lists and tuples."""
+    if type(value) in (list, tuple):
+        inside = ", ".join(_written(v, digits) for v in value)
+        if type(value) is list:
+            return f"[{inside}]"
+        return f"({inside},)" if len(value) == 1 else f"({inside})"
+    if type(value) is complex:
+        sign = "-" if math.copysign(1.0, value.imag) < 0 else "+"
+        size = _written(abs(value.imag), digits)
+        return f"{_written(value.real, digits)} {sign} {size}j"
+    if not isinstance(value, float) or not math.isfinite(value):
+        return repr(value)
+    if 10**digits <= abs(value) < 1e15:
+        return f"{value:.0f}"
+    return f"{value:.{digits}g}"
+
+
+def _differing(want: Any, have: Any) -> tuple[str, str]:
+    """Both as texts, with as many digits as it takes to tell one from the other."""
+    texts = "", ""
+    for digits in (6, 9, 12, 17):
+        texts = shown(want, digits), shown(have, digits)
+        if texts[0] != texts[1]:
+            break
+    return texts
 
 
 def expect(condition: Any, message: str) -> None:
@@ -153,11 +178,23 @@ def expect(condition: Any, message: str) -> None:
 
 
 def expect_equal(got: Any, expected: Any, given: str) -> None:
-    """Fail unless ``got == expected``; ``given`` names the input."""
-    expect(
-        got == expected,
-        f"For {given}: expected {shown(expected)}, got {shown(got)}.",
-    )
+    """Fail unless ``got == expected``; ``given`` names the input. Of two lists, the first entry that differs is named."""
+    if hasattr(got, "tolist"):
+        got = got.tolist()
+    if got == expected:
+        return
+    want, have = _differing(expected, got)
+    message = f"For {given}: expected {want}, got {have}"
+    lists = isinstance(got, list | tuple) and isinstance(expected, list | tuple)
+    if lists and type(got) is type(expected) and len(got) == len(expected) > 3:
+        i = next(
+            i
+            for i, pair in enumerate(zip(got, expected, strict=True))
+            if pair[0] != pair[1]
+        )
+        want, have = _differing(expected[i], got[i])
+        message += f"; the first entry that differs is [{i}], expected {want}, got {have}"
+    raise Wrong(message + ".")
 
 
 def expect_close(
@@ -165,19 +202,18 @@ def expect_close(
 ) -> None:
     """Fail unless ``got`` has the shape of ``expected`` and |got − expected| ≤ atol + rtol · max|expected|.
 
+    The message names the first entry that differs by more, and the largest difference.
+
     Args:
         got: a number, or something that ``torch.as_tensor`` takes.
-        expected: the right value.
+        expected: the right value, finite.
         given: the input, in words, for the message.
         rtol: tolerance relative to the largest expected entry.
         atol: absolute tolerance.
     """
-    want = torch.as_tensor(expected)
-    want = want if want.is_complex() else want.to(torch.float64)
+    want = _tensor(expected)
     try:
-        have = torch.as_tensor(
-            got if isinstance(got, Tensor) else _plain(got)
-        ).detach()
+        have = _tensor(got)
     except (TypeError, ValueError, RuntimeError):
         raise Wrong(
             f"For {given}: expected {shown(want)}, got {shown(got)}."
@@ -186,33 +222,44 @@ def expect_close(
         have.shape == want.shape,
         f"For {given}: expected shape {tuple(want.shape)}, got {tuple(have.shape)}.",
     )
-    expect(
-        bool(torch.isfinite(have).all()),
-        f"For {given}: the answer has an entry inf or NaN.",
+    if not have.numel():
+        return
+    gap = (have - want).abs()
+    bound = atol + rtol * float(want.abs().max())
+    off = ~(gap <= bound)  # an entry that is NaN differs
+    if not off.any():
+        return
+    i = int(off.flatten().nonzero()[0])
+    wanted, answered = _differing(
+        want.flatten()[i].item(), have.flatten()[i].item()
     )
-    have = have.to(
-        torch.complex128
-        if have.is_complex() or want.is_complex()
-        else torch.float64
-    )
-    gap = float((have - want).abs().max()) if want.numel() else 0.0
-    scale = float(want.abs().max()) if want.numel() else 0.0
-    expect(
-        gap <= atol + rtol * scale,
-        f"For {given}: expected {shown(want)}, got {shown(have)} (largest difference {gap:.2g}).",
-    )
+    message = f"For {given}: expected {wanted}, got {answered}"
+    if want.numel() > 1:
+        at = torch.unravel_index(torch.tensor(i), want.shape)
+        number = int(off.sum())
+        which = f"first of {number} that differ" if number > 1 else "only one"
+        message += (
+            f" at entry {[int(k) for k in at]}, the {which} "
+            f"(the largest difference is {few_digits(float(gap.max()))})"
+        )
+        if want.numel() <= 12:
+            message += f": {shown(have)} in place of {shown(want)}"
+    raise Wrong(message + ".")
 
 
-def _plain(value: Any) -> Any:
-    """Sympy numbers to Python's; lists and tuples of tensors to one tensor."""
+def _tensor(value: Any) -> Tensor:
+    """In double precision and on the CPU: Python's and sympy's numbers, lists and tuples of tensors, what torch takes."""
     if isinstance(value, list | tuple) and any(
         isinstance(v, Tensor) for v in value
     ):
-        return torch.stack([torch.as_tensor(v) for v in value])
+        value = torch.stack([torch.as_tensor(v) for v in value])
     if type(value).__module__.startswith("sympy"):
-        number = complex(value)
-        return number.real if number.imag == 0 else number
-    return value
+        value = complex(value)
+        value = value.real if value.imag == 0 else value
+    made = torch.as_tensor(value)
+    dtype = torch.complex128 if made.is_complex() else torch.float64
+    # From the value once more: torch makes float32 of Python's numbers.
+    return torch.as_tensor(value, dtype=dtype, device="cpu").detach()
 
 
 def expect_finds_bug(
@@ -229,16 +276,23 @@ def expect_finds_bug(
         bugs: name -> wrong implementation.
         what: what is tested, for the message.
     """
-    try:
-        test(good)
-    except AssertionError:
-        raise Wrong(f"Your test rejects the right {what}.") from None
+    if not _passes(test, good):
+        raise Wrong(f"Your test rejects the right {what}.")
     for name, bug in bugs.items():
-        try:
-            test(bug)
-        except AssertionError:
-            continue
-        raise Wrong(f"Your test accepts an {what} with this bug: {name}.")
+        if _passes(test, bug):
+            raise Wrong(
+                f"Your test accepts a wrong {what}, with this bug: {name}."
+            )
+    if not _passes(test, good):  # it rejected by counting, or by chance
+        raise Wrong(f"Your test rejects the right {what} the second time.")
+
+
+def _passes(test: Callable[[Any], Any], implementation: Any) -> bool:
+    try:
+        test(implementation)
+    except AssertionError:
+        return False
+    return True
 
 
 def predict(
@@ -261,7 +315,7 @@ def predict(
         tolerance: how far off, relative to the larger of the two (absolute if that is below 1), still counts as close.
     """
     print(f"{name}:")
-    print(f"  measured {_few_digits(measured)} {unit}".rstrip())
+    print(f"  measured {few_digits(measured)} {unit}".rstrip())
     if guess is None:
         return
     close = math.isclose(guess, measured, rel_tol=tolerance, abs_tol=tolerance)
@@ -269,8 +323,8 @@ def predict(
     print(f"  you said {guess:g}: {verdict}.")
 
 
-def _few_digits(value: float | int) -> str:
+def few_digits(value: float | int) -> str:
     """Two digits; whole numbers, and numbers from 100 on, to the last one before the point."""
-    if math.isfinite(value) and (abs(value) >= 100 or value == round(value)):
+    if abs(value) < 1e15 and (abs(value) >= 100 or value == round(value)):
         return f"{value:,.0f}"
     return f"{value:.2g}"
