@@ -12,6 +12,7 @@ import torch
 from book import CHAPTERS, ROOT, code_cells, load
 from linear_time import exercises
 from linear_time.exercises import (
+    Calls,
     Wrong,
     check,
     exercise,
@@ -19,6 +20,7 @@ from linear_time.exercises import (
     expect_close,
     expect_equal,
     expect_finds_bug,
+    no_derivatives,
     predict,
     shown,
 )
@@ -260,6 +262,26 @@ def test_expect_finds_bug():
         )
     with pytest.raises(Wrong, match=r"rejects the right implementation\.$"):
         expect_finds_bug(student, lambda x: x, {})
+
+
+def test_calls_to_torch_are_counted_by_name():
+    x = torch.ones(3)
+    with Calls() as calls:
+        (x + 1).cumsum(0)
+    x.exp()
+    assert calls.names == ["add", "cumsum"]
+    with pytest.raises(Wrong, match="at most 3 calls"), Calls(most=3):
+        while True:
+            x = x + 1
+
+
+def test_neither_autograd_nor_torch_func_gives_a_derivative_where_it_is_forbidden():
+    x = torch.ones(3, requires_grad=True)
+    with no_derivatives():
+        assert not (2 * x).requires_grad
+        with pytest.raises(Wrong, match="no derivative"):
+            torch.func.grad(lambda t: t.exp().sum())(torch.ones(3))
+    assert (2 * x).requires_grad
 
 
 def test_a_test_that_only_counts_how_often_it_ran_finds_no_bug():

@@ -5,6 +5,7 @@ only. Bytes are counted, and are the same at every run.
 """
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from linear_time import _validate
 from linear_time.mixer import SequenceMixer
@@ -79,6 +81,8 @@ def peak_bytes(call: Callable[[], Any]) -> int:
     As torch's profiler sees its CPU allocator. What the call returns counts,
     its inputs do not, nor what the call made on another device.
     """
+    # Its profiler tells on stderr that it starts, unless this is set.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with profile(
         activities=[ProfilerActivity.CPU], profile_memory=True
     ) as profiler:
@@ -113,6 +117,16 @@ def saved_bytes(call: Callable[[], Any]) -> int:
     with saved_tensors_hooks(pack, lambda x: x):
         call()
     return sum(sizes.values())
+
+
+def product_flops(call: Callable[[], Any]) -> int:
+    """The FLOPs of the matrix products of a call, by torch's counter.
+
+    It sees no elementwise work, no FFT and no fused attention of a CPU.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
 
 
 def training_step(

@@ -58,6 +58,29 @@ def cached(block, x, turned=True, normed=True, swapped=False):
     return block(x), KVCache(*((v, turned_k) if swapped else (turned_k, v)))
 
 
+def step_by_step(block, x):
+    state, outputs = block.initial_state(len(x), dtype=x.dtype), []
+    for x_t in x.unbind(1):
+        y_t, state = block.step(x_t, state)
+        outputs.append(y_t)
+    return torch.stack(outputs, 1), state
+
+
+def keys_in_a_loop(block, x):
+    """The outputs at once, but the cache filled by steps."""
+    return block(x), step_by_step(block, x)[1]
+
+
+def of_the_library(block, x):
+    return block.prefill(x)
+
+
+def positions_lost(block, x):
+    """The right numbers, in a cache that believes to be elsewhere."""
+    y, cache = cached(block, x)
+    return y, cache._replace(dropped=1)
+
+
 def relative_only(turn):
     q = torch.ones(1, 8, dtype=torch.float64)
     a = turn(q, torch.tensor([5])) @ turn(q, torch.tensor([3])).T
@@ -85,6 +108,10 @@ WRONG = {
         lambda block, x: cached(block, x, normed=False),
         lambda block, x: cached(block, x, swapped=True),
         lambda block, x: (block(x), block.initial_state(len(x))),
+        step_by_step,
+        keys_in_a_loop,
+        of_the_library,
+        positions_lost,
     ],
     "03-bug": [lambda turn: None, relative_only, norm_only, position_zero],
 }

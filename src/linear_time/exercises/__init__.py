@@ -5,12 +5,15 @@ An exercise is named by its chapter's number and a word, ``"12-bilinear"``. Its 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.overrides import TorchFunctionMode
 
 #: chapter number -> topic; the checks of chapter 12 stand in linear_time/exercises/discretization.py
 CHAPTERS = {
@@ -78,6 +81,52 @@ def randn(
     """One random tensor of a shape."""
     drawn: Tensor = draws(seed, dtype)(*shape)
     return drawn
+
+
+class Calls(TorchFunctionMode):
+    """The names of the functions of torch that are called inside, in order.
+
+    By their number at two sizes a check tells a loop from a few large calls, and by a name a method that was
+    forbidden.
+
+    Args:
+        most: so many calls are allowed; one more is wrong, so that a loop that does not end is ended.
+    """
+
+    def __init__(self, most: float | int = math.inf) -> None:
+        super().__init__()
+        self.most = most
+        self.names: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.names.append(getattr(func, "__name__", str(func)))
+        if len(self.names) > self.most:
+            raise Wrong(
+                f"Expected at most {self.most:,} calls to torch: does it end?"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+class _NoTransforms(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if any(map(is_functorch_wrapped_tensor, filter(_is_tensor, args))):
+            raise Wrong("Expected no derivative by torch.func.")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_derivatives() -> Iterator[None]:
+    """Inside, autograd keeps nothing, and torch.func is wrong."""
+    with torch.inference_mode(), _NoTransforms():
+        yield
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
 
 
 def exercise(

@@ -4,8 +4,6 @@ import math
 from typing import Any
 
 import torch
-from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,6 +22,7 @@ from linear_time.exercises import (
     expect_close,
     expect_equal,
     expect_finds_bug,
+    no_derivatives,
 )
 
 
@@ -132,19 +131,6 @@ def merge(answer):
         expect_close(got[1], wanted, f"{name}, log_total", rtol=1e-12)
 
 
-class _Transforms(TorchFunctionMode):
-    """Whether torch.func differentiates, which inference mode allows."""
-
-    seen = False
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        tensors = [t for t in args if isinstance(t, torch.Tensor)]
-        self.seen |= any(map(is_functorch_wrapped_tensor, tensors))
-        return func(*args, **(kwargs or {}))
-
-
 @exercise("02-backward")
 def backward(answer):
     draw = draws()
@@ -153,9 +139,8 @@ def backward(answer):
         v, d_y = draw(keys, d_value), draw(queries, d_value)
         inputs = [t.clone().requires_grad_() for t in (q, k, v)]
         wanted = torch.autograd.grad(attention(*inputs), inputs, d_y)
-        with torch.inference_mode(), _Transforms() as transforms:
+        with no_derivatives():
             got = answer(*(t.clone() for t in (q, k, v, d_y)))
-        expect(not transforms.seen, "Expected no derivative by torch.func.")
         given = f"{queries} queries and {keys} keys of width {d_head}"
         for name, one, other in zip("qkv", got, wanted, strict=True):
             expect_close(one, other, f"{given}, the gradient of {name}")

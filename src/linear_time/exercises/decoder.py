@@ -4,12 +4,15 @@ import torch
 
 from linear_time.decoder import LlamaBlock, apply_rotary, rotary_embedding
 from linear_time.exercises import (
+    Calls,
+    Wrong,
     exercise,
     expect,
     expect_close,
     expect_equal,
     expect_finds_bug,
     randn,
+    shown,
 )
 
 F64 = torch.float64
@@ -58,7 +61,8 @@ def reorder(answer):
         got = answer(weight.clone(), n_heads)
         expect(
             isinstance(got, torch.Tensor) and got.shape == weight.shape,
-            f"For {given}: expected a tensor of shape {tuple(weight.shape)}.",
+            f"For {given}: expected a tensor of shape {tuple(weight.shape)}, "
+            f"got {shown(got)}.",
         )
         cos, sin = rotary_embedding(torch.arange(6), d_head, dtype=F64)
         q = (x @ weight.T).unflatten(-1, (n_heads, d_head)).transpose(0, 1)
@@ -104,17 +108,33 @@ def share(answer):
 def prefill(answer):
     torch.manual_seed(0)
     block = LlamaBlock(12, 3, 1, d_ff=20, base=50.0).double()
-    for length in (1, 7):
-        x = randn(2, length, 12)
+
+    def forbidden(*arguments, **settings):
+        raise Wrong("Expected a pass of your own, not the library's prefill.")
+
+    block.prefill = block.attention.prefill = forbidden
+    calls = {}
+    for length in (1, 7, 40):
+        x, later = randn(2, length, 12), randn(2, 12, seed=1)
         state, outputs = block.initial_state(2), []
         for x_t in x.unbind(1):
             y_t, state = block.step(x_t, state)
             outputs.append(y_t)
-        y, cache = answer(block, x.clone())
+        with Calls() as made:
+            y, cache = answer(block, x.clone())
+        calls[length] = len(made.names)
         given = f"length = {length}"
         expect_close(y, torch.stack(outputs, 1), f"{given}, y")
         expect_close(cache.k, state.k, f"{given}, the keys of the cache")
         expect_close(cache.v, state.v, f"{given}, the values of the cache")
+        wanted, _ = block.step(later, state)
+        given = f"{given}, a step from the cache that you returned"
+        expect_close(block.step(later, cache)[0], wanted, given)
+    expect(
+        calls[40] < calls[7] + 33,
+        "Expected as many calls to torch for 40 tokens as for 7, "
+        f"got {calls[40]} and {calls[7]}: is there a loop over the tokens?",
+    )
 
 
 @exercise("03-bug")
