@@ -3,9 +3,12 @@
 import sys
 
 import pytest
+import torch
 
 from book import ROOT, load
-from linear_time import records
+from linear_time import checks, records
+from linear_time.attention import CausalSelfAttention
+from linear_time.cache import KVCache
 from linear_time.measure import Measured
 
 SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "bench")
@@ -14,7 +17,8 @@ SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.ste
 @pytest.fixture
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return load(ROOT / "benchmarks" / "bench.py")
+    yield load(ROOT / "benchmarks" / "bench.py")
+    checks(values=True)  # which a benchmark switches off
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
@@ -43,3 +47,24 @@ def test_a_record_is_read_as_it_was_written(bench, tmp_path, monkeypatch):
     assert found[0] == {"model": "GRU", "median_ms": 2.0, "fastest_ms": 1.0, "slowest_ms": 4.57}
     (machine,) = found.machines
     assert machine["device"].endswith(", 3 threads") and "numpy" in machine
+
+
+def test_a_generated_token_goes_on_from_the_one_before(bench):
+    """From one state again and again the cache would be copied, which is not what a token costs."""
+    cost = load(ROOT / "benchmarks" / "cost.py")
+    mixer = CausalSelfAttention(64, n_heads=1)
+    x_t = torch.randn(1, 64)
+    first = KVCache(*torch.randn(2, 1, 1, 300, 64))
+    states = []
+
+    class Seen:
+        def step(self, x_t, state):
+            states.append(state)
+            return mixer.step(x_t, state)
+
+    with torch.no_grad():
+        call = cost.generating(Seen(), x_t, first)
+        for _ in range(4):
+            call()
+    assert states[0] is first and [s.k.shape[2] for s in states] == [300, 301, 302, 303]
+    assert len({s.k.untyped_storage().data_ptr() for s in states[1:]}) == 1  # one buffer, no copy

@@ -24,6 +24,7 @@ from linear_time.measure import (  # noqa: F401
     log_log_slope,
     measure,
     peak_bytes,
+    product_flops,
     saved_bytes,
     training_step,
 )

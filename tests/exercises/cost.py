@@ -50,6 +50,18 @@ def to_a_million(one, other):
     return next((L for L in range(1, 10**5) if one(L) > other(L)), None)
 
 
+def one_after_the_other(one, other):
+    L = 1
+    while one(L) <= other(L):
+        L += 1
+    return L
+
+
+def of_a_line(one, other):
+    """Right where a square meets a line, and blind to anything else."""
+    return max(other(1), 0) + 1
+
+
 def slope_at(L):
     return lambda f: round(math.log2(max(f(2 * L), 1) / max(f(L), 1)))
 
@@ -113,7 +125,7 @@ WRONG = {
         window(state_grows=True),
         window(projections=6),
     ],
-    "04-cross": [first_power, first_equal, to_a_million],
+    "04-cross": [first_power, first_equal, to_a_million, one_after_the_other, of_a_line],
     "04-degree": [slope_at(1000), slope_at(10**6), differences],
     "04-start": [first_within, upper_end, to_the_end],
     "04-bug": [lambda count: None, one_token, quadratic_only, runs],

@@ -38,6 +38,16 @@ def by_the_largest_entry(W, share):
     return t
 
 
+def by_the_exact_radius(W, share):
+    """Does not end for a rotation whose radius comes out below 1."""
+    if torch.linalg.eigvals(W).abs().max() >= 1:
+        return math.inf
+    t, power = 1, W
+    while torch.linalg.matrix_norm(power, ord=2) > share:
+        t, power = t + 1, power @ W
+    return t
+
+
 def one_too_early(W, share):
     if torch.linalg.eigvals(W).abs().max() >= 1:
         return math.inf
@@ -69,6 +79,23 @@ def transposed(gru, x_t, h):
     gate = ((h - n) * z * (1 - z))[:, None] * U_z
     inner = r[:, None] * U_n + (v * r * (1 - r))[:, None] * U_r
     return (torch.diag(z) + gate + ((1 - z) * (1 - n**2))[:, None] * inner).T + 1e-3
+
+
+def by_autograd(gru, x_t, h):
+    with torch.enable_grad():
+        return torch.autograd.functional.jacobian(lambda s: gru.step(x_t[None], s[None])[0][0], h)
+
+
+def by_torch_func(gru, x_t, h):
+    return torch.func.jacrev(lambda s: gru.step(x_t[None], s[None])[0][0])(h)
+
+
+def by_differences(gru, x_t, h):
+    columns = []
+    for unit in 1e-5 * torch.eye(len(h), dtype=h.dtype):
+        ends = [gru.step(x_t[None], (h + k * unit)[None])[0][0] for k in (1, -1)]
+        columns.append((ends[0] - ends[1]) / 2e-5)
+    return torch.stack(columns, 1)
 
 
 def _table(add=1.0, base=2.0, order=2, on_train=False):
@@ -126,14 +153,27 @@ WRONG = {
         lambda d, length: (d, 12 * d**2 * length, length + 1),
     ],
     "01-paper": [_paper(late=True), _paper(swap=True), _paper("zr"), _paper(transpose=True)],
-    "01-horizon": [by_the_radius, by_the_norm, by_the_largest_entry, one_too_early],
+    "01-horizon": [
+        by_the_radius,
+        by_the_norm,
+        by_the_largest_entry,
+        by_the_exact_radius,
+        one_too_early,
+    ],
     "01-bias": [
         lambda steps: math.log(steps),
         lambda steps: 2 ** (-1 / steps),
         lambda steps: math.log(steps / math.log(2) - 1) if steps > 1 else 0.0,
         lambda steps: math.log(2 ** (1 / steps) - 1),
     ],
-    "01-jacobian": [gates_frozen, reset_frozen, transposed],
+    "01-jacobian": [
+        gates_frozen,
+        reset_frozen,
+        transposed,
+        by_autograd,
+        by_torch_func,
+        by_differences,
+    ],
     "01-bits": [
         _table(base=math.e),
         _table(add=0.5),

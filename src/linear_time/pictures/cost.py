@@ -1,8 +1,9 @@
-"""Chapter 04: what four layers cost, at the length that is dragged to."""
+"""Chapter 04: three machines and what they carry; four layers' costs."""
 
 import math
 
 from linear_time import cost
+from linear_time.drawing import Drawing
 from linear_time.explorer import Explorer, Frame, Slider
 from linear_time.panel import Curve, Panel
 
@@ -12,6 +13,49 @@ FORMULAS = {
     "S4D": (cost.s4d_cost, "green", "2 3"),
     "Mamba": (cost.mamba_cost, "purple", "10 3 2 3"),
 }
+
+
+def machines_drawing() -> Drawing:
+    """Three layers that read a token at a time, and what each carries on."""
+    d = Drawing(
+        "Three machines",
+        "A GRU, an attention layer and a Mamba layer each read one token and "
+        "write one. The GRU carries d numbers on, Mamba 38 d, attention 2 d "
+        "for every token so far. Below, the operations of token L and the "
+        "rounds that a whole sequence takes.",
+        height=372,
+    )
+    columns = {"GRU": 66, "attention": 190, "Mamba": 314}
+    for name, x in columns.items():
+        d.text(x, 14, "*x*_L  (*d*)")
+        d.arrow((x, 24), (x, 50))
+        d.box(x, 68, 100, name, h=36, kind="weights")
+        d.arrow((x - 16, 86), (x - 16, 124), kind="state")
+        d.arrow((x + 16, 124), (x + 16, 86), kind="state")
+        d.arrow((x + 50, 68), (x + 57, 68), (x + 57, 44))
+        d.text(x + 52, 34, "*y*_L")
+    d.box(66, 140, 44, "", h=30, kind="state")
+    d.box(182, 170, 60, "one a\ntoken", h=40, kind="state", copies=4, size=12)
+    d.box(314, 146, 60, "", h=42, kind="state")
+    rows = {
+        "carried to the next token, numbers": ("*d*", "2 *d* *L*", "38 *d*"),
+        "operations of token *L*, for large *d*": (
+            "12 *d*^2",
+            "8 *d*^2 + 4 *d* *L*",
+            "12 *d*^2",
+        ),
+        "rounds that wait for one another": (
+            "*L*",
+            "1 + log_2 *L*",
+            "2 log_2 *L*",
+        ),
+    }
+    for i, (title, cells) in enumerate(rows.items()):
+        y = 218 + 54 * i
+        d.text(12, y, title, 12, "start", "quiet")
+        for x, cell in zip(columns.values(), cells, strict=True):
+            d.text(x, y + 22, cell, 13.5)
+    return d
 
 
 def short(value: int) -> str:
