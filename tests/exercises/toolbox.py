@@ -27,17 +27,11 @@ EIGEN = slips(
     ),
 )
 ODE = slips(
-    (2 * math.log(8), 3.0, [[0, 1], [-4, -0.6]]),
+    (2 * math.log(8), 3.0, 1 - math.exp(-1)),
     (
         (math.log(8), math.log(8) / 2, 2 / 8, -2 * math.log(8), 14.0),
         (6.0, -3.0, 12.0, 0.0, math.inf, None),
-        (
-            [[0, 1], [4, 0.6]],
-            [[0, 1], [-0.6, -4]],
-            [[0, -4], [1, -0.6]],
-            [[1, 0], [-4, -0.6]],
-            [-4, -0.6],
-        ),
+        (math.exp(-1), 1.0, 0.25, 1 - math.exp(-4), 1 - math.exp(-1 / 16)),
     ),
 )
 FOURIER = slips(
@@ -66,35 +60,28 @@ ROOFLINE = slips(
 )
 
 
-# 00-halflife
+# 00-alias
 
 
-def fastest_mode(A):
-    return math.log(2) / -torch.linalg.eigvals(A).real.min().item()
+def _alias(shift=0.5, angular=2 * math.pi, whole=math.floor):
+    def lowest_mode(lam, delta):
+        turns = whole(lam.imag * delta / angular + shift)
+        return complex(lam.real, lam.imag - angular * turns / delta)
+
+    return lowest_mode
 
 
-def time_constant(A):
-    slowest = torch.linalg.eigvals(A).real.max().item()
-    return -1 / slowest if slowest < 0 else math.inf
+def alias_by_the_logarithm_of_a_sample(lam, delta):
+    """Right but for the lower end, which the interval does not contain."""
+    import cmath
+
+    got = cmath.log(cmath.exp(lam * delta)) / delta
+    return complex(got.real, -abs(got.imag) if abs(got.imag) * delta > 3.1415 else got.imag)
 
 
-def size_of_the_eigenvalue(A):
-    return math.log(2) / torch.linalg.eigvals(A).abs().min().item()
-
-
-def diagonal_entries(A):
-    slowest = A.diagonal().max().item()
-    return math.log(2) / -slowest if slowest < 0 else math.inf
-
-
-def negative_half_life(A):
-    slowest = torch.linalg.eigvals(A).real.max().item()
-    return math.log(2) / -slowest if slowest else math.inf
-
-
-def symmetric_only(A):
-    slowest = torch.linalg.eigvalsh(A).max().item()
-    return math.log(2) / -slowest if slowest < 0 else math.inf
+def alias_once(lam, delta):
+    turn = 2 * math.pi / delta
+    return lam - 1j * turn if lam.imag > turn / 2 else lam
 
 
 # 00-ramp
@@ -157,6 +144,12 @@ def keep_half_of_the_negative(x, delta, cutoff_hz):
 
 def keep_without_the_mean(x, delta, cutoff_hz):
     return _keep(x - x.mean(), delta, cutoff_hz, n=True)
+
+
+def keep_strictly_below(x, delta, cutoff_hz):
+    spectrum = torch.fft.rfft(x)
+    spectrum[torch.fft.rfftfreq(len(x), delta) >= cutoff_hz] = 0
+    return torch.fft.irfft(spectrum, n=len(x))
 
 
 # 00-bug
@@ -222,6 +215,20 @@ def one_step_early(v, kernel):
     return torch.cat([good[1:], good.new_zeros(1)])
 
 
+def pulls_back_by_a_matrix(v, kernel):
+    return toeplitz(kernel).mT @ v
+
+
+def pulls_back_by_autograd(v, kernel):
+    with torch.enable_grad():
+        x = torch.zeros_like(v).requires_grad_()
+        return torch.autograd.grad(causal_convolution(x, kernel), x, v)[0]
+
+
+def pulls_back_in_a_loop(v, kernel):
+    return torch.stack([(v[s:] * kernel[: len(v) - s]).sum() for s in range(len(v))])
+
+
 # 00-batch
 
 
@@ -270,14 +277,14 @@ WRONG = {
     "00-fourier": FOURIER,
     "00-gradient": GRADIENT,
     "00-roofline": ROOFLINE,
-    "00-halflife": [
-        fastest_mode,
-        time_constant,
-        size_of_the_eigenvalue,
-        diagonal_entries,
-        negative_half_life,
-        symmetric_only,
-        returns_none,
+    "00-alias": [
+        _alias(),
+        _alias(0),
+        _alias(angular=1.0),
+        _alias(whole=math.ceil),
+        alias_by_the_logarithm_of_a_sample,
+        alias_once,
+        lambda lam, delta: lam,
     ],
     "00-ramp": [
         ramp_lost_start,
@@ -294,6 +301,7 @@ WRONG = {
         keep_the_high_ones,
         keep_half_of_the_negative,
         keep_without_the_mean,
+        keep_strictly_below,
         returns_none,
     ],
     "00-bug": [
@@ -310,6 +318,9 @@ WRONG = {
         forgets_to_turn_back,
         pulls_back_round_the_circle,
         one_step_early,
+        pulls_back_by_a_matrix,
+        pulls_back_by_autograd,
+        pulls_back_in_a_loop,
         returns_none,
     ],
     "00-batch": [

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import sympy as sp
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from linear_time.convolution import (
     causal_convolution,
@@ -14,12 +15,14 @@ from linear_time.convolution import (
 )
 from linear_time.datasets import ecg
 from linear_time.exercises import (
+    Calls,
     Wrong,
     exercise,
     expect,
     expect_close,
     expect_equal,
     expect_finds_bug,
+    no_derivatives,
     shown,
 )
 
@@ -79,10 +82,9 @@ DIAGNOSTIC = {
                 "Expected the h at which h' is 0.",
             ),
             Question(
-                "the matrix of q'' = -4q - 0.6q' for the state (q, q')",
-                [[0.0, 1.0], [-4.0, -0.6]],
-                "Expected [[., .], [., .]] whose first row says that the "
-                "derivative of q is q'.",
+                "h(1/4) of h' = -4h + 4x with h(0) = 0 and x = 1",
+                1 - math.exp(-1),
+                "Expected the share of the way after one time constant.",
             ),
         ),
     ),
@@ -233,34 +235,33 @@ def diagnose(answers: Mapping[str, Any]) -> list[str]:
 # ---- the exercises at the end
 
 
-@exercise("00-halflife")
-def half_life(answer):
-    log2 = math.log(2)
-    cases = (
-        ("diag(-1, -4)", [[-1.0, 0.0], [0.0, -4.0]], log2),
-        ("[[-0.3, 2], [-2, -0.3]]", [[-0.3, 2.0], [-2.0, -0.3]], log2 / 0.3),
-        ("[[0, 1], [-4, -0.5]]", [[0.0, 1.0], [-4.0, -0.5]], log2 / 0.25),
-        ("[[-2, 50], [0, -3]]", [[-2.0, 50.0], [0.0, -3.0]], log2 / 2),
-    )
-    for given, rows, want in cases:
-        have = answer(torch.tensor(rows, dtype=F64))
-        expect_close(have, want, f"A = {given}")
-    three = torch.block_diag(
-        torch.tensor([[-0.3, 2.0], [-2.0, -0.3]], dtype=F64),
-        torch.tensor([[-0.2]], dtype=F64),
-    )
-    expect_close(answer(three), log2 / 0.2, "a third mode of rate -0.2")
-    for given, rows in (
-        ("[[0, 2], [-2, 0]]", [[0.0, 2.0], [-2.0, 0.0]]),
-        ("diag(0.1, -5)", [[0.1, 0.0], [0.0, -5.0]]),
-        ("diag(0, -1)", [[0.0, 0.0], [0.0, -1.0]]),
+@exercise("00-alias")
+def alias(answer):
+    for lam, delta in (
+        (-0.5 + 1j, 0.5),
+        (-0.5 + 8j, 0.5),
+        (0.3 - 8j, 0.5),
+        (-1 + 100j, 0.25),
+        (-2 - 1000j, 1.0),
+        (-1 + 0j, 3.0),
     ):
-        have = answer(torch.tensor(rows, dtype=F64))
-        expect(
-            float(have) == math.inf,
-            f"For A = {given}: expected inf, since a mode never dies, "
-            f"got {shown(have)}.",
-        )
+        got = answer(lam, delta)
+        given = f"λ = {shown(lam)}, delta = {delta:g}"
+        expect_close(got, _folded(lam, delta), given)
+    half = math.pi / 0.5  # half a turn a step: the upper end is inside
+    for lam in (complex(-1, half), complex(-1, -half), complex(-1, 3 * half)):
+        given = f"λ = {shown(lam)}, delta = 0.5"
+        expect_close(answer(lam, 0.5), complex(-1, half), given)
+
+
+def _folded(lam, delta):
+    """By trying: whole turns off or on, until it lies within."""
+    turn, omega = 2 * math.pi / delta, lam.imag
+    while omega > turn / 2:
+        omega -= turn
+    while omega <= -turn / 2:
+        omega += turn
+    return complex(lam.real, omega)
 
 
 @exercise("00-ramp")
@@ -291,6 +292,7 @@ def keep(answer):
         (101, 0.01, 9.7),
         (64, 0.5, 0.3),
         (7, 1.0, 0.2),
+        (8, 0.5, 0.5),  # the cutoff is a frequency: it stays
     ):
         x = torch.randn(length, dtype=F64, generator=generator)
         lag = torch.arange(length, dtype=F64)
@@ -314,6 +316,20 @@ def keep(answer):
     expect_close(have, want, "the ECG, cutoff 40 Hz")
 
 
+class _Largest(TorchDispatchMode):
+    """The most numbers that a tensor made inside has."""
+
+    numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
 @exercise("00-pullback")
 def pullback(answer):
     generator = torch.Generator().manual_seed(5)
@@ -321,11 +337,18 @@ def pullback(answer):
     taps = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
     given = "v = (0, 0, 1), kernel = (1, 2, 3)"
     expect_close(answer(v, taps), [3.0, 2.0, 1.0], given)
-    for length in (1, 2, 7, 32):
+    for length in (1, 2, 7, 32, 1000):
         v = torch.randn(length, dtype=F64, generator=generator)
         taps = torch.randn(length, dtype=F64, generator=generator)
         given = f"random v and kernel of length {length}"
-        expect_close(answer(v, taps), toeplitz(taps).mT @ v, given)
+        with no_derivatives(), Calls(most=500), _Largest() as largest:
+            got = answer(v.clone(), taps.clone())
+        expect_close(got, toeplitz(taps).mT @ v, given)
+    expect(
+        largest.numbers <= 8 * length,
+        f"For length {length}: expected no tensor of more than {8 * length} "
+        f"numbers, got one of {largest.numbers}.",
+    )
 
 
 def _padded_to(n):
