@@ -8,6 +8,11 @@ and chosen on the validation part.
 
 Beside them what needs no gradient: n-grams with interpolated Kneser–Ney smoothing, and the
 compressors of Python's standard library.
+
+``--controls`` runs what the first comparison left open, into a record of its own: the Llama with
+the start and the optimizer that are customary for it, the others with that optimizer, larger rates,
+S4D with short time constants and Mamba without selection with long ones, and the time of an update
+against the length of its pieces, with and without the kernel of the scan.
 """
 
 import functools
@@ -15,11 +20,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from unittest import mock
 
 import runs
 import torch
 from torch import Tensor, nn
 
+from linear_time import scan_triton
 from linear_time.baselines import COMPRESSORS, compressed_bits, n_gram
 from linear_time.datasets import text
 from linear_time.decoder import LlamaBlock
@@ -83,8 +90,8 @@ class Bias(nn.Module):
 class WithoutSelection(Mamba):
     """Mamba with one Δ for each channel and one B and C for all inputs: a convolution."""
 
-    def __init__(self, d_model: int) -> None:
-        super().__init__(d_model)
+    def __init__(self, d_model: int, **limits: float) -> None:
+        super().__init__(d_model, **limits)  # type: ignore[arg-type]
         del self.x_proj
         self.dt_proj = Bias(self.dt_proj.bias.data)  # type: ignore[assignment]
         self.B = nn.Parameter(torch.ones(self.N))
@@ -148,17 +155,38 @@ MODELS: dict[str, Callable[[int], SequenceMixer]] = {
 }
 
 
+# Other time constants to start from. A mode of S4D forgets within 2/Δ steps, the slowest of a
+# channel of Mamba within 1/Δ: 2 to 200 steps for 20 to 2,000, and 100 to 10,000 for 10 to 1,000.
+STARTS: dict[str, dict[str, Callable[[int], SequenceMixer]]] = {
+    "short": {"s4d": residual(lambda d: S4D(d, delta_min=1e-2, delta_max=1.0))},
+    "long": {
+        "mamba without selection": residual(
+            lambda d: WithoutSelection(d, delta_min=1e-4, delta_max=1e-2)
+        )
+    },
+}
+
+
 def width_of(name: str, size: str) -> int:
     return dict(zip(MODELS, SIZES[size].widths, strict=True))[name]
 
 
-def model(name: str, size: str, vocab_size: int) -> LanguageModel:
-    """A language model by name, with the start of its layers' own code."""
+def model(name: str, size: str, vocab_size: int, start: str = "library") -> LanguageModel:
+    """A language model by name, with the start of its layers' own code or another.
+
+    "customary" is a Transformer's: every matrix normal with 0.02, and the two of each block that
+    add to the residual divided by the root of how many there are.
+    """
     width = width_of(name, size)
-    network = LanguageModel(lambda: MODELS[name](width), vocab_size, width, N_LAYER)
+    make = STARTS.get(start, MODELS)[name]
+    network = LanguageModel(lambda: make(width), vocab_size, width, N_LAYER)
     for parameter_name, parameter in network.named_parameters():
         if parameter_name.endswith("out_proj.weight"):  # as in ``MambaLM``
             parameter.data /= math.sqrt(N_LAYER)
+        if start == "customary" and parameter.ndim == 2:
+            nn.init.normal_(parameter, std=0.02)
+            if parameter_name.endswith(("out.weight", "down.weight")):
+                parameter.data /= math.sqrt(2 * N_LAYER)
     return network
 
 
@@ -240,9 +268,11 @@ def train_one(job: dict) -> dict:
     size = SIZES[job["size"]]
     book, (training, validation, test) = data(device, job["size"])
     seed_everything(job["seed"])
-    network = model(job["model"], job["size"], len(book.alphabet)).to(device)
+    start = job.get("start", "library")
+    network = model(job["model"], job["size"], len(book.alphabet), start).to(device)
     network = runs.graphed(network, training[: size.batch * size.length].view(size.batch, -1))
-    config = runs.config(job, WARMUP, 15, weight_decay=0.1, lower_is_better=True)
+    others = {"weight_decay": 0.1, "beta2": job.get("beta2", 0.999)}
+    config = runs.config(job, WARMUP, 15, lower_is_better=True, **others)
     some = validation[: 64 * size.length + 1]
     found = {"parameters": runs.count(network)}
     try:
@@ -312,6 +342,30 @@ def speed_of(job: dict) -> dict:
     }
 
 
+def update_of(job: dict) -> dict:
+    """Seconds of a forward and backward pass over pieces of one length, as many characters each."""
+    runs.without_checks()
+    device = runs.device()
+    size = SIZES[job["size"]]._replace(length=job["length"], batch=job["batch"])
+    book, (training, _, _) = data(device, job["size"])
+    seed_everything(0)
+    suits = scan_triton.suits if job["scan"] == "triton" else (lambda *_: False)
+    with mock.patch.object(scan_triton, "suits", suits):
+        network = model(job["update"], job["size"], len(book.alphabet)).to(device)
+        stream = batches(training, size, torch.Generator().manual_seed(0))
+        network = runs.graphed(network, next(stream)[:, :-1].contiguous())
+        wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+        times = []
+        for _ in range(job["repeats"] + 2):
+            piece = next(stream)
+            wait()
+            begin = time.perf_counter()
+            loss(network, piece).mean().backward()
+            wait()
+            times.append(time.perf_counter() - begin)
+    return {"update_s": round(sorted(times[2:])[job["repeats"] // 2], 6)}
+
+
 # --- what needs no gradient ----------------------------------------------------------------------
 
 
@@ -332,14 +386,64 @@ def compression(job: dict) -> dict:
 def run(job: dict) -> dict:
     if "speed" in job:
         return speed_of(job)
+    if "update" in job:
+        return update_of(job)
     if "compressor" in job:
         return compression(job)
     return train_one(job) if "model" in job else n_grams(job)
 
 
+#: What is run beside the first comparison: model, start, β₂ and rates; the most telling first.
+CONTROLS: tuple[tuple[str, str, float, tuple[float, ...]], ...] = (
+    ("llama", "customary", 0.95, (3e-3, 1e-2, 3e-2)),
+    ("mamba", "library", 0.999, (3e-2, 1e-1)),
+    ("s4d", "short", 0.999, (1e-2, 3e-2, 1e-1)),
+    ("mamba without selection", "long", 0.999, (1e-2, 3e-2)),
+    ("mamba", "library", 0.95, (1e-2, 3e-2, 1e-1)),
+    ("llama", "library", 0.95, (3e-3, 1e-2)),
+    ("llama", "customary", 0.999, (3e-3, 1e-2)),
+    ("mamba without selection", "library", 0.999, (3e-2, 1e-1)),
+    ("s4d", "library", 0.999, (1e-1,)),
+    ("gru", "library", 0.95, (3e-3, 1e-2)),
+)
+LENGTHS = (256, 1024, 4096, 16_384)
+
+
+def controls(options: Any, steps: int) -> None:
+    """See above; first the times, with nothing beside them."""
+    size = SIZES[options.size]
+    same = {"size": options.size}
+    fixed = {"n_layer": N_LAYER, **size._asdict(), "warmup": WARMUP, "weight_decay": 0.1}
+    run_all = runs.Runner("language_models_controls", run, fixed, options)
+    most = 2 * size.batch * size.length
+    times = [
+        {"update": name, **same, "length": n, "batch": most // n, "scan": scan}
+        for name, scans in (
+            ("mamba", ("triton", "plain")),
+            ("gru", ("triton",)),
+            ("llama", ("triton",)),
+        )
+        for scan in scans
+        for n in LENGTHS
+        if n <= min(most, 1024 if scan == "plain" else 4096 if name == "llama" else most)
+    ]
+    if options.repeats:
+        run_all([{**one, "repeats": options.repeats} for one in times], 1)
+    same["steps"] = steps
+    run_all(
+        [
+            {"model": name, **same, "start": start, "beta2": beta2, "lr": lr, "seed": seed}
+            for name, start, beta2, rates in CONTROLS
+            for seed in options.seeds
+            for lr in rates
+        ]
+    )
+
+
 def main() -> None:
     parser = runs.parser(__doc__, SEEDS, SIZES)
     parser.add_argument("--repeats", type=int, default=10, help="of a timing; 0: no timings")
+    parser.add_argument("--controls", action="store_true", help="what the comparison left open")
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     options = parser.parse_args()
     size = SIZES[options.size]
@@ -353,6 +457,9 @@ def main() -> None:
             for name in options.only
             for lr in rates_of(name)
         ]
+
+    if options.controls:
+        return controls(options, steps)
 
     jobs = [{"baseline": "n-gram", **same}]
     jobs += [{"compressor": name, **same} for name in COMPRESSORS]

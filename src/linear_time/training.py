@@ -33,6 +33,7 @@ class Config:
     lr: float | int = 1e-3  # peak learning rate η > 0
     weight_decay: float | int = 0.01  # AdamW's, ≥ 0
     warmup: int = 0  # steps of linear warm-up w, 0 ≤ w ≤ T
+    beta2: float | int = 0.999  # AdamW's second, 0 < β₂ < 1
     clip: float | int | None = 1.0  # largest gradient norm; None: no clipping
     seed: int = 0  # of everything random
     eval_every: int | None = None  # in steps; None: after the last one only
@@ -53,6 +54,9 @@ class Config:
                     f"got {_validate.describe(value)}"
                 )
             whole[name] = int(value)
+        _validate.number("beta2", self.beta2)
+        if not self.beta2 < 1:
+            raise ValueError(f"beta2: expected less than 1, got {self.beta2}")
         if self.clip is not None:
             _validate.number("clip", self.clip)
         if self.eval_every is not None:
@@ -169,7 +173,7 @@ def train(
     if evaluate is None and (config.eval_every or config.target is not None):
         raise ValueError("evaluate: expected with eval_every or target")
     groups = parameter_groups(model, config.lr, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, config.beta2))
     rank, world, device = _join(model)
     seed_everything((config.seed + rank) % 2**32)
     stream = iter(batches(torch.Generator().manual_seed(config.seed)))
