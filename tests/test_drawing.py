@@ -7,7 +7,7 @@ import pytest
 
 from drawn import example, faults, pictures, sheet
 from linear_time.drawing import INKS, KINDS, Drawing, markup
-from linear_time.pictures.mamba import PARTS, mamba_drawing
+from linear_time.pictures.mamba import PARTS, mamba_drawing, part_drawing
 
 SENTENCE = "A box with a word in it and an arrow to a second box."
 
@@ -154,3 +154,19 @@ def test_a_part_of_the_block_is_pointed_at(part):
     inks = [[e.get("stroke") for e in svg.iter() if e.get("stroke")] for svg in (whole, pointed)]
     kept = sum(a == b for a, b in zip(*inks, strict=True))
     assert 0 < kept < len(inks[0]) and set(inks[1]) - {INKS["grey"]} <= set(inks[0])
+
+
+@pytest.mark.parametrize("part", PARTS[1:])
+def test_a_part_that_is_cut_out_is_legible(chromium, part):
+    """All of its own ink is in the cut, and no word that the whole does not have."""
+
+    def words(drawing, quiet):
+        texts = parsed(drawing).iter("text")
+        return ["".join(t.itertext()) for t in texts if (t.get("fill") == INKS["grey"]) == quiet]
+
+    cut, whole = part_drawing(part), mamba_drawing(part)
+    for width in (1280, 360):
+        assert look(chromium, cut, width=width) == []
+    assert cut.height < 250 and set(words(cut, True)) <= set(words(whole, True))
+    own = [kind for kind in re.findall(r'stroke="([^"]+)"', cut.svg()) if kind != INKS["grey"]]
+    assert len(own) > 2

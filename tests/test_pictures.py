@@ -15,6 +15,7 @@ from linear_time.pictures.convolution import padding_explorer
 from linear_time.pictures.cost import cost_explorer, short
 from linear_time.pictures.discretization import PANEL, curve, discretization_explorer
 from linear_time.pictures.hippo import memory_explorer
+from linear_time.pictures.mamba import state_explorer
 from linear_time.show import Source
 
 notebooks = load(ROOT / "book" / "notebooks.py")
@@ -114,3 +115,15 @@ def test_each_zero_of_padding_mends_one_output():
         ]
         assert wrong == [k < 31 - n for k in range(16)]
         assert int(frame.numbers["wrong"]) == max(31 - n, 0)
+
+
+def test_the_state_beside_a_cache_is_counted():
+    """Two Mamba layers carry what a layer of attention caches for 38 tokens, or for 304 of 8:1."""
+    made = state_explorer()
+    places = [(k, sharing) for k in range(21) for sharing in (1, 2, 4, 8)]
+    for at, (k, sharing) in enumerate(places):
+        shown = made.shown(at)
+        assert shown["even"] == str(38 * sharing) and shown["mamba.state"] == short(76 * 1024)
+        ratio = 2**k / (38 * sharing)
+        assert float(shown["ratio"].replace(",", "")) == pytest.approx(ratio, rel=0.01, abs=0.006)
+        assert shown["cache.state"] == short(2 * 1024 // sharing * 2**k)
