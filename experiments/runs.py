@@ -125,6 +125,12 @@ def _work(task: tuple[Callable[[dict], dict], dict]) -> dict:
     return {**job, **result, "seconds": round(time.perf_counter() - begin, 1)}
 
 
+def _told(arguments: Sequence[str]) -> list[str]:
+    """A command line without the folder of the record, which is this machine's."""
+    at = arguments.index("--out") if "--out" in arguments else len(arguments)
+    return [*arguments[:at], *arguments[at + 2 :]]
+
+
 class Runner:
     """Runs jobs, and keeps the record of an experiment.
 
@@ -166,7 +172,7 @@ class Runner:
         machines = before.machines if before else ()
         record = Record(
             self.name,
-            "python experiments/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "python experiments/" + " ".join([Path(sys.argv[0]).name, *_told(sys.argv[1:])]),
             machines if here in machines else (*machines, here),
             self.settings,
             before.rows if before else (),

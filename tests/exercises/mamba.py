@@ -40,6 +40,28 @@ def block(d):
     return 6 * d**2 + 4 * d * R + 64 * d + 47 * d
 
 
+def unrounded(d):
+    return 6 * d**2 + 4 * d * (d / 16) + 64 * d + 47 * d
+
+
+def rounded_down(d):
+    return 6 * d**2 + 4 * d * (d // 16) + 64 * d + 47 * d
+
+
+def larger_of_two(target, vocab_size, n_layer):
+    def far(d):
+        return abs(n_layer * block(d) + vocab_size * d + d - target)
+
+    return min(range(999, 0, -1), key=far)
+
+
+def quoted(numbers, log=math.log2, round_=math.floor):
+    def answer(d, n, v, bits):
+        return round_(bits * numbers(d, n) / log(v))
+
+    return answer
+
+
 def padded(side, kind):
     def answer(prompts, fill):
         longest = max(map(len, prompts))
@@ -92,18 +114,31 @@ WRONG = {
         lambda d, N, e, taps: e * (N + taps - 1),
         lambda d, N, e, taps: math.floor(e * (N + taps - 1) / 2),
         lambda d, N, e, taps: N + taps - 1,
+        lambda d, N, e, taps: max(1, round(e * (N + taps - 1) / 2)),
     ],
     "18-bias": [
         lambda delta: torch.log(torch.exp(delta) - 1),
         lambda delta: torch.log(torch.expm1(delta)),
         lambda delta: torch.log(delta),
         lambda delta: delta + torch.log(1 - torch.exp(-delta)),
+        lambda delta: (delta + torch.log(-torch.expm1(-delta))).flatten()[:1],
     ],
     "18-match": [
         width(lambda d, v, n: n * 6 * d**2 + v * d),
         width(lambda d, v, n: n * block(d) + 2 * v * d + d),
         width(lambda d, v, n: n * block(d)),
         width(lambda d, v, n: block(d) + v * d + d),
+        width(lambda d, v, n: n * unrounded(d) + v * d + d),
+        width(lambda d, v, n: n * rounded_down(d) + v * d + d),
+        larger_of_two,
+    ],
+    "18-recall": [
+        quoted(lambda d, n: 38 * d),
+        quoted(lambda d, n: 32 * d * n),
+        quoted(lambda d, n: 38 * d * n, log=math.log),
+        quoted(lambda d, n: 38 * d * n, round_=math.ceil),
+        quoted(lambda d, n: 19 * d * n),
+        lambda d, n, v, bits: 38 * d * n,
     ],
     "18-window": [flipped, newest_first, no_bias, grows],
     "18-pad": [

@@ -27,11 +27,30 @@ def state(answer):
         (64, 5, 3, 2),
         (32, 1, 1, 1),
         (768, 128, 2, 4),
+        (16, 4, 3, 4),
     ):
         got = answer(d_model, N, expand, taps)
         wanted = math.ceil(expand * (N + taps - 1) / 2)
         given = f"d_model = {d_model}, N = {N}, expand = {expand}, {taps} taps"
         expect_equal(got, wanted, given)
+
+
+@exercise("18-recall")
+def recall(answer):
+    for d_model, n_layer, vocab_size, bits in (
+        (768, 24, 50_280, 16),
+        (1, 1, 2, 1),
+        (8, 2, 256, 16),
+        (8, 3, 10, 8),
+        (64, 1, 66, 32),
+    ):
+        held = bits * n_layer * 38 * d_model
+        wanted = math.floor(held / math.log2(vocab_size))
+        given = (
+            f"d_model = {d_model}, {n_layer} layers, a vocabulary of "
+            f"{vocab_size:,}, {bits} bits"
+        )
+        expect_equal(answer(d_model, n_layer, vocab_size, bits), wanted, given)
 
 
 @exercise("18-bias")
@@ -40,6 +59,9 @@ def bias(answer):
         value = torch.tensor([delta], dtype=torch.float32)
         exact = value.double() + torch.log(-torch.expm1(-value.double()))
         expect_close(answer(value.clone()), exact, f"Δ = {delta:g}", rtol=1e-5)
+    many = torch.tensor([[0.5, 1e-5], [40.0, 2e-3]])
+    exact = many.double() + torch.log(-torch.expm1(-many.double()))
+    expect_close(answer(many.clone()), exact, "a tensor (2, 2)", rtol=1e-5)
 
 
 def _parameters(d: int, vocab_size: int, n_layer: int) -> int:
@@ -56,6 +78,10 @@ def match(answer):
         (70_000, 66, 2),
         (1_000_000, 66, 1),
         (150_000, 1000, 2),
+        # Nearest to 17, but for the rank of 2; and as near to 10 as to 11.
+        ((_parameters(17, 10, 4) + _parameters(18, 10, 4)) // 2 - 1, 10, 4),
+        ((_parameters(10, 9, 2) + _parameters(11, 9, 2)) // 2, 9, 2),
+        (1, 66, 2),
     ):
         wanted = min(
             range(1, 1000),
