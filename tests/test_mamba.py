@@ -327,6 +327,31 @@ def test_delta_has_a_floor():
     assert torch.allclose(functional.softplus(shifted.dt_proj.bias), torch.tensor(0.7))
 
 
+@torch.no_grad()
+def test_a_new_mamba_selects_by_B_and_C():
+    """At first only Δ is nearly constant: K[t, s] of a channel is far from a convolution's."""
+    torch.manual_seed(0)
+    layer, x = Mamba(256), draw(1, 128, 256, dtype=torch.float32)
+    u = layer.in_proj(x).mT.chunk(2, dim=1)[0]
+    u = functional.silu(layer.convolve(functional.pad(u, (3, 0))))
+    delta, B, C = (value[0].double() for value in layer.select(u.mT))
+    assert (delta.std(0) / delta.mean(0)).mean() < 0.1
+    write = delta[..., None] * B[:, None]
+    assert 0.6 < write.var(0, correction=0).mean() / (write**2).mean() < 0.8
+    shares = []
+    for channel in range(0, 512, 64):
+        # each unit impulse in turn through the scan, D left out
+        impulses = torch.eye(128, dtype=F64)[:, None]  # (row, channel, length)
+        step = delta[:, channel].expand(128, 1, -1)
+        A = layer.A[channel][None].double()
+        K = selective_scan_reference(
+            impulses, step, A, B.mT.expand(128, -1, -1), C.mT.expand(128, -1, -1)
+        )[:, 0].mT  # (t, s)
+        kept = sum((128 - k) * K.diagonal(-k).mean() ** 2 for k in range(128))
+        shares.append(float(kept / (K**2).sum()))
+    assert max(shares) < 0.3 and sum(shares) / len(shares) < 0.2
+
+
 def test_the_last_map_of_a_block_shrinks_with_the_depth():
     for n_layer in (1, 4, 9):
         torch.manual_seed(0)

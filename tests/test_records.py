@@ -34,7 +34,8 @@ def sweep(**losses):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_record_is_whole(name):
     found = read(name)
-    assert found.name == name and f"{name.removesuffix('_small')}.py" in found.command
+    script = name.removesuffix("_small").removesuffix("_controls")
+    assert found.name == name and f"{script}.py" in found.command
     assert found.settings and found.machines and len(found) == len(list(found)) > 5
     for machine in found.machines:
         assert {"device", "python", "torch", "date"} <= machine.keys()

@@ -159,15 +159,16 @@ def test_scale_acts_on_the_rate():
 # The loop
 
 
-@pytest.mark.parametrize("clip", [0.5, None])
-def test_equals_a_loop_written_out(clip):
-    config = Config(steps=8, lr=0.05, weight_decay=0.3, warmup=3, clip=clip, seed=5)
+@pytest.mark.parametrize(("clip", "beta2"), [(0.5, 0.999), (None, 0.999), (0.5, 0.9)])
+def test_equals_a_loop_written_out(clip, beta2):
+    config = Config(steps=8, lr=0.05, weight_decay=0.3, warmup=3, beta2=beta2, clip=clip, seed=5)
     model, reference = small_model(), small_model()
     history = run(config, model)
     matrices = [p for p in reference.parameters() if p.ndim == 2]
     vectors = [p for p in reference.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.0}]
+        [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.0}],
+        betas=(0.9, beta2),
     )
     stream = two.regression_batches(torch.Generator().manual_seed(5))
     losses, norms = [], []
