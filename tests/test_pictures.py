@@ -1,5 +1,6 @@
 """The chapters' explorers: what they show is the library's."""
 
+import math
 import re
 
 import nbformat
@@ -15,7 +16,19 @@ from linear_time.pictures.convolution import padding_explorer
 from linear_time.pictures.cost import cost_explorer, short
 from linear_time.pictures.discretization import PANEL, curve, discretization_explorer
 from linear_time.pictures.hippo import memory_explorer
+<<<<<<< HEAD
 from linear_time.pictures.mamba import state_explorer
+=======
+from linear_time.pictures.selective import (
+    ROW,
+    TWINS,
+    gate_explorer,
+    gate_shares,
+    gate_tokens,
+    three_matrices,
+)
+from linear_time.selective import selective_scan
+>>>>>>> 98eef22 (Chapter 16 in two layers: a proof in four sequences, the rules measured, the steps of trained layers looked at)
 from linear_time.show import Source
 
 notebooks = load(ROOT / "book" / "notebooks.py")
@@ -117,6 +130,7 @@ def test_each_zero_of_padding_mends_one_output():
         assert int(frame.numbers["wrong"]) == max(31 - n, 0)
 
 
+<<<<<<< HEAD
 def test_the_state_beside_a_cache_is_counted():
     """Two Mamba layers carry what a layer of attention caches for 38 tokens, or for 304 of 8:1."""
     made = state_explorer()
@@ -127,3 +141,46 @@ def test_the_state_beside_a_cache_is_counted():
         ratio = 2**k / (38 * sharing)
         assert float(shown["ratio"].replace(",", "")) == pytest.approx(ratio, rel=0.01, abs=0.006)
         assert shown["cache.state"] == short(2 * 1024 // sharing * 2**k)
+=======
+def test_four_sequences_are_alike_place_by_place():
+    rows = [list(row) for row in TWINS]
+    second = [[token for token in row if token][1] for row in rows]
+    assert second == [3, 3, 7, 7]
+    for column in zip(*rows, strict=True):
+        assert sorted(column[:2]) == sorted(column[2:])
+
+
+def test_the_three_matrices_are_what_they_are_called():
+    """Attention's rows are shares; the fixed one has diagonals; noise has no column."""
+    K = three_matrices()
+    assert torch.allclose(K["attention"].sum(1), torch.ones(11, dtype=torch.float64))
+    assert all(torch.equal(matrix, matrix.tril()) for matrix in K.values())
+    fixed = K["fixed"]
+    assert torch.allclose(fixed[1:, 1:], fixed[:-1, :-1]) and (fixed.tril() > 0).sum() == 66
+    data = torch.tensor([token.isdigit() for token in ROW])
+    assert data.sum() == 3 and (K["selective"][:, ~data] == 0).all()
+    u = torch.randn(1, 1, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    one, A = torch.ones_like(u), -torch.ones(1, 1, dtype=torch.float64)
+    for name, delta in (("fixed", 0.25 * one), ("selective", torch.where(data, 0.7, 1e-13) * one)):
+        y = selective_scan(u, delta, A, one, one)
+        assert torch.allclose(K[name] @ u[0, 0], y[0, 0], atol=1e-11)
+
+
+def test_the_gate_holds_shares_of_what_it_read():
+    made, x = gate_explorer(), gate_tokens()
+    for at in (0, 17, 47):
+        shown = made.shown(at)
+        noise, data = float(shown["on_noise"]), float(shown["on_data"])
+        delta = torch.full_like(x, noise)
+        delta[3] = data
+        h, states = 0.0, [0.0]
+        for x_k, step in zip(x.tolist(), delta.tolist(), strict=True):
+            h = math.exp(-step) * h + (1 - math.exp(-step)) * x_k
+            states.append(h)
+        assert made.frames[at].curves["state"] == pytest.approx(states)
+        mine = (1 - math.exp(-data)) * math.exp(-8 * noise)
+        rest = math.exp(-data - 11 * noise)
+        for name, value in (("data", mine), ("noise", 1 - mine - rest), ("rest", rest)):
+            assert float(shown[name]) == pytest.approx(value, abs=6e-3)
+    assert gate_shares(0.5, 0.5)[1][3] < 0.02 < 0.95 < gate_shares(0.001, 4.0)[1][3]
+>>>>>>> 98eef22 (Chapter 16 in two layers: a proof in four sequences, the rules measured, the steps of trained layers looked at)

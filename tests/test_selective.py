@@ -741,3 +741,31 @@ def test_bad_input_state():
         model.step(torch.zeros(2, 6, dtype=F64), model.initial_state(1))
     with pytest.raises(ValueError, match=r"^batch_size: "):
         model.initial_state(0)
+
+
+def test_eight_decays_need_more_than_16_bits():
+    """What eight tokens leave in eight decaying states, and in eight that turn, stored and read."""
+    age = 7 - torch.arange(8)
+    decays, ones = -torch.arange(1.0, 9, dtype=F64), torch.ones(8, dtype=F64)
+    A_bar, B_bar = RULES["zero_order_hold"](decays, ones, 0.3)
+    by_decay = A_bar ** age[:, None] * B_bar
+    by_turns = torch.exp(2j * math.pi * torch.arange(8, dtype=F64) / 8) ** age[:, None]
+    assert torch.linalg.cond(by_decay).item() == pytest.approx(1.8e7, rel=0.03)
+    assert torch.linalg.cond(by_turns).item() == pytest.approx(1)
+    g = torch.Generator().manual_seed(0)
+    data = torch.randint(14, (5000, 8), generator=g)
+    tokens = torch.nn.functional.one_hot(data, 14).mT.to(F64)  # (sequences, kinds, tokens)
+
+    def copied(state, written):
+        read = state.to(written.dtype) @ torch.linalg.inv(written)
+        return int((read.real.argmax(1) == data).all(1).sum())
+
+    def halves(h):
+        scale = h.abs().max()
+        return (h / scale).half().to(F64) * scale
+
+    state, turned = tokens @ by_decay, tokens.to(by_turns.dtype) @ by_turns
+    assert copied(state, by_decay) == copied(state.float(), by_decay) == 5000
+    assert copied(halves(state), by_decay) == 0
+    stored = torch.complex(halves(turned.real), halves(turned.imag))
+    assert copied(stored, by_turns) == 5000

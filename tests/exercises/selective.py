@@ -4,6 +4,9 @@ import math
 
 import torch
 
+from linear_time.pictures.selective import TWINS
+from linear_time.selective import selective_scan
+
 
 def _scan(u, delta, A, B, C, h, b_bar, a_bar=torch.exp):
     outputs = []
@@ -30,8 +33,31 @@ def output_only(u, delta, A, B, C, h):
     return _scan(u, delta, A, B, C, h, lambda z, d, a: torch.expm1(z) / a)[0]
 
 
+def the_librarys(u, delta, A, B, C, h):
+    y, last = selective_scan(
+        *(u[None], delta[None], A, B[None], C[None]),
+        initial_state=h[None],
+        return_last_state=True,
+        rule="zero_order_hold",
+    )
+    return y[0], last[0]
+
+
 def naive_phi(a, delta):
-    return (math.exp(a * delta) - 1) / (a * delta)
+    z = a * delta
+    return (math.exp(z) - 1) / z if z else 1.0
+
+
+def series_near_zero(a, delta):
+    """Two terms are too few below the place where it changes to them."""
+    z = a * delta
+    return 1 + z / 2 if abs(z) < 1e-3 else math.expm1(z) / z
+
+
+def _twins(n_tokens, i, rows):
+    before = torch.ones(4, i - 1, dtype=torch.int64)
+    behind = torch.ones(4, n_tokens - i - 2, dtype=torch.int64)
+    return torch.cat([before, torch.tensor(rows), behind], dim=1)
 
 
 def _matrix(delta, A, B, C, first):
@@ -46,6 +72,21 @@ def _matrix(delta, A, B, C, first):
 
 def without_a_step(delta, A, B, C):
     return _matrix(delta, A, B, C, 1) / delta
+
+
+def factor_by_factor(delta, A, B, C):
+    """exp(A τ_t) exp(−A τ_s): right on paper, and overflows on a long sequence."""
+    clock = delta.cumsum(0)[:, None] * A  # (length, N)
+    K = (C.T * clock.exp()) @ ((-clock).exp() * B.T).T * delta
+    return K.tril()
+
+
+def by_the_librarys_scan(delta, A, B, C):
+    length = len(delta)
+    wide = (x.expand(length, *x.shape) for x in (delta[None], B, C))
+    delta, B, C = (x.contiguous() for x in wide)
+    unit = torch.eye(length, dtype=delta.dtype).unsqueeze(1)
+    return selective_scan(unit, delta, A[None], B, C)[:, 0].T
 
 
 def _bits(missing):
@@ -104,14 +145,24 @@ def at_a_small_step(scan):
 
 LAYER = 2048 * 16 * 16
 WRONG = {
-    "16-ages": [
-        lambda length, n, i: (n - i, length - i),
-        lambda length, n, i: (1, length),
-        lambda length, n, i: (n, length + n - 1),
-        lambda length, n, i: (length, length),
+    "16-twins": [
+        lambda n, i: torch.tensor(TWINS),
+        lambda n, i: _twins(n, i, [[1, 3, 7, 0], [0, 7, 3, 5], [1, 7, 3, 0], [5, 3, 7, 0]]),
+        lambda n, i: _twins(n, i, [[1, 3, 7, 0], [0, 3, 7, 5], [1, 7, 3, 0], [0, 7, 3, 5]]),
+        lambda n, i: _twins(n, i, [[1, 3, 0, 5], [1, 3, 0, 5], [1, 7, 0, 5], [1, 7, 0, 5]]),
+        lambda n, i: _twins(n, i, TWINS).double(),
+        lambda n, i: _twins(n, i, [[20 if k == 1 else k for k in row] for row in TWINS]),
+        lambda n, i: _twins(n, i, TWINS)[:, :-1],
     ],
-    "16-scan": [released, forgets_the_state, euler_for_A, output_only],
-    "16-gate": [naive_phi, lambda a, d: 1.0, lambda a, d: d, lambda a, d: -math.expm1(a * d)],
+    "16-scan": [released, forgets_the_state, euler_for_A, output_only, the_librarys],
+    "16-gate": [
+        naive_phi,
+        series_near_zero,
+        lambda a, d: 1 + a * d / 2,
+        lambda a, d: 1.0,
+        lambda a, d: d,
+        lambda a, d: -math.expm1(a * d),
+    ],
     "16-audit": [
         inverted,
         at_a_small_step,
@@ -123,6 +174,8 @@ WRONG = {
         lambda *x: _matrix(*x, 1).T,
         lambda delta, A, B, C: _matrix(delta, A, C, B, 1),
         without_a_step,
+        factor_by_factor,
+        by_the_librarys_scan,
     ],
     "16-bits": [
         lambda: (_bits(lambda p, V: (1 - p) * math.log2(V)), LAYER // 13),
