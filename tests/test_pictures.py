@@ -16,9 +16,7 @@ from linear_time.pictures.convolution import padding_explorer
 from linear_time.pictures.cost import cost_explorer, short
 from linear_time.pictures.discretization import PANEL, curve, discretization_explorer
 from linear_time.pictures.hippo import memory_explorer
-<<<<<<< HEAD
 from linear_time.pictures.mamba import state_explorer
-=======
 from linear_time.pictures.selective import (
     ROW,
     TWINS,
@@ -28,7 +26,6 @@ from linear_time.pictures.selective import (
     three_matrices,
 )
 from linear_time.selective import selective_scan
->>>>>>> 98eef22 (Chapter 16 in two layers: a proof in four sequences, the rules measured, the steps of trained layers looked at)
 from linear_time.show import Source
 
 notebooks = load(ROOT / "book" / "notebooks.py")
@@ -130,7 +127,6 @@ def test_each_zero_of_padding_mends_one_output():
         assert int(frame.numbers["wrong"]) == max(31 - n, 0)
 
 
-<<<<<<< HEAD
 def test_the_state_beside_a_cache_is_counted():
     """Two Mamba layers carry what a layer of attention caches for 38 tokens, or for 304 of 8:1."""
     made = state_explorer()
@@ -141,7 +137,8 @@ def test_the_state_beside_a_cache_is_counted():
         ratio = 2**k / (38 * sharing)
         assert float(shown["ratio"].replace(",", "")) == pytest.approx(ratio, rel=0.01, abs=0.006)
         assert shown["cache.state"] == short(2 * 1024 // sharing * 2**k)
-=======
+
+
 def test_four_sequences_are_alike_place_by_place():
     rows = [list(row) for row in TWINS]
     second = [[token for token in row if token][1] for row in rows]
@@ -183,4 +180,3 @@ def test_the_gate_holds_shares_of_what_it_read():
         for name, value in (("data", mine), ("noise", 1 - mine - rest), ("rest", rest)):
             assert float(shown[name]) == pytest.approx(value, abs=6e-3)
     assert gate_shares(0.5, 0.5)[1][3] < 0.02 < 0.95 < gate_shares(0.001, 4.0)[1][3]
->>>>>>> 98eef22 (Chapter 16 in two layers: a proof in four sequences, the rules measured, the steps of trained layers looked at)
