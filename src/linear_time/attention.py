@@ -358,13 +358,6 @@ class CausalSelfAttention(SequenceMixer):
         self.block = block
         self.heads = MultiHeadAttention(d_model, n_heads, bias=False)
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch length d_model"],
-        mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
-        return self.prefill(x, None, mask)[0]
-
     def initial_state(
         self,
         batch_size: int,

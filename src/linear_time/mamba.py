@@ -33,7 +33,12 @@ from linear_time.layer import (
     zeros,
 )
 from linear_time.mixer import LanguageModel, Residual, SequenceMixer
-from linear_time.selective import next_state, read_state, selective_scan
+from linear_time.selective import (
+    next_state,
+    read_state,
+    selective_scan,
+    skip_padding,
+)
 
 
 class MambaState(NamedTuple):
@@ -115,14 +120,6 @@ class Mamba(SequenceMixer):
         """−exp(A_log) < 0: stable whatever is learned."""
         return -self.A_log.exp()
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch length d_model"],
-        mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
-        """All positions at once; the mask as for ``prefill``."""
-        return self.prefill(x, mask=mask)[0]
-
     def prefill(
         self,
         x: Float[Tensor, "batch length d_model"],
@@ -131,19 +128,7 @@ class Mamba(SequenceMixer):
     ) -> tuple[Float[Tensor, "batch length d_model"], MambaState]:
         """All positions at once, and the state after the last.
 
-        Args:
-            x: (batch, length, d_model).
-            state: what came before; nothing if None.
-            mask: False where a shorter row of the batch is padded, which
-                must be at its left; (batch, length). No padding if None.
-                Padding at the right needs no mask: nothing reads it, except
-                the state that is returned.
-
-        Returns:
-            (y, state): (batch, length, d_model), and for ``step``.
-
-        Raises:
-            TypeError, ValueError: an argument is not as above.
+        Args, Returns, Raises: as ``SequenceMixer.prefill``.
         """
         self.check_input(x)
         self.check_mask(mask, x)
@@ -156,8 +141,7 @@ class Mamba(SequenceMixer):
             window = _behind_padding(window, mask, self.taps - 1)
         u = functional.silu(self.convolve(window))
         delta, B, C = self.choose(u.mT)
-        if mask is not None:  # a step of 0 leaves h as it was
-            delta = delta.masked_fill(~mask[..., None], -math.inf)
+        delta = skip_padding(delta, mask)
         with _validate.inner():
             y, h = selective_scan(
                 u,

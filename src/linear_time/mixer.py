@@ -43,13 +43,14 @@ State = Any  # whatever a mixer carries from step to step
 class SequenceMixer(Layer):
     """A causal layer with a parallel and a recurrent form.
 
-    A subclass defines ``forward``, ``initial_state`` and ``step`` such that
+    A subclass defines ``initial_state``, ``step`` and ``forward`` such that
 
         state = mixer.initial_state(batch_size)
         y_t, state = mixer.step(x[:, t], state)   for t = 0, 1, …
 
     gives the rows of ``mixer(x)``. One that can read a prompt faster than
-    step by step, or that takes padding, also defines ``prefill``.
+    step by step, or that takes padding, defines ``prefill`` in place of
+    ``forward``, or beside it.
 
     Args:
         d_model: width of the input and of the output.
@@ -68,7 +69,7 @@ class SequenceMixer(Layer):
         mask: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length d_model"]:
         """All positions at once; the mask as for ``prefill``."""
-        raise NotImplementedError
+        return self.prefill(x, mask=mask)[0]
 
     def initial_state(
         self,

@@ -30,13 +30,6 @@ class _Recurrent(SequenceMixer):
         """h_t from u = W x_t + b and v = U h_{t−1} + c, for all gates."""
         raise NotImplementedError
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch length d_model"],
-        mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
-        return self.prefill(x, None, mask)[0]
-
     def initial_state(
         self,
         batch_size: int,

@@ -255,13 +255,6 @@ class Selective(SequenceMixer):
         """−exp(A_log) < 0: stable whatever is learned."""
         return -self.A_log.exp()
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch length d_model"],
-        mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
-        return self.prefill(x, mask=mask)[0]
-
     def prefill(
         self,
         x: Float[Tensor, "batch length d_model"],
@@ -271,11 +264,8 @@ class Selective(SequenceMixer):
         self.check_input(x)
         self.check_mask(mask, x)
         self._check_state(state, len(x))
-        # Softplus is the scan's, for which a step that underflows to 0 is
-        # one that ignores its token: so is padding.
-        delta, B, C = self.choose(x)
-        if mask is not None:
-            delta = delta.masked_fill(~mask[..., None], -math.inf)
+        delta, B, C = self.choose(x)  # softplus is the scan's
+        delta = skip_padding(delta, mask)
         with _validate.inner():
             y, h = selective_scan(
                 x.mT,
@@ -340,6 +330,17 @@ class Selective(SequenceMixer):
     def _check_state(self, state: Any, batch: int) -> None:
         if state is not None:
             _validate.state("state", state, batch, self.d_model, self.N)
+
+
+def skip_padding(delta: Tensor, mask: Tensor | None) -> Tensor:
+    """Δ before softplus, −∞ where the mask is False.
+
+    A step of softplus(−∞) = 0 leaves the state as it was. Shapes: delta
+    (batch, length, channels), mask (batch, length).
+    """
+    if mask is None:
+        return delta
+    return delta.masked_fill(~mask[..., None], -math.inf)
 
 
 def _arguments(
