@@ -30,6 +30,16 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         jaxtyping.config.update("jaxtyping_disable", before)
 
 
+@pytest.fixture(autouse=True)
+def checks_stay_on() -> Iterator[None]:
+    """A test that leaves the searches of values off would hide what later tests look for."""
+    yield
+    from linear_time import checks  # not before: the runtime check of shapes hooks the first import
+
+    left_on, checks._on = checks._on, True
+    assert left_on, "the test left linear_time.checks(values=False) behind"
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """A browser; without one its checks are skipped, loudly, and fail under CI=true."""
