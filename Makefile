@@ -61,7 +61,7 @@ unit: venv
 	  -n $(CORES) --dist loadfile 2>&1 | tee $(LOGS)/$@.log
 
 nbval: venv
-	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval chapters \
+	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval chapters book \
 	  -n $(CORES) --dist loadscope 2>&1 | tee $(LOGS)/$@.log
 
 lint-notebooks: venv

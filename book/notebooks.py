@@ -37,9 +37,11 @@ METADATA = {
 }
 
 
-def chapters() -> list[Path]:
-    """The notebooks of the book, in order."""
-    return sorted((ROOT / "chapters").glob("*.ipynb"))
+def pages() -> list[Path]:
+    """The notebooks of the book: the chapters in order, and the pages that have no number."""
+    return [
+        path for folder in ("chapters", "book") for path in sorted((ROOT / folder).glob("*.ipynb"))
+    ]
 
 
 def setup_source() -> str:
@@ -315,8 +317,9 @@ def lint(path: Path) -> list[str]:
     if dict(notebook.metadata) != METADATA:
         faults.append(f"{path.name}: metadata is not normalised")
     number = path.stem.split("-")[0]
-    if not notebook.cells or not notebook.cells[0].source.startswith(f"# {number} · "):
-        fault(0, f"the title does not begin with '# {number} · '")
+    title = f"# {number} · " if number.isdigit() else "# "
+    if not notebook.cells or not notebook.cells[0].source.startswith(title):
+        fault(0, f"the title does not begin with '{title}'")
     for i, cell in enumerate(notebook.cells):
         marked = copy.deepcopy(cell)
         mark_up(marked)
@@ -350,7 +353,8 @@ def lint(path: Path) -> list[str]:
         shapes = [tag for tag in shapes if 'aria-hidden="true"' not in tag]
         for tag in shapes:
             alt = re.search(r'aria-label="([^"]*)"', tag)
-            if 'role="img"' not in tag or not is_sentence(alt[1] if alt else ""):
+            role = re.search(r'role="(img|group)"', tag)  # a group has links
+            if not role or not is_sentence(alt[1] if alt else ""):
                 fault(i, "a drawing without an alt text of a full sentence")
         plotted = any("<Figure" in d.get("text/plain", "") for d in data)
         if plotted and not is_sentence(cell.metadata.get("mystnb", {}).get("image", {}).get("alt")):
@@ -369,7 +373,7 @@ def main() -> int:
     parser.add_argument("command", choices=["run", "lint", "renew"])
     parser.add_argument("paths", nargs="*", type=Path)
     arguments = parser.parse_args()
-    paths = [p.resolve() for p in arguments.paths] or chapters()
+    paths = [p.resolve() for p in arguments.paths] or pages()
     if arguments.command == "lint":
         faults = [fault for path in paths for fault in lint(path)]
         print("\n".join(faults) or f"{len(paths)} notebooks: nothing to mend")

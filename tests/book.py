@@ -10,6 +10,8 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+#: All notebooks of the book: the chapters, and the pages without a number.
+NOTEBOOKS = [*CHAPTERS, *sorted((ROOT / "book").glob("*.ipynb"))]
 
 
 def load(path: Path) -> ModuleType:

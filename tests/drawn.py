@@ -34,7 +34,8 @@ LOOK = r"""
   const texts = [...svg.querySelectorAll("text")];
   const shapes = [...svg.querySelectorAll("[data-box]")].map(box);
   const lines = [...svg.querySelectorAll("path[fill=none]:not([data-curve], [data-cursor])")];
-  if (svg.getAttribute("role") !== "img") wrong.push("no role");
+  const role = svg.querySelector("a") ? "group" : "img";  // in an img no link is found
+  if (svg.getAttribute("role") !== role) wrong.push("no role");
   if (!/\S+(\s+\S+){5,}\.$/.test(svg.getAttribute("aria-label") ?? "")) wrong.push("no sentence");
   texts.forEach((text, i) => {
     const b = ink(text);

@@ -28,7 +28,7 @@ from nbclient.exceptions import CellExecutionError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from book import CHAPTERS, ROOT, load
+from book import NOTEBOOKS, ROOT, load
 
 build = load(ROOT / "book" / "build.py")
 DEFAULT = ("03", "07")  # a chapter that compares with transformers, one with data and a record
@@ -246,15 +246,15 @@ def test_what_a_chapter_asks_for():
 
 
 def test_every_import_record_and_data_set_is_there(python, surroundings, tmp_path):
-    sources = [asked(build.code_of(nbformat.read(path, 4))) for path in CHAPTERS]
+    sources = [asked(build.code_of(nbformat.read(path, 4))) for path in NOTEBOOKS]
     assert sum(source.count("records.read(") for source in sources) >= 10
     lines = [f"exec(compile({source!r}, {path.stem!r}, 'exec'), {{}})" for path, source in
-             zip(CHAPTERS, sources, strict=True)]  # fmt: skip
+             zip(NOTEBOOKS, sources, strict=True)]  # fmt: skip
     script(python, surroundings, "\n".join(lines), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_takes_nothing_private_of_transformers(path):
     """From inside its modules classes alone, which its pages document."""
     for name in build.imported(build.code_of(nbformat.read(path, 4))):
@@ -271,7 +271,7 @@ def test_takes_nothing_private_of_transformers(path):
         pytest.param(
             path, id=path.stem, marks=[] if path.stem[:2] in DEFAULT else pytest.mark.wheel
         )
-        for path in CHAPTERS
+        for path in NOTEBOOKS
     ],
 )
 def test_a_chapter_alone(path, kernel, tmp_path):

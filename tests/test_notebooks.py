@@ -10,12 +10,12 @@ import nbformat
 import pytest
 
 import linear_time
-from book import CHAPTERS, ROOT, code_cells, load
+from book import CHAPTERS, NOTEBOOKS, ROOT, code_cells, load
 
 notebooks = load(ROOT / "book" / "notebooks.py")
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_lint(path):
     assert notebooks.lint(path) == []
 
@@ -352,7 +352,7 @@ def retyped(cells, forms, names):
     return found
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_library_code_is_shown_not_retyped(path):
     assert retyped(code_cells(path), *library()) == []
 

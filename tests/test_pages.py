@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pybtex.database import parse_file
 
-from book import CHAPTERS, ROOT
+from book import CHAPTERS, NOTEBOOKS, ROOT
 from linear_time import exercises
 
 LEDGER = (ROOT / "book" / "ledger.md").read_text(encoding="utf8")
@@ -58,7 +58,7 @@ def test_a_chapter_has_its_three_rooms():
 
 def test_the_repository_is_named_in_one_place():
     url = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))["repository"]["url"]
-    allowed = {"_config.yml", "CITATION.cff", *(f"chapters/{p.name}" for p in CHAPTERS)}
+    allowed = {"_config.yml", "CITATION.cff", *(p.relative_to(ROOT).as_posix() for p in NOTEBOOKS)}
     for path in [*ROOT.glob("*"), *ROOT.glob("book/**/*"), *ROOT.glob("src/**/*.py")]:
         name = path.relative_to(ROOT).as_posix()
         if (

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 import torch
 
-from book import CHAPTERS, ROOT, load
+from book import NOTEBOOKS, ROOT, load
 from linear_time import cost
 from linear_time.datasets import ecg
 from linear_time.discretization import METHODS
@@ -31,7 +31,7 @@ from linear_time.show import Source
 notebooks = load(ROOT / "book" / "notebooks.py")
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_chapters_hold_the_pictures_of_today(path):
     for output, thing in notebooks.displayed(nbformat.read(path, as_version=4)):
         if isinstance(thing, Source):

@@ -1,4 +1,4 @@
-"""Two layers on a page: detours and answers, folded by the tags of their cells.
+"""Two layers on a page: detours and answers, folded by the tags of their cells; and drawings.
 
 A section whose heading's cell is tagged `detour` is folded below what stands in that cell;
 neighbouring cells tagged `answer` are folded together. Both happen after numbers, contents and
@@ -9,14 +9,17 @@ into, and puts a box for the reader's number in the place of a cell tagged `pred
 from __future__ import annotations
 
 import re
+import sys
 import zlib
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from myst_nb.sphinx_ import SphinxNbRenderer
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 WORDS_A_MINUTE = 150  # of prose and code together
 
@@ -98,7 +101,32 @@ def fold_page(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             fold_detour(section)
 
 
+class DrawingDirective(SphinxDirective):
+    """`{drawing} home.paths_drawing` on a page without code: what `linear_time.pictures` draws.
+
+    Its content is the caption.
+    """
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        name, _, function = self.arguments[0].partition(".")
+        try:
+            module = import_module(f"linear_time.pictures.{name}")
+            drawing = getattr(module, function)()
+        except (ImportError, AttributeError) as error:
+            raise self.error(f"expected a drawing of linear_time.pictures, got {error}") from error
+        for source in (module, sys.modules[type(drawing).__module__]):
+            self.env.note_dependency(str(source.__file__))
+        figure = nodes.container(classes=["lt-figure"])
+        figure += nodes.raw("", drawing.svg(), format="html")
+        self.state.nested_parse(self.content, self.content_offset, figure)
+        return [figure]
+
+
 def setup(app: Sphinx) -> dict[str, bool | int]:
+    app.add_directive("drawing", DrawingDirective)
     SphinxNbRenderer.render_nb_cell_markdown = render_markdown_cell
     app.connect("doctree-resolved", fold_page, priority=900)
     app.add_css_file("layers.css")

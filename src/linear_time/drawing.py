@@ -125,6 +125,7 @@ class Drawing:
         self.title, self.description = title, description
         self.height = height
         self.parts: list[str] = []
+        self.linked = False
 
     def box(
         self,
@@ -136,6 +137,7 @@ class Drawing:
         kind: str = "plain",
         size: Number = 14,
         copies: int = 0,
+        href: str = "",
     ) -> None:
         """A box w × h around (x, y), with its text.
 
@@ -148,7 +150,11 @@ class Drawing:
             kind: what it stands for, one of ``KINDS``.
             size: of the letters.
             copies: how many more of it peep out behind.
+            href: where it leads, if anywhere.
         """
+        if href:
+            self.linked = True
+            self.parts.append(f'<a href="{escape(href)}">')
         for k in range(copies, -1, -1):
             left, top = x - w / 2 + 5 * k, y - h / 2 - 5 * k
             place = f'x="{left:g}" y="{top:g}" width="{w:g}" height="{h:g}"'
@@ -157,6 +163,8 @@ class Drawing:
         for i, line in enumerate(lines):
             down = (i - (len(lines) - 1) / 2) * size * 1.3
             self.text(x, y + down, line, size, inside=True)
+        if href:
+            self.parts.append("</a>")
 
     def sign(
         self,
@@ -263,13 +271,14 @@ class Drawing:
         """The drawing as one element, ready for a page."""
         says = escape(f"{self.title}. {self.description}")
         size = f"{self.WIDTH} {self.height:g}"
+        role = "group" if self.linked else "img"  # in an img no link is found
         style = (
             f"display:block;width:100%;max-width:{1.3 * self.WIDTH:g}px;"
             "height:auto;margin:auto"
         )
         return "\n".join(
             [
-                f'<svg class="lt-drawing" viewBox="0 0 {size}" role="img" '
+                f'<svg class="lt-drawing" viewBox="0 0 {size}" role="{role}" '
                 f'aria-label="{says}" fill="currentColor" '
                 f'font-family="{FONT}" stroke-width="1.25" style="{style}">',
                 *self.parts,

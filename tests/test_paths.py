@@ -1,0 +1,71 @@
+"""The book's paths: their pages exist, and no chapter is reached before what it builds on."""
+
+import json
+import re
+
+import pytest
+
+from book import CHAPTERS, ROOT
+from linear_time.pictures.home import PAGES, PATHS, paths_drawing
+
+STEMS = {path.stem[:2]: path.stem for path in CHAPTERS}
+
+
+def builds_on(number: str) -> set[str]:
+    """The earlier chapters that a chapter's own line names."""
+    path = ROOT / "chapters" / f"{STEMS[number]}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells[:8])
+    line = re.search(r"\*\*Builds on\*\*(.*?)\*\*Reading time\*\*", text, re.DOTALL)
+    assert line, f"{path.name} does not say what it builds on"
+    named = re.findall(r"\((\d\d)-[\w-]+\.ipynb", line[1])
+    return {other for other in named if other < number}
+
+
+def missing(chapters, borrowed, needs) -> list[str]:
+    """What a path's reader meets without having read, or been lent, what it builds on."""
+    return [
+        f"{number} builds on {other}"
+        for place, number in enumerate(chapters)
+        for other in sorted(needs(number))
+        if other not in chapters[:place] and other not in borrowed
+    ]
+
+
+def test_the_map_has_every_chapter():
+    assert {number: f"{number}-{topic}" for number, topic in PAGES.items()} == STEMS
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_skips_nothing_that_its_chapters_build_on(name):
+    path = PATHS[name]
+    assert missing(path.chapters, path.borrowed, builds_on) == []
+
+
+def test_a_skipped_chapter_is_found():
+    needs = {"12": {"11"}, "13": {"12", "00"}}.__getitem__
+    assert missing(("12", "13"), {}, needs) == ["12 builds on 11", "13 builds on 00"]
+    assert missing(("12", "13"), {"00": "one section"}, needs) == ["12 builds on 11"]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_nothing_is_borrowed_that_no_chapter_needs(name):
+    path = PATHS[name]
+    needed = set().union(*(builds_on(number) for number in path.chapters))
+    assert set(path.borrowed) <= needed
+    assert not set(path.borrowed) & set(path.chapters)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_begins_with_a_page_that_says_what_to_borrow(name):
+    path = PATHS[name]
+    page = (ROOT / "book" / f"{path.glance}.ipynb").read_text(encoding="utf8")
+    numbers = re.findall(r"\.\./chapters/(\d\d)-", page)
+    assert set(path.borrowed) | set(path.chapters) <= set(numbers) or name == "whole"
+
+
+def test_every_box_of_the_map_leads_to_a_page():
+    links = re.findall(r'<a href="([^"]+)\.html">', paths_drawing().svg())
+    assert len(links) == sum(1 + len(path.chapters) for path in PATHS.values())
+    for link in links:
+        assert (ROOT / "book" / f"{link}.ipynb").resolve().is_file(), link
