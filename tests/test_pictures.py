@@ -17,6 +17,7 @@ from linear_time.pictures.cost import cost_explorer, short
 from linear_time.pictures.discretization import PANEL, curve, discretization_explorer
 from linear_time.pictures.hippo import memory_explorer
 from linear_time.pictures.mamba import state_explorer
+from linear_time.pictures.scan import SCANS, rounds_explorer, rounds_of
 from linear_time.pictures.selective import (
     ROW,
     TWINS,
@@ -24,6 +25,13 @@ from linear_time.pictures.selective import (
     gate_shares,
     gate_tokens,
     three_matrices,
+)
+from linear_time.scan import (
+    blelloch_cost,
+    combine,
+    hillis_steele_cost,
+    sequential_cost,
+    sequential_scan,
 )
 from linear_time.selective import selective_scan
 from linear_time.show import Source
@@ -180,3 +188,29 @@ def test_the_gate_holds_shares_of_what_it_read():
         for name, value in (("data", mine), ("noise", 1 - mine - rest), ("rest", rest)):
             assert float(shown[name]) == pytest.approx(value, abs=6e-3)
     assert gate_shares(0.5, 0.5)[1][3] < 0.02 < 0.95 < gate_shares(0.001, 4.0)[1][3]
+
+
+def test_the_rounds_are_the_scans():
+    """The joins so far, and the whole past everywhere at the end; the loop is a scan, too."""
+    made, costs = rounds_explorer(), (sequential_cost, hillis_steele_cost, blelloch_cost)
+    for i, (scan, formula) in enumerate(zip(SCANS.values(), costs, strict=True)):
+        rounds = rounds_of(scan, 16)
+        work, depth = formula(16)
+        assert (sum(map(len, rounds)), len(rounds)) == (work, depth)
+        for done in range(16):
+            shown, frame = made.shown(16 * i + done), made.frames[16 * i + done]
+            assert int(shown["joins"]) == sum(map(len, rounds[:done]))
+            assert int(shown["needs"]) == depth
+            whole = [held == t + 1 for t, held in enumerate(frame.curves["held"])]
+            assert int(shown["finished"]) == sum(whole) and all(whole) == (done >= depth)
+        a, b = torch.randn(2, 3, 16).unbind()
+        assert torch.allclose(scan(combine, (a, b))[1], sequential_scan(a, b), atol=1e-4)
+
+
+@pytest.mark.bad_input
+def test_an_operator_on_intervals_tests_a_scan():
+    swapped = lambda operator, x: operator(x, x)  # noqa: E731
+    with pytest.raises(ValueError, match="operator: expected neighbours, in their order"):
+        rounds_of(swapped, 4)
+    with pytest.raises(ValueError, match="scan: expected every prefix"):
+        rounds_of(lambda operator, x: x, 4)

@@ -15,6 +15,7 @@ from scipy.signal import lfilter
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers import draw
 from linear_time import checks, scan
 from linear_time.attention import SoftmaxSummary, online_softmax, softmax_summary
 from linear_time.scan import (
@@ -419,6 +420,48 @@ def test_gradient_over_a_million_steps_is_finite_and_right():
     wanted = factor**age  # ∂h_L/∂b_t
     torch.testing.assert_close(grad_b[0, :, 0].double(), wanted, rtol=1e-3, atol=1e-6)
     assert torch.isfinite(grad_a).all()
+
+
+def test_a_varying_step_averages_the_rounding_of_the_factor():
+    """By 6 %: the factors are rounded to either side, where a constant one errs always alike."""
+    lost = {}
+    for spread in (0.0, 0.06):
+        steps = 1e-4 * (1 + spread * draw(1, 200_000, 1))
+        a = torch.exp(-steps)
+        exact, h = (linear_scan(x, torch.ones_like(a)) for x in (a, a.float().double()))
+        lost[spread] = float(((h - exact).abs() / exact).max())
+    assert lost[0.0] > 2e-4 and lost[0.06] < 1e-5 and lost[0.0] > 40 * lost[0.06]
+
+
+def test_the_released_layout_is_work_efficient():
+    """128 threads of 16 steps, doubling in warps of 32: 2.24 joins a step, at every length."""
+    rounds = []
+    threads, steps, lanes = 128, 16, 32
+    rounds += [threads] * (steps - 1)  # each thread its own
+    reach = 1
+    while reach < lanes:
+        rounds.append(threads // lanes * (lanes - reach))
+        reach *= 2
+    rounds += [1] * (threads // lanes - 1) + [threads - lanes] + [threads] * steps
+    assert sum(rounds) / (threads * steps) == pytest.approx(2.24, abs=0.005)
+    assert sum(rounds[15:20]) == threads // lanes * hillis_steele_cost(lanes)[0]
+
+
+def test_turns_of_doubling_on_half_as_many_processors():
+    turns = [-(-(1024 - 2**k) // 512) for k in range(10)]
+    assert turns.count(2) == 9 and sum(turns) == 19
+
+
+def test_segment_sums_take_half_a_chunk_of_exponentials_a_step():
+    """Of a chunk of 32: 528 numbers, none above 0, for 32 steps; and they are the scan."""
+    log_a = -draw(32).abs()
+    inside = torch.ones(32, 32, dtype=torch.bool).tril(-1)
+    segments = torch.where(inside, log_a[:, None], 0).cumsum(0)
+    weights = segments.exp().tril()
+    assert (weights > 0).sum() == 32 * 33 // 2 == 16.5 * 32 and segments.max() <= 0
+    b = draw(32, seed=1)
+    expected = linear_scan(log_a.exp()[None], b[None])[0]
+    torch.testing.assert_close(weights @ b, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_the_cumulative_sum_is_right_on_short_sequences():

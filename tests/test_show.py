@@ -12,6 +12,7 @@ import pytest
 import linear_time
 from book import CHAPTERS, ROOT, load
 from linear_time import figures
+from linear_time.scan_triton_forward import scan_forward
 from linear_time.show import LONG, Source, shorten, show
 
 notebooks = load(ROOT / "book" / "notebooks.py")
@@ -151,7 +152,9 @@ def test_a_function_of_checks_and_a_lone_docstring_are_shown():
 @pytest.mark.parametrize("shown", SHOWN, ids=[f"{s[0]}-{s[1].name}" for s in SHOWN])
 def test_what_chapters_show_is_lines_of_the_source(shown):
     chapter, source, committed = shown
-    assert is_part(source.short, source.code)
+    partly = source.folded == ["the lines around them"]  # then moved to the left
+    left = str.strip if partly else str
+    assert is_part(*("\n".join(map(left, c.splitlines())) for c in (source.short, source.code)))
     ast.parse(source.short)
     assert source.folded or source.short == source.code
     assert committed == notebooks.bundle(source), (
@@ -185,3 +188,24 @@ def test_everything_in_the_library_can_be_shown():
 def test_show_refuses_what_is_not_the_librarys(foreign):
     with pytest.raises(TypeError, match="obj: expected a function or class of linear_time"):
         show(foreign)
+
+
+def test_some_lines_of_a_function():
+    """They are the source's own, moved to the left; all of it is one click away."""
+    shown = show(scan_forward, "for k in tl.static_range", "ys +=")
+    assert shown.short.splitlines() == [
+        "for k in tl.static_range(T):",
+        "    a = tl.exp2(deltas[k][:, None] * A)",
+        "    h = a * h + xs[k][:, None] * Bs[k][None, :]",
+        "    ys += (tl.sum(h * Cs[k][None, :], 1),)",
+    ]
+    page = shown._repr_mimebundle_()["text/markdown"]
+    assert "shown without the lines around them" in page and shown.code in page
+    assert show(scan_forward, "ys = ()").short == "ys = ()"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("begins", ["not there", "store("])
+def test_a_line_that_is_not_the_only_one(begins):
+    with pytest.raises(ValueError, match="expected the beginning of one line, got"):
+        show(scan_forward, begins)

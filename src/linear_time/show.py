@@ -137,15 +137,18 @@ class Source:
 
     Args:
         obj: what to show: a function, a class, or a method by its class
-            (``Mamba.step``).
+            (``Mamba.step``); a kernel of Triton is its function.
+        first, last: how the first and the last line begin, where only some
+            lines are shown.
 
     Raises:
         TypeError: the object is not from ``linear_time``. A page shows the
             library's code, never a copy of it.
+        ValueError: no line begins so, or several do.
     """
 
-    def __init__(self, obj: Any) -> None:
-        obj = inspect.unwrap(obj)
+    def __init__(self, obj: Any, first: str = "", last: str = "") -> None:
+        obj = inspect.unwrap(getattr(obj, "fn", obj))
         module = getattr(obj, "__module__", None) or ""
         if module.split(".")[0] != "linear_time":
             raise TypeError(
@@ -154,6 +157,11 @@ class Source:
         self.name = f"{module}.{obj.__qualname__}"
         self.code = textwrap.dedent(inspect.getsource(obj)).rstrip()
         self.short, self.folded = shorten(self.code)
+        if first:
+            lines = self.code.splitlines()
+            cut = lines[_line(lines, first) : _line(lines, last or first) + 1]
+            self.short = textwrap.dedent("\n".join(cut))
+            self.folded = ["the lines around them"]
 
     def __repr__(self) -> str:
         return f"<source of {self.name}>"
@@ -172,16 +180,31 @@ class Source:
         return {"text/plain": repr(self), "text/markdown": text}
 
 
+def _line(lines: list[str], begins: str) -> int:
+    """Where the one line stands that begins so, indentation apart."""
+    found = [
+        i for i, line in enumerate(lines) if line.lstrip().startswith(begins)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"first, last: expected the beginning of one line, got {begins!r} "
+            f"with {len(found)}"
+        )
+    return found[0]
+
+
 def _list(words: list[str]) -> str:
     """``a, b and c``."""
     head, last = words[:-1], words[-1]
     return f"{', '.join(head)} and {last}" if head else last
 
 
-def show(obj: Any) -> Source:
+def show(obj: Any, first: str = "", last: str = "") -> Source:
     """Display the source of a library function or class; end a cell with it.
 
     Long docstrings and argument checks are folded, one click away, and a long
     class is shown as its ``forward``: ``show(Mamba)``, ``show(Mamba.step)``.
+    Of a long function some lines may be shown, by how the first and the last
+    begin: ``show(scan_forward, "ys = ()", "ys += ")``.
     """
-    return Source(obj)
+    return Source(obj, first, last)

@@ -23,6 +23,44 @@ def one_mask_for_all_rows(a, b, begins):
     return linear_scan(torch.where(begins[:1].expand_as(begins), 0.0, a), b)
 
 
+def documents_by_a_loop(a, b, begins):
+    h, states = torch.zeros_like(b[:, 0]), []
+    for t in range(a.shape[1]):
+        h = torch.where(begins[:, t], 0.0, a[:, t]) * h + b[:, t]
+        states.append(h)
+    return torch.stack(states, 1)
+
+
+def tangent_by_a_loop(a, b, a_dot, b_dot):
+    h, moves, out = torch.zeros_like(b[:, 0]), torch.zeros_like(b[:, 0]), []
+    for t in range(a.shape[1]):
+        moves = a[:, t] * moves + a_dot[:, t] * h + b_dot[:, t]
+        h = a[:, t] * h + b[:, t]
+        out.append(moves)
+    return torch.stack(out, 1)
+
+
+def order_by_a_loop(p, q, b):
+    old = older = torch.zeros_like(b[:, 0])
+    states = []
+    for t in range(p.shape[1]):
+        old, older = p[:, t] * old + q[:, t] * older + b[:, t], old
+        states.append(old)
+    return torch.stack(states, 1)
+
+
+def _bytes(steps=4, float_size=4, small=2, round_up=True, batches=True, state_size=4):
+    def answer(batch, d_inner, length, N, size, kept):
+        total = size * batch * length * (steps * d_inner + 2 * N)
+        total += float_size * (d_inner * N + small * d_inner)
+        if kept is not None:
+            blocks = math.ceil(length / kept) if round_up else length // kept
+            total += state_size * (batch if batches else 1) * blocks * d_inner * N
+        return total
+
+    return answer
+
+
 def max_swapped(first, second):
     return first[0] + second[0], torch.maximum(second[1] + first[0], first[1])
 
@@ -128,7 +166,17 @@ def from_zero(scan):
 
 
 WRONG = {
+    "17-bytes": [
+        _bytes(steps=3),
+        _bytes(steps=2),
+        _bytes(float_size=2),
+        _bytes(small=0),
+        _bytes(round_up=False),
+        _bytes(batches=False),
+        _bytes(state_size=2),
+    ],
     "17-documents": [
+        documents_by_a_loop,
         after_the_beginning,
         keeps_only_beginnings,
         forgets_the_input_too,
@@ -143,6 +191,7 @@ WRONG = {
         lambda length, processors: sequential_cost(length).work,
     ],
     "17-tangent": [
+        tangent_by_a_loop,
         of_the_state_itself,
         factor_moves_nothing,
         factor_moves_too,
@@ -162,6 +211,7 @@ WRONG = {
         _moves(round_up=False),
     ],
     "17-order": [
+        order_by_a_loop,
         _second_order(turn=True, row=0, order=True),
         _second_order(turn=False, row=1, order=True),
         _second_order(turn=False, row=0, order=False),

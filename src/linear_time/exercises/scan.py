@@ -7,7 +7,9 @@ import torch
 from torch.autograd.functional import jvp
 
 from linear_time.exercises import (
+    Calls,
     exercise,
+    expect,
     expect_close,
     expect_equal,
     expect_finds_bug,
@@ -31,6 +33,20 @@ def draw(*sizes, seed=0):
     return a / (1 + a.abs()), b
 
 
+LONG = 2048  # a loop makes more calls to torch than a scan of so many steps
+
+
+def expect_a_scan(answer, inputs, by):
+    """Few calls: a scan, not a loop over the steps."""
+    with Calls() as calls:
+        answer(*(x.clone() for x in inputs))
+    expect(
+        len(calls.names) < LONG,
+        f"For {LONG:,} steps: expected {by}, fewer than {LONG:,} calls to "
+        f"torch in all, got {len(calls.names):,}: a loop over the steps?",
+    )
+
+
 @exercise("17-documents")
 def documents(answer):
     a, b = draw(2, 23)
@@ -50,6 +66,9 @@ def documents(answer):
         expect_close(
             got, torch.cat(rows), f"beginnings at {places} in the first row"
         )
+    a, b = draw(1, LONG)
+    begins = torch.arange(LONG)[None] % 100 == 0
+    expect_a_scan(answer, (a, b, begins), "one call of linear_scan")
 
 
 @exercise("17-max")
@@ -103,6 +122,8 @@ def tangent(answer):
         a_dot, b_dot = draw(2, length, seed=3)
         _, wanted = jvp(sequential_scan, (a, b), (a_dot, b_dot))
         expect_close(answer(a, b, a_dot, b_dot), wanted, f"{length} steps")
+    inputs = (*draw(1, LONG), *draw(1, LONG, seed=3))
+    expect_a_scan(answer, inputs, "calls of linear_scan")
 
 
 @exercise("17-bits")
@@ -153,6 +174,29 @@ def moves(answer):
         )
 
 
+@exercise("17-bytes")
+def kernel_bytes(answer):
+    for batch, d_inner, length, N, size, kept in (
+        (8, 2048, 2048, 16, 2, None),
+        (8, 2048, 2048, 16, 2, 4),
+        (1, 3, 5, 7, 4, 2),
+        (2, 5, 4, 1, 2, 4),
+        (1, 1, 1, 64, 8, 3),
+    ):
+        per_step = {"u": d_inner, "delta": d_inner, "z": d_inner}
+        per_step |= {"y": d_inner, "B": N, "C": N}
+        wanted = size * batch * length * sum(per_step.values())
+        wanted += 4 * (d_inner * N + d_inner + d_inner)  # A, D, the bias
+        if kept is not None:
+            wanted += 4 * batch * -(-length // kept) * d_inner * N
+        given = (
+            f"batch {batch}, d_inner {d_inner}, length {length}, N {N}, "
+            f"{size} bytes a number, kept {kept}"
+        )
+        got = answer(batch, d_inner, length, N, size, kept)
+        expect_equal(got, wanted, given)
+
+
 @exercise("17-order")
 def order(answer):
     for length in (1, 2, 3, 40):
@@ -167,6 +211,8 @@ def order(answer):
         expect_close(
             answer(p.clone(), q.clone(), b.clone()), wanted, f"{length} steps"
         )
+    p, b = draw(1, LONG, seed=4)
+    expect_a_scan(answer, (p / 2, p / 3, b), "one tree_scan")
 
 
 def swapped_tree(a, b, initial):
