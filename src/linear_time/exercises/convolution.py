@@ -1,10 +1,8 @@
 """Checks of chapter 13."""
 
 import math
-from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from linear_time.convolution import (
     causal_convolution,
@@ -14,6 +12,7 @@ from linear_time.convolution import (
     toeplitz,
 )
 from linear_time.exercises import (
+    Calls,
     Wrong,
     exercise,
     expect,
@@ -29,24 +28,11 @@ C = torch.tensor([0.3, 2.0], dtype=F64)
 X = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 2.0, 4.0], dtype=F64)
 
 
-class _Calls(TorchFunctionMode):
-    """The names of the functions of torch that are called inside."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        self.names.append(getattr(func, "__name__", str(func)))
-        return func(*args, **(kwargs or {}))
-
-
 @exercise("13-doubling")
 def doubling(answer):
     for length in (1, 2, 3, 8, 13, 500):
         given = A_BAR.clone(), B_BAR.clone(), C.clone(), length
-        with _Calls() as calls:
+        with Calls() as calls:
             got = answer(*given)
         expect_close(got, kernel(A_BAR, B_BAR, C, length), f"length = {length}")
     most = 25 * math.ceil(math.log2(length))
@@ -61,7 +47,7 @@ def doubling(answer):
 def polynomial(answer):
     for length in (1, 4, 7):
         taps = torch.arange(1.0, length + 1, dtype=F64)
-        with _Calls() as calls:
+        with Calls() as calls:
             got = answer(X[:length].clone(), taps.clone())
         given = f"x = {X[:length].tolist()}, taps = {taps.tolist()}"
         expect_close(got, causal_convolution(X[:length], taps), given)
