@@ -12,8 +12,9 @@ from linear_time import cost
 from linear_time.datasets import ecg
 from linear_time.discretization import METHODS
 from linear_time.hippo import project, reconstruct, sample_ages
+from linear_time.pictures.attention import dictionary_drawing
 from linear_time.pictures.convolution import padding_explorer
-from linear_time.pictures.cost import cost_explorer, short
+from linear_time.pictures.cost import cost_explorer, machines_drawing, short
 from linear_time.pictures.discretization import PANEL, curve, discretization_explorer
 from linear_time.pictures.hippo import memory_explorer
 from linear_time.pictures.mamba import state_explorer
@@ -92,6 +93,24 @@ def test_costs_are_the_formulas(at):
         for key, value in wanted.items():
             number, _, prefix = shown[f"{name}.{key}"].partition(" ")
             assert float(number) * prefixes[prefix] == pytest.approx(value, rel=6e-3)
+
+
+def test_the_three_machines_carry_what_the_formulas_count():
+    says = re.sub(r"<[^>]*>", "", machines_drawing().svg())
+    d, L = 4096, 2**10
+    gru, mamba = cost.gru_cost(L, d), cost.mamba_cost(L, d)
+    attention = cost.attention_cost(L, d)
+    assert gru.state == d and attention.state == 2 * d * L and mamba.state == 38 * d
+    assert gru.step_flops == 12 * d**2 and attention.step_flops == 8 * d**2 + 4 * d * L
+    assert mamba.step_flops == pytest.approx(12 * d**2, rel=0.1)  # "for large d"
+    assert (gru.depth, attention.depth, mamba.depth) == (L, 1 + 10, 2 * 10)
+    for written in ("38 d", "2 d L", "12 d2", "8 d2 + 4 d L", "1 + log2 L", "2 log2 L"):
+        assert written in says, written
+
+
+def test_the_weights_of_the_drawn_dictionary_sum_to_one():
+    weights = [float(w) for w in re.findall(r">(0\.\d\d)<", dictionary_drawing().svg())]
+    assert len(weights) == 4 and sum(weights) == pytest.approx(1)
 
 
 def test_short_numbers_have_three_digits():
