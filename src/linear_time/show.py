@@ -157,6 +157,7 @@ class Source:
         self.name = f"{module}.{obj.__qualname__}"
         self.code = textwrap.dedent(inspect.getsource(obj)).rstrip()
         self.short, self.folded = shorten(self.code)
+        self.partly = bool(first)
         if first:
             lines = self.code.splitlines()
             cut = lines[_line(lines, first) : _line(lines, last or first) + 1]
@@ -170,7 +171,8 @@ class Source:
         self, include: Any = None, exclude: Any = None
     ) -> dict[str, str]:
         text = f"```python\n{self.short}\n```"
-        if self.folded:  # the whole before it: opened, it takes its place
+        if self.folded and not self.partly:
+            # the whole before it: opened, it takes its place
             name = self.name.removeprefix("linear_time.")
             text = (
                 f'<details class="lt-full"><summary><code>{name}</code>, '
@@ -204,7 +206,7 @@ def show(obj: Any, first: str = "", last: str = "") -> Source:
 
     Long docstrings and argument checks are folded, one click away, and a long
     class is shown as its ``forward``: ``show(Mamba)``, ``show(Mamba.step)``.
-    Of a long function some lines may be shown, by how the first and the last
-    begin: ``show(scan_forward, "ys = ()", "ys += ")``.
+    Of a long function some lines may be shown, and they alone, by how the
+    first and the last begin: ``show(scan_forward, "ys = ()", "ys += ")``.
     """
     return Source(obj, first, last)
