@@ -4,29 +4,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from linear_time.drawing import Drawing
+from linear_time.exercises import CHAPTERS
 
 #: Chapters that exist, and the names of their pages.
-PAGES = {
-    "00": "toolbox",
-    "01": "recurrent",
-    "02": "attention",
-    "03": "decoder",
-    "04": "cost",
-    "05": "compression",
-    "06": "pyramid",
-    "07": "dhen",
-    "08": "perceiver",
-    "09": "perceiver-io",
-    "10": "perceiver-ar",
-    "11": "state-space",
-    "12": "discretization",
-    "13": "convolution",
-    "14": "hippo",
-    "15": "s4",
-    "16": "selective",
-    "17": "scan",
-    "18": "mamba",
-}
+PAGES = {number: topic.replace("_", "-") for number, topic in CHAPTERS.items()}
 
 
 class Path(NamedTuple):
@@ -49,7 +30,8 @@ PATHS = {
         ("11", "12", "13", "16", "17", "18"),
         {
             "00": "its diagnostic says which sections",
-            "15": "the section on the diagonal model, S4D",
+            "02": "online softmax, for a detour of 17",
+            "03": "the drawing of the Llama block, which 18 compares with",
         },
     ),
     "embeddings": Path(
