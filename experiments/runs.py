@@ -167,7 +167,42 @@ class Runner:
         Jobs that the record has results of are not run again. Returns the results of these jobs;
         the record keeps what it had of others, and its machines stay beside this one.
         """
-        workers, before = workers or self.options.workers, self.before()
+        workers = workers or self.options.workers
+        record, missing = self._begun(jobs)
+        begin = time.perf_counter()
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            new = pool.imap_unordered(_work, [(self.run, job) for job in missing])
+            for done, result in enumerate(new, start=1):
+                record = self._with(record, [result])
+                if done % 10 == 0 or done == len(missing):
+                    elapsed = time.perf_counter() - begin
+                    print(f"{done}/{len(missing)} runs, {elapsed:.0f} s", flush=True)
+            pool.close()
+            pool.join()  # so that the processes clear up after themselves
+        return replace(record, rows=tuple(row for job in jobs for row in _rows(record, job)))
+
+    def together(self, jobs: Sequence[dict], key: Callable[[dict], Any]) -> Record:
+        """As a call, in this process: jobs of equal keys go to ``run`` at once, as a list.
+
+        It gives a list of results, or None where it has not the time.
+        """
+        record, missing = self._begun(jobs)
+        groups: dict[Any, list[dict]] = {}
+        for job in missing:
+            groups.setdefault(key(job), []).append(job)
+        for name, group in groups.items():
+            begin = time.perf_counter()
+            results = self.run(group)
+            if results is not None:
+                both = zip(group, results, strict=True)
+                record = self._with(record, [{**job, **result} for job, result in both])
+            print(name, len(group), "runs", results is not None, end=", ")
+            print(f"{time.perf_counter() - begin:.0f} s", flush=True)
+        return replace(record, rows=tuple(row for job in jobs for row in _rows(record, job)))
+
+    def _begun(self, jobs: Sequence[dict]) -> tuple[Record, list[dict]]:
+        """The record as it is, for this machine, and the jobs that it has no results of."""
+        before = self.before()
         here = records.machine("cuda" if torch.cuda.is_available() else "cpu")
         machines = before.machines if before else ()
         record = Record(
@@ -177,24 +212,20 @@ class Runner:
             self.settings,
             before.rows if before else (),
         )
-
-        def found(job: dict) -> list:
-            return [row for row in record if job.items() <= row.items()]
-
-        missing, begin = [job for job in jobs if not found(job)], time.perf_counter()
+        missing = [job for job in jobs if not _rows(record, job)]
         print(f"{len(missing)} runs, {len(jobs) - len(missing)} done before", flush=True)
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            new = pool.imap_unordered(_work, [(self.run, job) for job in missing])
-            for done, result in enumerate(new, start=1):
-                rows = sorted((*record, result), key=lambda row: json.dumps(row))
-                record = replace(record, rows=tuple(rows))
-                record.write(self.options.out)
-                if done % 10 == 0 or done == len(missing):
-                    elapsed = time.perf_counter() - begin
-                    print(f"{done}/{len(missing)} runs, {elapsed:.0f} s", flush=True)
-            pool.close()
-            pool.join()  # so that the processes clear up after themselves
-        return replace(record, rows=tuple(row for job in jobs for row in found(job)))
+        return record, missing
+
+    def _with(self, record: Record, results: list[dict]) -> Record:
+        """The record with these results, which is written."""
+        rows = sorted((*record, *results), key=lambda row: json.dumps(row))
+        record = replace(record, rows=tuple(rows))
+        record.write(self.options.out)
+        return record
+
+
+def _rows(record: Record, job: dict) -> list:
+    return [row for row in record if job.items() <= row.items()]
 
 
 def beyond(best: float, rates: Iterable[float], more: Iterable[float]) -> list[float]:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.polynomial import legendre as npl
 
 from helpers import close, source
-from linear_time.datasets import ecg
+from linear_time.datasets import chirp, ecg
+from linear_time.discretization import zero_order_hold
 from linear_time.hippo import (
     METHODS,
     basis,
@@ -23,6 +24,7 @@ from linear_time.hippo import (
     project,
     reconstruct,
     sample_ages,
+    stored,
 )
 
 F64 = torch.float64
@@ -512,3 +514,73 @@ def test_small_sizes_and_numpy_s(N):
     x = torch.randn(9, dtype=F64)
     assert project(x, N, "legt", 0.1).shape == (9, N)
     assert basis(N, torch.linspace(0, 1, 3, dtype=F64)).shape == (3, N)
+
+
+# --- what a memory is worth ----------------------------------------------------------------------
+
+
+def test_stored_is_float16_of_the_largest_at_one():
+    h = torch.randn(3, 40, generator=torch.Generator().manual_seed(0), dtype=F64) * 1e9
+    for state in (h, 1e-30 * h):  # out of float16's range as they are
+        kept = stored(state)
+        assert kept.dtype == F64 and not torch.equal(kept, state)
+        largest = state.abs().amax(-1, keepdim=True)
+        assert ((kept - state).abs() <= 2.0**-11 * state.abs() + 2.0**-25 * largest).all()
+        assert ((kept - state).abs() > 2.0**-13 * state.abs()).double().mean() > 0.5
+        assert torch.equal(stored(state[0]), kept[0])  # each state has its own scale
+    assert torch.equal(stored(torch.zeros(4)), torch.zeros(4))
+    with pytest.raises(ValueError, match="state"):
+        stored(torch.tensor([math.nan]))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_truncated_pseudo_inverse_is_not_the_best_decoder_of_a_rounded_state(seed):
+    """Chapter 14's contest: one state of 64 numbers in 16 bits, by two readers."""
+    x, N, length = chirp(1024, sampling_rate=1024, start_hz=0, end_hz=12).x, 64, 1024
+    draw = torch.Generator().manual_seed(seed)
+    M = torch.randn(N, N, generator=draw, dtype=F64) / N**0.5
+    A = M - (torch.linalg.eigvals(M).real.max() + 0.1) * torch.eye(N, dtype=F64)
+    B = torch.randn(N, generator=draw, dtype=F64)
+    i = torch.arange(length, dtype=F64)
+    Q = torch.exp(-(((i[:, None] - i) / 40) ** 2) / 2)
+    cut, smooth = [], []
+    for delta in (0.003, 0.01, 0.03, 0.1):
+        A_bar, B_bar = zero_order_hold(A, B, delta)
+        W = torch.stack([torch.linalg.matrix_power(A_bar, k) @ B_bar for k in range(length)], 1)
+        W = W.flip(1)
+        h = stored(W @ x)
+        U, sizes, V = torch.linalg.svd(W, full_matrices=False)
+        pasts = torch.cumsum(((U.T @ h) / sizes)[:, None] * V, dim=0)
+        cut += [relative_rmse(past, x) for past in pasts]
+        seen, E = W @ Q @ W.T, torch.diag(h.square() / h.square().mean() + 1e-15)
+        for exponent in range(-14, 1):
+            noise = 10.0**exponent * seen.diagonal().mean() * E
+            smooth.append(relative_rmse(Q @ W.T @ torch.linalg.solve(seen + noise, h), x))
+    assert min(smooth) < min(cut) - 0.2 and min(smooth) > 0.2
+    own = reconstruct(stored(project(x, N)[-1]), sample_ages(length))
+    assert relative_rmse(own, x) < 0.01
+
+
+def test_the_scaled_memory_blurs_the_middle_more_than_the_ends():
+    time = torch.arange(1024, dtype=F64) / 1024
+    centres = (torch.arange(8, dtype=F64) + 0.5) / 8
+    bumps = torch.exp(-(((time[:, None] - centres) / 0.018) ** 2)).sum(1)
+    back = reconstruct(project(bumps, 32)[-1], sample_ages(1024))
+    blur = (back - bumps).reshape(8, -1).norm(dim=1) / bumps.reshape(8, -1).norm(dim=1)
+    assert (blur[[0, 7]] < 0.25).all() and (blur[1:7] > 0.35).all()
+    assert blur[1:7].max() < 1.1 * blur[1:7].min()
+
+
+def test_a_window_pays_for_what_it_guesses():
+    """64 numbers on a quarter of the heartbeat: LegT against LegS, begun with that quarter."""
+    heart = ecg().x.double() - ecg().x.double().mean()
+    quarter = heart[-256:]
+    window = project(heart, 64, "legt", 4 / 1024)[-1]
+    by_legt = relative_rmse(
+        reconstruct(window, sample_ages(1024, 4 / 1024)[-256:], "legt"), quarter
+    )
+    by_legs = relative_rmse(reconstruct(project(quarter, 64)[-1], sample_ages(256)), quarter)
+    whole = reconstruct(project(heart, 64)[-1], sample_ages(1024))
+    assert by_legt == pytest.approx(0.23, abs=0.005) and by_legs == pytest.approx(0.18, abs=0.005)
+    assert relative_rmse(whole[-256:], quarter) == pytest.approx(0.54, abs=0.005)
+    assert relative_rmse(whole, heart) == pytest.approx(0.60, abs=0.005)

@@ -272,6 +272,28 @@ def reconstruct(
     return (full(c) @ g.mT).to(c.dtype)
 
 
+def stored(
+    state: Float[Tensor, "*batch N"],
+) -> Float[Tensor, "*batch N"]:
+    """What 16 bits a number keep of a state: float16, its largest at 1.
+
+    Args:
+        state: (…, N).
+
+    Returns:
+        The rounded state, (…, N), of the same dtype.
+
+    Raises:
+        TypeError, ValueError: the state is not as above, or not finite.
+
+    Source: chapter 14.
+    """
+    _validate.sequence("state", state, real=True)
+    scale = state.abs().amax(-1, keepdim=True)
+    scale = torch.where(scale == 0, 1.0, scale)
+    return (state / scale).half().to(state.dtype) * scale
+
+
 class NormalPlusLowRank(NamedTuple):
     """A = V diag(λ) V* − P Pᵀ with a unitary V."""
 

@@ -70,6 +70,19 @@ def first_entry(make):
     assert A.item() == -1 and B.item() == 1
 
 
+def by_a_routine(N):
+    """Right, by the method that the exercise rules out."""
+    A, _ = legs(N)
+    values = torch.linalg.eigvalsh(A + A.T)
+    return float(values[0]), float(values[-1])
+
+
+def by_numpys_routine(N):
+    A, _ = legs(N)
+    values = np.linalg.eigvals((A + A.T).numpy()).real
+    return values.min(), values.max()
+
+
 WRONG = {
     "14-decode": [wrong_way_round, not_normalised, not_shifted],
     "14-window": [
@@ -84,11 +97,14 @@ WRONG = {
         lambda N: (-1 - N, -1),
         lambda N: (-1, -1 - N**2),
         lambda N: (-1 - N**2, 0),
+        by_a_routine,
+        by_numpys_routine,
     ],
     "14-periods": [
         lambda p: 2 * p,
         lambda p: math.ceil(math.pi * p),
         lambda p: 2 * p + 1,
+        lambda p: {1: 6, 3: 14, 6: 24, 8: 32}.get(p),  # what the chapter prints
     ],
     "14-bug": [nothing, shape_only, eigenvalues_only, first_entry],
 }
