@@ -1,8 +1,8 @@
-"""Many small models of one shape, trained at once: a stack of them fills a GPU that one leaves idle.
+"""Many small models of one shape, trained at once: a stack fills a GPU that one leaves idle.
 
-Each model of a stack has its own start, its own batches, its own learning rate and its own clipping:
-it is trained as ``linear_time.training.train`` trains it alone. On a GPU a whole update of the stack
-is one CUDA graph.
+Each model of a stack has its own start, its own batches, its own learning rate and its own
+clipping: it is trained as ``linear_time.training.train`` trains it alone. On a GPU a whole update
+of the stack is one CUDA graph.
 """
 
 import copy

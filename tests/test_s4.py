@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from book import ROOT, code_cells
 from helpers import source
-from linear_time import records
 from linear_time.convolution import causal_convolution, kernel, recurrence
 from linear_time.discretization import bilinear, bilinear_diagonal, zero_order_hold
 from linear_time.hippo import legs, normal_plus_low_rank
@@ -30,7 +28,6 @@ from linear_time.s4 import (
     vandermonde_kernel,
 )
 
-RECORD = records.read("sequential_digits")
 F32, F64, C128 = torch.float32, torch.float64, torch.complex128
 INITS = ("lin", "inv", "real", "legs", "random")
 seeds = st.integers(0, 2**31 - 1)
@@ -404,48 +401,6 @@ def test_marks_for_the_optimizer(make):
         assert mark_of(layer, name) == (False, 0.1 if name in slow else 1.0)
     assert mark_of(layer.out, "weight") == (True, 1.0)
     assert mark_of(layer.out, "bias") == (False, 1.0)
-
-
-# --- the chapter's recorded runs ------------------------------------------------------------------
-
-
-BY_SETTING = RECORD.by("size", "read", "model")
-
-
-def test_recorded_runs_are_what_the_chapter_says_of_them():
-    sizes = RECORD.values("parameters")
-    assert min(sizes) > 25_500 and max(sizes) < 26_000
-    assert set(RECORD.values("steps")) == {1000}
-    every = {(lr, seed) for lr in (1e-3, 4e-3, 1.6e-2) for seed in (0, 1, 2)}
-    assert all(set(runs.by("lr", "seed")) == every for runs in BY_SETTING.values())
-    assert len(RECORD) == 180 == 9 * len(BY_SETTING)
-    assert RECORD.settings["rows"] == {"train": 1200, "validation": 240, "test": 357}
-
-
-def test_the_chapter_quotes_the_recorded_runs():
-    """Every line of the chapter's table, computed anew."""
-    lines = set()
-    for (size, read, name), runs in BY_SETTING.items():
-        score = {lr: sum(seeds.values("validation")) for lr, seeds in runs.by("lr").items()}
-        best = max(score, key=score.get)
-        values = sorted(runs.where(lr=best).values("test"))
-        mean = f"{sum(values) / 3:.3f} ({values[0]:.3f} to {values[-1]:.3f})"
-        lines.add((f"{size**2} steps, read: {read}", f"  {name:11s} lr {best:<6g} {mean}"))
-    chapter = ROOT / "chapters" / "15-s4.ipynb"
-    printed = [o.text for cell in code_cells(chapter) for o in cell.outputs if "text" in o]
-    (table,) = [text for text in printed if "steps, read: " in text]
-    quoted, title = 0, ""
-    for line in table.splitlines():
-        if line.startswith(" "):
-            assert (title, line) in lines
-            quoted += 1
-        else:
-            title = line
-    assert quoted == len(BY_SETTING)
-    (rates_of_gru,) = [text for text in printed if "steps, mean, gru, lr" in text]
-    for lr, seeds in sorted(BY_SETTING[32, "mean", "gru"].by("lr").items()):
-        mean = sum(seeds.values("test")) / 3
-        assert f"gru, lr {lr:<6g} {mean:.3f}" in rates_of_gru
 
 
 # --- the layers ----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Wrong answers to the exercises of chapter 15: each is a plausible slip."""
 
+import numpy as np
 import torch
 
 from linear_time.convolution import causal_convolution
@@ -55,6 +56,30 @@ def wraps_around(x, forward, backward):
     return causal_convolution(x, forward) + back.roll(-1, -1)
 
 
+def by_loops(x, forward, backward):
+    """Right, without the convolution."""
+    length, y = x.shape[-1], torch.zeros_like(x)
+    for t in range(length):
+        for s in range(length):
+            tap = forward[..., t - s] if s <= t else backward[..., s - t - 1]
+            y[..., t] += tap * x[..., s]
+    return y
+
+
+def dense_solve(eigenvalues, P, Q, alpha, beta, v):
+    """Right, in O(N³)."""
+    eye = torch.eye(len(v), dtype=v.dtype)
+    M = alpha * eye - beta * (torch.diag(eigenvalues) - torch.outer(P, Q.conj()))
+    return torch.linalg.solve(M, v)
+
+
+def dense_solve_by_numpy(*arguments):
+    eigenvalues, P, Q, alpha, beta, v = arguments
+    lam, p, q, right = (u.numpy() for u in (eigenvalues, P, Q, v))
+    M = np.diag(alpha - beta * lam) + beta * np.outer(p, q.conj())
+    return torch.from_numpy(np.linalg.solve(M, right))
+
+
 def nothing(make):
     pass
 
@@ -96,6 +121,8 @@ WRONG = {
         lambda *a: _solve(*a, conjugate=False),
         lambda lam, P, Q, alpha, beta, v: v / (alpha - beta * lam),
         lambda lam, P, Q, alpha, beta, v: _solve(lam, -P, Q, alpha, beta, v),
+        dense_solve,
+        dense_solve_by_numpy,
     ],
     "15-length": [
         lambda C, A, old, new: C,
@@ -114,6 +141,7 @@ WRONG = {
         kernel_flipped,
         delayed_the_wrong_way,
         wraps_around,
+        by_loops,
         lambda x, forward, backward: causal_convolution(x, forward + backward),
     ],
     "15-bug": [nothing, shape_only, odd_length_only, without_a_low_rank_part],

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from linear_time.convolution import kernel
 from linear_time.discretization import bilinear
@@ -17,6 +18,26 @@ from linear_time.exercises import (
 from linear_time.s4 import S4D, cauchy_kernel, truncated_output
 
 F64, C128 = torch.float64, torch.complex128
+
+
+class _Seen(TorchFunctionMode):
+    """The names of torch's functions that are called inside, and how large
+    the largest of their results is."""
+
+    def __init__(self):
+        self.names, self.largest = [], 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.append(getattr(func, "__name__", str(func)))
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.largest = max(self.largest, result.numel())
+        return result
+
+    def left_torch(self):
+        """Whether a tensor was turned into an array or a list."""
+        away = {"numpy", "__array__", "tolist", "__dlpack__"}
+        return sorted(away & set(self.names))
 
 
 def system(pairs, seed=0):
@@ -80,14 +101,21 @@ def woodbury(answer):
             M = alpha * torch.eye(N, dtype=C128) - beta * (
                 torch.diag(eigenvalues) - torch.outer(P, Q.conj())
             )
-            got = answer(
-                *(u.clone() for u in (eigenvalues, P, Q)),
-                alpha,
-                beta,
-                v.clone(),
-            )
+            vectors = [u.clone() for u in (eigenvalues, P, Q)]
+            with _Seen() as seen:
+                got = answer(*vectors, alpha, beta, v.clone())
             given = f"N = {N}, α = {alpha}, β = {beta}"
             expect_close(got, torch.linalg.solve(M, v), given, rtol=1e-8)
+            expect(
+                not seen.left_torch(),
+                f"Expected torch's own functions, got {seen.left_torch()}.",
+            )
+            expect(
+                seen.largest <= 4 * N and len(seen.names) <= 200,
+                f"For {given}: expected O(N), some 20 calls to torch on "
+                f"vectors, got {len(seen.names)} calls and a tensor of "
+                f"{seen.largest:,} numbers.",
+            )
 
 
 @exercise("15-length")
@@ -95,7 +123,7 @@ def retarget(answer):
     eigenvalues, P, _, C = system(3, 4)
     delta = torch.tensor(0.05, dtype=F64)
     A_bar, _ = bilinear(dense(eigenvalues, P), P.new_zeros(6), delta)
-    for old, new in ((8, 8), (64, 32), (5, 77)):
+    for old, new in ((8, 8), (64, 32), (5, 77), (9, 1)):
         before, after = (
             truncated_output(eigenvalues, P, C, delta, length)
             for length in (old, new)
@@ -126,8 +154,13 @@ def bidirectional(answer):
             for s in range(length):
                 own = forward[:, t - s] if s <= t else backward[:, s - t - 1]
                 expected[:, t] += own * x[:, s]
-        got = answer(x.clone(), forward.clone(), backward.clone())
+        with _Seen() as seen:
+            got = answer(x.clone(), forward.clone(), backward.clone())
         expect_close(got, expected, f"length {length}", rtol=1e-8)
+    expect(
+        any("fft" in name for name in seen.names),
+        "Expected causal_convolution, which takes the FFT, got none.",
+    )
 
 
 def _kernel(
