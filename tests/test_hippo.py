@@ -524,10 +524,9 @@ def test_stored_is_float16_of_the_largest_at_one():
     for state in (h, 1e-30 * h):  # out of float16's range as they are
         kept = stored(state)
         assert kept.dtype == F64 and not torch.equal(kept, state)
-        largest = state.abs().amax(-1, keepdim=True)
+        largest = state.abs().max()
         assert ((kept - state).abs() <= 2.0**-11 * state.abs() + 2.0**-25 * largest).all()
         assert ((kept - state).abs() > 2.0**-13 * state.abs()).double().mean() > 0.5
-        assert torch.equal(stored(state[0]), kept[0])  # each state has its own scale
     assert torch.equal(stored(torch.zeros(4)), torch.zeros(4))
     with pytest.raises(ValueError, match="state"):
         stored(torch.tensor([math.nan]))

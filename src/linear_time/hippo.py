@@ -278,7 +278,7 @@ def stored(
     """What 16 bits a number keep of a state: float16, its largest at 1.
 
     Args:
-        state: (…, N).
+        state: (…, N); several have one scale.
 
     Returns:
         The rounded state, (…, N), of the same dtype.
@@ -289,7 +289,7 @@ def stored(
     Source: chapter 14.
     """
     _validate.sequence("state", state, real=True)
-    scale = state.abs().amax(-1, keepdim=True)
+    scale = state.abs().max()
     scale = torch.where(scale == 0, 1.0, scale)
     return (state / scale).half().to(state.dtype) * scale
 

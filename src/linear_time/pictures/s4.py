@@ -15,10 +15,11 @@ def route_drawing() -> Drawing:
     d = Drawing(
         "Two ways from a system to its kernel",
         "From the numbers of a channel's system two ways lead to its kernel "
-        "of L entries. S4's, at the left, has four stations: a matrix that is "
-        "diagonal plus rank one, an inverse at each of L roots of unity, "
-        "Woodbury's identity, and an inverse FFT. S4D's, at the right, has "
-        "one: the matrix is diagonal, and the kernel is a sum of powers.",
+        "of L entries. S4's, at the left, keeps a matrix that is diagonal "
+        "plus rank one, takes an inverse at each of L roots of unity, puts "
+        "the bilinear rule inside it, applies Woodbury's identity, and ends "
+        "with an inverse FFT. S4D's, at the right, has a diagonal matrix, and "
+        "the kernel is a sum of powers.",
         height=556,
     )
     left, right = 116, 302
