@@ -16,6 +16,7 @@ from transformers.models.perceiver.modeling_perceiver import (
 
 from helpers import count_flops, draw, lively
 from linear_time import records
+from linear_time.attention import attention
 from linear_time.compression import MeanPooling
 from linear_time.perceiver import (
     CrossAttention,
@@ -210,7 +211,7 @@ def test_equal_keys_are_mean_pooling():
 
 
 def test_what_is_learned_makes_the_queries():
-    """The source post says a learned V; learned values could not carry the input."""
+    """The source post says a learned V; values follow the input, and only queries are as many."""
     block = lively(CrossAttention(6, 2, d_kv=5)).double()
     latents, x = draw(1, 3, 6), draw(1, 7, 5, seed=2)
     heads = block.attention
@@ -225,6 +226,62 @@ def test_what_is_learned_makes_the_queries():
     assert heads(normed, draw(1, 50, 5)).shape == (1, 3, 6)
 
 
+@pytest.mark.parametrize(("latents", "found"), [(16, True), (8, True), (7, False)])
+def test_the_weights_alone_carry_the_input(latents, found):
+    """With values held fixed, softmax(Q xᵀ) V gives x back, up to one vector that all tokens share.
+
+    An earlier printing said that fixed values "could not carry the input at all".
+    """
+    n, d = 12, 8
+    x, Q, V = draw(n, d), draw(latents, d, seed=1), draw(n, n, seed=2)
+    x = x - x.mean(0)
+    y = attention(Q, x, V)
+    W = torch.linalg.solve(V.T, y.T).T
+    scores = math.sqrt(d) * W.log()
+    back = torch.linalg.lstsq(Q, scores - scores.mean(1, keepdim=True)).solution.T
+    assert ((back - x).abs().max() < 1e-10) == found
+    shifted = attention(Q, x + draw(1, d, seed=3), V)  # what a softmax cannot see
+    assert torch.allclose(shifted, y, atol=1e-12)
+
+
+def test_the_product_of_waves_is_a_cross_and_no_function_of_distance():
+    waves = fourier_features(grid(32, 32, dtype=F64), 8, 32)[:, 2:]
+    near = (waves @ waves.T).reshape(32, 32, 32, 32)
+    # of the displacement only
+    assert torch.allclose(near[16, 16, 16:, 16:], near[3, 5, 3:19, 5:21], atol=1e-9)
+    here = near[16, 16]
+    assert here[16, 16] == pytest.approx(16) and here[16, 21] > 7 and here[21, 16] > 7
+    assert abs(here[19, 20]) < 0.1  # as far away as five along an axis
+    lines = [f"{here[16, 21]:.1f}", f"{here[19, 20]:.1f}"]
+    assert lines == ["7.5", "0.0"]
+    # with the position among the features not even of the displacement
+    whole = fourier_features(grid(32, 32, dtype=F64), 8, 32)
+    near = (whole @ whole.T).reshape(32, 32, 32, 32)
+    assert abs(near[16, 16, 16, 21] - near[3, 5, 3, 10]) > 0.1
+
+
+def test_latents_that_start_small_ask_alike_the_second_time():
+    """Why chapter 08's maps of the second reading are one map."""
+
+    def alike(std, reading):
+        torch.manual_seed(0)
+        model = Perceiver(30, 16, 40, 2, 2, 4)
+        model.latents.data *= std / 0.02
+        x = draw(20, 64, 30).float()
+        z = model.latents.expand(20, -1, -1)
+        if reading == 2:
+            z = model.cross[0](z, x)
+            for layer in model.stacks[0]:
+                z = layer(z)
+        maps = model.cross[reading - 1].weights(z, x)[:, 0]
+        pairs = ~torch.eye(16, dtype=torch.bool)
+        return torch.stack([torch.corrcoef(each)[pairs] for each in maps]).mean()
+
+    with torch.no_grad():
+        assert alike(0.02, 1) < 0.2 and alike(1.0, 1) < 0.2
+        assert alike(0.02, 2) > 0.9 and alike(1.0, 2) < 0.3
+
+
 # --- the model -----------------------------------------------------------------------------------
 
 
@@ -237,7 +294,12 @@ def test_parameters_are_the_papers(share, millions):
     """Table and text of section 4.1: 44.9 M shared, 326.2 M not; 8 reads, 6 layers after each."""
     with torch.device("meta"):
         perceiver = Perceiver(261, 512, 1024, 8, 6, 8, 1, share=share)
-        assert round(count(PerceiverClassifier(perceiver, 1000)) / 1e6, 1) == millions
+        model = PerceiverClassifier(perceiver, 1000)
+        assert round(count(model) / 1e6, 1) == millions
+        norms = sum(count(f) for f in model.modules() if isinstance(f, nn.LayerNorm))
+    # What a count can tell: the shared model's would come out without any norm as well.
+    without = round((count(model) - norms) / 1e6, 1)
+    assert (without == millions) == share
 
 
 def test_the_order_of_tokens_does_not_matter():
@@ -330,6 +392,60 @@ def test_the_recorded_runs_say_what_the_chapter_says():
     gaps = sorted(abs(raw - permuted) for raw, permuted in pairs)
     assert abs(sum(raw - permuted for raw, permuted in pairs) / len(pairs)) < 0.02
     assert len(pairs) == 24 and gaps[-2] < 0.03 and gaps[-1] < 0.1
+    text = chapter()
+    means = {
+        (model, c): 100 * np.mean(runs.where(model=model, condition=c).chosen(*BEST).values("test"))
+        for model in ("perceiver fourier", "perceiver learned")
+        for c in ("raw", "permuted", "permuted first")
+    }
+    raw, _, first = (means["perceiver fourier", c] for c in ("raw", "permuted", "permuted first"))
+    assert f"the Perceiver with Fourier features gets {raw:.1f} %" in text
+    assert f"Permuted first, {raw:.1f} % become {first:.1f}" in text and 5.5 < raw - first < 6.5
+    assert means["perceiver learned", "permuted first"] > means["perceiver learned", "raw"]
+    error = 100 * math.sqrt(0.97 * 0.03 / 357)
+    assert f"adds {error:.1f} points of sampling error to a mean of 97 %" in text
+
+
+BEST = ("validation", True)
+
+
+def chapter():
+    return (ROOT / "chapters" / "08-perceiver.ipynb").read_text(encoding="utf8")
+
+
+def test_the_recorded_histories_say_what_the_chapter_says():
+    record, text = records.read("perceiver_history"), chapter()
+
+    def share(compressor, m, target="answers"):
+        runs = record.where(target=target, compressor=compressor, m=m).chosen(*BEST)
+        assert sorted(runs.values("seed")) == [0, 1, 2]
+        return 100 * np.mean(runs.values("test")), 100 * np.max(runs.values("error_by_users"))
+
+    latents, whole, means = (share(*a)[0] for a in (("latents", 16), ("whole", 64), ("means", 16)))
+    one = [share(name, 1)[0] for name in ("means", "lce", "sorted lce", "latents")]
+    users = record.settings["histories and users"]["test"][1]
+    for sentence in (
+        f"answers of {users} users of whom nothing was seen in training",
+        f"From all 64 tokens the layer gives {whole:.0f} % of a candidate's answer, "
+        f"from 16 means of four neighbours in time {means:.0f} %.",
+        f"All four rows begin at {one[0]:.0f} %, against {share('none', 0)[0]:.0f} %",
+        f"as again there: {share('sorted lce', 16)[0]:.0f} % with sixteen tokens",
+        f"Sixteen give {latents:.0f} % of the answer, within a point of all 64 tokens",
+    ):
+        assert sentence.replace("as again there", "again as there") in text, sentence
+    assert max(one) - min(one) < 0.5 and 0 < whole - latents < 1
+    assert share("lce", 16)[0] < means + 0.5
+    assert abs(share("latents", 4)[0] - share("sorted lce", 16)[0]) < 0.5
+    assert all(0.6 < share(*a)[1] < 1.0 for a in (("latents", 16), ("means", 16), ("means", 1)))
+    of_ratings = {
+        name: share(name, m, "ratings")
+        for name, m in (("latents", 16), ("whole", 64), ("none", 0), ("means", 16))
+    }
+    assert (
+        "16 latents explain {:.1f} % of the variance, all 64 tokens {:.1f} %, no history {:.1f} % "
+        "and the means {:.1f} %".format(*(mean for mean, _ in of_ratings.values()))
+    ) in text
+    assert all(2 < error < 3 for _, error in of_ratings.values())
 
 
 # --- bad input -----------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Perceiver AR: a Llama at as many latents as positions, causal by two masks, and its caches."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import contract
 from book import ROOT
 from helpers import count_flops, lively, tokens_of
-from linear_time import checks, records
+from linear_time import checks, datasets, records
 from linear_time.cost import llama_cost
 from linear_time.decoder import LlamaLM, rotary_embedding
 from linear_time.perceiver_ar import PerceiverAR
+from linear_time.pictures.perceiver_ar import loss_flops
 
 F64 = torch.float64
 BLOCK = {"n_heads": 4, "n_kv_heads": 2, "d_ff": 24}
@@ -464,47 +467,80 @@ def test_bad_input_of_another_type():
 # --- the records that chapter 10 quotes ----------------------------------------------------------
 
 
-def recorded(name):
-    """Shape (n, m) -> its runs at the rate that is best in validation, and those at all rates."""
-    record = records.read(name)
-    shapes = record.by("M", "N")
-    return record, shapes, {shape: runs.chosen("validation") for shape, runs in shapes.items()}
+SHAPES = ((256, 256), (256, 128), (256, 64), (128, 128), (64, 64))
+
+
+def bits_of(record, steps, batch, shape):
+    """Of a seed each, at the rate that is best in validation; None: 1,024 losses an update."""
+    M, N = shape
+    runs = record.where(steps=steps, M=M, N=N, batch=batch or 1024 // N)
+    assert all(set(rate.values("seed")) == {0, 1, 2} for rate in runs.by("lr").values())
+    best = runs.chosen("validation")
+    assert min(runs.values("lr")) < best[0]["lr"] < max(runs.values("lr"))  # not at an end
+    return best
 
 
 def test_what_the_chapter_quotes_from_the_record():
-    record, shapes, best = recorded("perceiver_ar_small")
+    record = records.read("perceiver_ar")
     text = (ROOT / "chapters" / "10-perceiver-ar.ipynb").read_text(encoding="utf8")
-    assert len(record) == 45
-    for runs in shapes.values():
-        assert all(set(seeds.values("seed")) == {0, 1, 2} for seeds in runs.by("lr").values())
-    bits = {shape: np.mean(runs.values("test")) for shape, runs in best.items()}
-    updates = {shape: runs[0]["updates"] for shape, runs in best.items()}
+    assert len(record) == 240 and len(set(record.values("parameters"))) == 1
+    found = {
+        (steps, batch, shape): bits_of(record, steps, batch, shape)
+        for steps in (200, 1000)
+        for batch in (16, None)
+        for shape in SHAPES
+    }
+    bits = {key: np.mean(runs.values("test")) for key, runs in found.items()}
+    updates = {key: runs[0]["updates"] for key, runs in found.items()}
+    wide, middle, narrow = SHAPES[:3]
+    small = [bits[200, None, shape] for shape in SHAPES]
+    large = [bits[1000, None, shape] for shape in SHAPES]
+    gap = bits[200, 16, wide] - bits[200, 16, narrow]
+    most = max(record.values("losses")) / 1e6
     for sentence in (
-        f"the bits fall from {bits[256, 256]:.2f} to {bits[256, 64]:.2f}.",
-        f"has {bits[64, 64]:.2f} bits against the {bits[256, 64]:.2f} of 64 latents that read 256",
-        f"reads 128 has {bits[128, 128]:.2f} against {bits[256, 128]:.2f}, where the seeds' ranges",
-        f"updates: {updates[256, 64]} of them against {updates[256, 256]}. "
-        f"The short decoder gets {updates[64, 64]:,}",
+        f"on 256 characters has {bits[200, 16, wide]:.2f} bits and 64 latents that read 256 "
+        f"characters have {bits[200, 16, narrow]:.2f}",
+        f"the decoder has {small[0]:.2f} bits, where it had {bits[200, 16, wide]:.2f}",
+        f"Of the {gap:.2f} bits between 256 latents and 64, {small[0] - small[2]:.2f} remain",
+        f"have {small[0]:.2f}, {small[1]:.2f} and {small[2]:.2f} bits (and "
+        f"{updates[200, None, wide]}, {updates[200, None, middle]} and "
+        f"{updates[200, None, narrow]} updates)",
+        f"they have {large[0]:.3f}, {large[1]:.3f} and {large[2]:.3f}",
+        f"characters have {large[3]:.2f} and {large[4]:.2f} at the larger budget",
+        f"the shortest gets {updates[1000, None, (64, 64)]:,} updates against "
+        f"{updates[1000, None, wide]:,}",
+        f"more than {most:.1f} million losses, of a text of 3.7 million characters",
+        f"from {small[2] - small[4]:.2f} bits between 64 latents on 256 characters and the "
+        f"decoder on 64, to {large[2] - large[4]:.2f}",
         f"this chapter at {record[0]['parameters']:,}",
     ):
         assert sentence in text, sentence
-    assert bits[256, 64] < bits[256, 128] < bits[256, 256]
-    assert bits[64, 64] < bits[256, 64] and bits[128, 128] < bits[256, 128]
-    for low, high in (((64, 64), (256, 64)), ((256, 64), (256, 128)), ((256, 128), (256, 256))):
-        assert max(best[low].values("test")) < min(best[high].values("test"))
-    assert max(best[128, 128].values("test")) > min(best[256, 128].values("test"))
-    assert max(record.values("losses")) < 1.2e6
-    smallest = min(record.values("lr"))
-    assert sum(runs[0]["lr"] == smallest for runs in best.values()) == 3
-    assert len(set(record.values("parameters"))) == 1
+    assert f"{len(datasets.text().parts()[0]) / 1e6:.1f}" == "3.7"
+    spreads = [np.ptp(found[1000, None, shape].values("test")) for shape in SHAPES[:3]]
+    assert np.ptp(large[:3]) < min(spreads)
+    assert large[4] < large[3] < min(large[:3]) and small[4] < small[3] < min(small[:3])
+    for key, runs in found.items():  # equal compute, whatever the batch
+        compute = [row["updates"] * row["flops_an_update"] for row in runs]
+        budget = 3 * 16 * key[0] * 129564672
+        assert all(abs(total / budget - 1) < 0.003 for total in compute), key
 
 
-def test_what_the_chapter_says_of_the_incomplete_record():
-    record, _, best = recorded("perceiver_ar")
-    assert len(record) == 10 and set(record.values("seed")) == {0}
-    bits = {shape: runs[0]["test"] for shape, runs in best.items()}
-    assert sorted(bits, key=bits.get) == [(128, 128), (512, 128), (512, 256), (512, 512)]
-    assert f"{bits[512, 128] - bits[128, 128]:.2f}" == "0.02"
+def test_kernels_that_skip_hidden_scores_double_both_thresholds():
+    """Operations by counting every score that a mask leaves; the chapter's two formulas."""
+
+    def looking(n, m, d, layers, skip):
+        own = m * (m + 1) // 2 if skip else m * m
+        return 4 * d * (m * (n - m) + own + (layers - 1) * own) + 4 * d * d * (n - m)
+
+    for n, m, d, layers in ((300, 40, 64, 5), (1000, 7, 16, 3), (64, 64, 8, 2)):
+        for skip in (False, True):
+            per_loss = [Fraction(looking(n, k, d, layers, skip), k) for k in (n, m)]
+            inside = layers - 2 - Fraction(2 * d, m) if skip else layers - 1 - Fraction(d, m)
+            assert per_loss[0] - per_loss[1] == (2 if skip else 4) * d * (n - m) * inside
+            for power in (m,):  # the explorer counts the same
+                weights = 24 * layers * d * d
+                counted = loss_flops(n, power, d, layers, skip)
+                assert counted == pytest.approx(float(per_loss[1]) + weights, rel=1e-12)
 
 
 def test_the_cost_of_a_step_is_chapter_04s():

@@ -15,6 +15,7 @@ from transformers import (
 from helpers import changed, count_flops, draw, lively, tokens_of
 from linear_time import records
 from linear_time.perceiver_io import PerceiverImageClassifier, PerceiverIO, PerceiverMaskedLM
+from linear_time.pictures.perceiver_io import row_functions
 
 F64 = torch.float64
 ROOT = Path(__file__).resolve().parent.parent
@@ -360,6 +361,14 @@ def test_right_at_the_pixels_and_free_between_them():
     one, two = (io.decode(z, q)[0] for q in queries)
     assert torch.allclose(one[::4], two[::4], atol=1e-10)
     assert (one - two).abs().max() > 1e-4
+
+
+def test_the_explorers_functions_agree_at_the_pixels_alone():
+    (row, slow), (_, fast) = row_functions(8), row_functions(64)
+    for values in (slow, fast):
+        assert torch.allclose(values[::20], row, atol=1e-12)
+    assert (slow - fast).abs().max() > 0.5
+    assert slow.diff().abs().max() < 0.06 < 0.15 < fast.diff().abs().max()
 
 
 def chosen(record, task, queries):

@@ -4,6 +4,9 @@ import math
 
 import torch
 
+from linear_time.attention import attention
+from linear_time.perceiver import fourier_features
+
 
 def _scores(Q, K):
     return Q @ K.T / math.sqrt(Q.shape[1])
@@ -24,6 +27,20 @@ def only_the_output(Q, K, V):
     return y, y
 
 
+def overflows(Q, K, V):
+    W = _scores(Q, K).exp()
+    W = W / W.sum(1, keepdim=True)
+    return W, W @ V
+
+
+def calls_the_library(Q, K, V):
+    return attention(Q, K, torch.eye(len(K), dtype=K.dtype)), attention(Q, K, V)
+
+
+def no_pair(Q, K, V):
+    return _scores(Q, K).softmax(dim=1) @ V
+
+
 def at_m(m, layers):
     return m + 1
 
@@ -40,6 +57,20 @@ def one_too_small(m, layers):
     while layers * n * n < n * m + layers * m * m:
         n += 1
     return n - 1
+
+
+def first_order(m, layers):
+    return math.floor(m + m / (2 * layers)) + 1
+
+
+def halves_of_even(p, n_bands, mu):
+    f = torch.linspace(1, mu // 2, n_bands, dtype=p.dtype)
+    angle = math.pi * (p[:, :, None] * f).reshape(len(p), -1)
+    return torch.cat([p, angle.sin(), angle.cos()], dim=1)
+
+
+def the_librarys(p, n_bands, mu):
+    return fourier_features(p, n_bands, mu)
 
 
 def up_to_mu(p, n_bands, mu):
@@ -72,6 +103,10 @@ def of_mu_points(f, mu):
     return f + 2 * mu
 
 
+def not_of_zero(f, mu):
+    return (mu - 1 - f if mu % 2 else 2 * (mu - 1) - f) if f else 1
+
+
 def tests_nothing(attend):
     attend(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3), torch.ones(4, dtype=torch.bool))
 
@@ -88,9 +123,12 @@ def tests_finite_only(attend):
 
 
 WRONG = {
-    "08-matrix": [softmax_along_latents, no_scale, only_the_output],
-    "08-crossover": [at_m, forgets_the_reading, one_too_small],
-    "08-fourier": [up_to_mu, without_pi, the_papers_order],
-    "08-alias": [nyquist, one_period_on, of_mu_points],
+    "08-matrix": [
+        *(softmax_along_latents, no_scale, only_the_output),
+        *(overflows, calls_the_library, no_pair),
+    ],
+    "08-crossover": [at_m, forgets_the_reading, one_too_small, first_order],
+    "08-fourier": [up_to_mu, without_pi, the_papers_order, halves_of_even, the_librarys],
+    "08-alias": [nyquist, one_period_on, of_mu_points, not_of_zero],
     "08-bug": [tests_nothing, tests_without_padding, tests_finite_only],
 }

@@ -2,6 +2,7 @@
 
 import torch
 
+from linear_time.attention import causal_mask
 from linear_time.decoder import LlamaLM
 from linear_time.perceiver_ar import PerceiverAR
 
@@ -26,6 +27,10 @@ def latents_see_all(n, m):
 
 def as_numbers(n, m):
     return torch.ones(n, n).tril()[n - m :], torch.ones(m, m).tril()
+
+
+def the_librarys(n, m):
+    return causal_mask(n)[n - m :], causal_mask(m)
 
 
 def all_layers_save(d, layers, skip):
@@ -78,6 +83,18 @@ def the_token_before(model, tokens, start, stride):
         return model.n_latents - stride + 1
 
     return _strided(model, tokens, start, stride, first, late=1)
+
+
+def passes_between(model, tokens, start, stride):
+    rows = []
+    for end in range(start, tokens.shape[1] + 1):
+        late = (end - start) % stride
+        n_latents = model.n_latents - stride + 1
+        if late == 0:
+            rows.append(model.prefill(tokens[:, :end], n_latents=n_latents)[0])
+        else:
+            rows.append(model(tokens[:, :end], n_latents=n_latents + late)[:, -1])
+    return torch.stack(rows, dim=1)
 
 
 def one_window(t, m, layers):
@@ -133,9 +150,19 @@ def takes_it_for_a_window(logits):
 
 
 WRONG = {
-    "10-masks": [aligned_left, not_itself, true_where_hidden, latents_see_all, as_numbers],
+    "10-masks": [
+        aligned_left,
+        not_itself,
+        true_where_hidden,
+        latents_see_all,
+        as_numbers,
+        the_librarys,
+    ],
     "10-pays": [all_layers_save, equality_is_enough, skipping_changes_nothing, half_of_everything],
-    "10-stride": [always_all_latents, slides, one_latent_too_few, the_token_before],
+    "10-stride": [
+        *(always_all_latents, slides, one_latent_too_few),
+        *(the_token_before, passes_between),
+    ],
     "10-reach": [one_window, m_a_layer, counts_the_first_layer, before_the_beginning],
     "10-bug": [
         tests_the_shape,

@@ -3,6 +3,7 @@
 import torch
 
 from linear_time.attention import attention
+from linear_time.perceiver import grid
 
 
 def inputs_meet_outputs(n, m, o, layers):
@@ -41,6 +42,14 @@ def by_the_height(indices, height, width):
 
 def centres(indices, height, width):
     return -1 + (2 * _rows(indices, width) + 1) / torch.tensor([height, width])
+
+
+def of_the_grid(indices, height, width):
+    return grid(height, width)[indices]
+
+
+def the_first_draw(losses, p, picks):
+    return losses[0] / (len(p) * p[picks[0]])
 
 
 def plain_mean(losses, p, picks):
@@ -101,8 +110,11 @@ def tests_without_repeats(decode):
 
 WRONG = {
     "09-count": [inputs_meet_outputs, depth_in_the_extra, the_total_when_doubled, no_layers],
-    "09-where": [as_released, column_first, by_the_height, centres],
-    "09-weights": [plain_mean, multiplied, normalised_weights, sum_instead_of_mean],
+    "09-where": [as_released, column_first, by_the_height, centres, of_the_grid],
+    "09-weights": [
+        *(plain_mean, multiplied, normalised_weights),
+        *(sum_instead_of_mean, the_first_draw),
+    ],
     "09-rank": [
         latents_only,
         without_heads,

@@ -15,6 +15,7 @@ from linear_time.exercises import (
     expect_equal,
     expect_finds_bug,
 )
+from linear_time.exercises.perceiver import by_hand
 from linear_time.perceiver_ar import PerceiverAR
 from linear_time.rotary import apply_rotary, rotary_embedding
 
@@ -42,7 +43,7 @@ def tokens_of(batch, length, seed=0):
 @exercise("10-masks")
 def masks(answer):
     for n, m in ((1, 1), (7, 3), (5, 5), (9, 1)):
-        both = answer(n, m)
+        both = by_hand(answer, n, m)
         given = f"n = {n} and m = {m}"
         expect(
             isinstance(both, tuple) and len(both) == 2,
@@ -62,7 +63,15 @@ def masks(answer):
 
 @exercise("10-pays")
 def pays(answer):
-    for d, layers in ((16, 2), (16, 3), (64, 4), (64, 17), (12, 5), (8, 1)):
+    for d, layers in (
+        (16, 2),
+        (16, 3),
+        (64, 4),
+        (64, 17),
+        (12, 5),
+        (8, 1),
+        (4096, 32),
+    ):
         for skip in (False, True):
             right = next(
                 (m for m in range(1, 300) if _cheaper(m, d, layers, skip)), None
@@ -89,17 +98,21 @@ def _cheaper(m, d, layers, skip):
 def stride(answer):
     for m, every, start in ((4, 3, 6), (5, 1, 7), (3, 3, 4), (4, 2, 9)):
         model, tokens = model_of(3, m), tokens_of(2, 13)
-        calls = []
-        plain = model.prefill
+        calls, steps = [], []
+        plain, plain_step = model.prefill, model.step
 
-        def prefill(tokens, calls=calls, plain=plain, **options):
+        def prefill(tokens, *rest, calls=calls, plain=plain, **options):
             calls.append(tokens.shape[1])
-            return plain(tokens, **options)
+            return plain(tokens, *rest, **options)
 
-        model.prefill = prefill
+        def step(token, *rest, steps=steps, plain=plain_step, **options):
+            steps.append(len(token))
+            return plain(token, *rest, **options)
+
+        model.prefill, model.step = prefill, step
         with torch.no_grad():
             got = answer(model, tokens.clone(), start, every)
-            del model.prefill
+            del model.prefill, model.step
             ends = range(start, 14)
             rows = [
                 model(
@@ -113,6 +126,8 @@ def stride(answer):
         expect_equal(
             calls, list(range(start, 14, every)), f"{given}, the prefills"
         )
+        wanted = 14 - start - len(calls)
+        expect_equal(len(steps), wanted, f"{given}, the number of steps")
 
 
 @exercise("10-reach")

@@ -12,6 +12,7 @@ from linear_time.exercises import (
     expect_finds_bug,
     randn,
 )
+from linear_time.exercises.perceiver import by_hand
 from linear_time.perceiver import grid
 
 F64 = torch.float64
@@ -34,7 +35,7 @@ def where(answer):
             torch.arange(height * width),
             torch.tensor([height * width - 1, 1, 0]),
         ):
-            got = answer(indices.clone(), height, width)
+            got = by_hand(answer, indices.clone(), height, width)
             given = f"pixels {indices.tolist()} of {height} × {width}"
             expect_close(got, points[indices], given, atol=1e-6)
 
@@ -53,6 +54,16 @@ def weights(answer):
         expect_close(mean, losses.mean(), given)
     one = answer(losses[:1], p.clone(), torch.tensor([0]))
     expect_close(one, 0.5, "a loss of 1 drawn with probability ½, of 4")
+    picks = torch.tensor([0, 3, 1])
+    for i in range(3):
+        other = losses[picks] + torch.eye(3, dtype=F64)[i]
+        before, after = (
+            torch.as_tensor(answer(drawn.clone(), p.clone(), picks.clone()))
+            for drawn in (losses[picks], other)
+        )
+        change = 1 / (3 * 4 * p[picks[i]])
+        given = f"the loss of draw {i + 1} of 3 larger by 1: the change"
+        expect_close(after - before, change, given)
 
 
 @exercise("09-rank")
