@@ -38,7 +38,7 @@ def tower_drawing() -> Drawing:
     return d
 
 
-def matrices_drawing() -> Drawing:
+def two_matrices_drawing() -> Drawing:
     """W of linear compression, and W(x): learned queries, computed keys."""
     d = Drawing(
         "A constant matrix and one that looks",
