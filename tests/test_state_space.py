@@ -284,6 +284,32 @@ def test_passes_are_butterworth_filters(design, kind, cutoff):
     assert abs(ours[2]).item() == pytest.approx(1 / math.sqrt(2))
 
 
+def test_a_notch_is_the_input_less_the_friction_of_a_spring():
+    """Mass 1, stiffness ω₀² and friction c: driven at ω₀ the friction is the force."""
+    omega, c = 2 * math.pi * 60.0, 2 * math.pi * 8.0
+    spring = mass_on_a_spring(1.0, c, omega**2)
+    by_hand = StateSpace(spring.A, spring.B, torch.tensor([0.0, -c], dtype=F64), 1.0)
+    hz = torch.linspace(1, 150, 60, dtype=F64)
+    ours = by_hand.frequency_response(2 * math.pi * hz)
+    assert torch.allclose(ours, notch(60.0, 8.0).frequency_response(2 * math.pi * hz))
+    signal = ecg()
+    left = by_hand.simulate(signal.x, signal.delta, hold="linear")
+    turn = 2 * math.pi * 60 * signal.times
+    hum = [torch.hypot((v * turn.sin()).mean(), (v * turn.cos()).mean()) for v in (signal.x, left)]
+    assert hum[1] < hum[0] / 8 and 0.015 < 1 - left.max() / signal.x.max() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("rates", "low", "high"),
+    [((-0.2, -5.0), -0.3, 0.45), ((-1.0, -2.0), 0.9, 0.99), ((-1.0, -1.0), 1 - 1e-9, 2)],
+)
+def test_random_inputs_leave_a_cloud_only_where_rates_lie_apart(rates, low, high):
+    one = torch.ones(2, dtype=F64)
+    system = StateSpace(torch.diag(torch.tensor(rates, dtype=F64)), one, one)
+    _, states = system.simulate(draw(4000, 30), 0.2, return_states=True)
+    assert low < np.corrcoef(states[:, -1].T.numpy())[0, 1] < high
+
+
 @given(frequency=st.floats(1, 1e4), relative=st.floats(0.01, 2))
 def test_notch_removes_its_frequency_and_is_as_wide_as_asked(frequency, relative):
     width = relative * frequency

@@ -49,13 +49,33 @@ def half_life(answer):
         expect_close(answer(A), math.log(2) / rate, given)
 
 
-@exercise("11-ramp")
-def ramp(answer):
-    for a, t in ((-1.0, 1.0), (-2.0, 0.5), (0.5, 2.0), (-0.3, 4.0)):
-        # The ramp as two further states, of slopes 1 and 0.
-        joint = matrix([a, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0])
-        want = torch.linalg.matrix_exp(t * joint)[0, 2]
-        expect_close(answer(a, t), want, f"a = {a:g}, t = {t:g}")
+@exercise("11-wave")
+def wave(answer):
+    swing = matrix([0.0, 1.0], [-4.0, -0.5])
+    shear = matrix([0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0])
+    for given, A, mu, t in (
+        ("A = [[-1]]", matrix([-1.0]), 0.5, 1.0),
+        ("a damped spring", swing, -0.3, 2.0),
+        ("a damped spring, a growing input", swing, 0.7, 1.5),
+        ("a damped spring, a constant input", swing, 0.0, 3.0),
+        (
+            "A = [[-1, 2], [0.5, -3]]",
+            matrix([-1.0, 2.0], [0.5, -3.0]),
+            -2.0,
+            1.0,
+        ),
+        ("an A without an inverse", shear, -1.0, 2.0),
+    ):
+        N = len(A)
+        B = torch.linspace(1, -0.5, N, dtype=F64)
+        h0 = torch.linspace(-0.3, 2, N, dtype=F64)
+        # The input as one further state, x' = μ x.
+        joint = torch.zeros(N + 1, N + 1, dtype=F64)
+        joint[:N, :N], joint[:N, N], joint[N, N] = A, B, mu
+        begin = torch.cat([h0, torch.ones(1, dtype=F64)])
+        want = (torch.linalg.matrix_exp(t * joint) @ begin)[:N]
+        got = answer(A.clone(), B.clone(), h0.clone(), mu, t)
+        expect_close(got, want, f"{given}, μ = {mu:g}, t = {t:g}")
 
 
 @exercise("11-stable")
@@ -73,6 +93,14 @@ def stable(answer):
         ),
         "[[-1, 5], [5, -1]], all of whose diagonal is negative": (
             matrix([-1.0, 5.0], [5.0, -1.0]),
+            False,
+        ),
+        "diag(-1e-6, -1), which forgets slowly": (
+            matrix([-1e-6, 0.0], [0.0, -1.0]),
+            True,
+        ),
+        "diag(1e-6, -1), which grows slowly": (
+            matrix([1e-6, 0.0], [0.0, -1.0]),
             False,
         ),
         "[[1, -4], [3, -2]], with a positive entry on the diagonal": (
@@ -109,12 +137,14 @@ def hum(answer):
         f"Expected a StateSpace, got {type(system).__name__}.",
     )
     expect(system.is_stable(), "Expected a stable system, got one that is not.")
-    hertz = torch.linspace(0.5, 20, 40).to(system.A)
+    hertz = torch.cat(
+        [torch.zeros(1), torch.logspace(-3, 0, 50), torch.linspace(0, 20, 2001)]
+    ).to(system.A)
     gain = system.frequency_response(2 * math.pi * hertz).abs()
     worst = int((gain - 1).abs().argmax())
     expect(
         0.95 <= gain[worst] <= 1.05,
-        f"For {hertz[worst]:.1f} Hz: expected a gain from 0.95 to 1.05, "
+        f"For {hertz[worst]:.3g} Hz: expected a gain from 0.95 to 1.05, "
         f"got {gain[worst]:.2f}.",
     )
     for line in (60.0, 120.0):
