@@ -14,6 +14,7 @@ from transformers.models.perceiver.modeling_perceiver import (
     generate_fourier_features,
 )
 
+from book import experiment
 from helpers import count_flops, draw, lively
 from linear_time import records
 from linear_time.attention import attention
@@ -434,6 +435,16 @@ def test_the_recorded_histories_say_what_the_chapter_says():
     ):
         assert sentence.replace("as again there", "again as there") in text, sentence
     assert max(one) - min(one) < 0.5 and 0 < whole - latents < 1
+    script = experiment("perceiver_history")
+    assert script.SHARPNESS == 8 and (script.LENGTH, script.CANDIDATES) == (64, 8)
+    sizes = record.values("parameters")
+    assert f"have {min(sizes):,} to {max(sizes):,} parameters together" in text
+    chosen_on = record.settings["histories and users"]["validation"][1]
+    assert f"chosen on {chosen_on} other users" in text
+    for name, m in (("means", 16), ("whole", 64)):
+        runs = record.where(target="answers", compressor=name, m=m)
+        rates = {lr: 100 * np.mean(r.values("validation")) for lr, r in runs.by("lr").items()}
+        assert max(rates, key=rates.get) == 0.03 and rates[0.03] - rates[0.01] < 0.3
     assert share("lce", 16)[0] < means + 0.5
     assert abs(share("latents", 4)[0] - share("sorted lce", 16)[0]) < 0.5
     assert all(0.6 < share(*a)[1] < 1.0 for a in (("latents", 16), ("means", 16), ("means", 1)))
