@@ -65,6 +65,7 @@ def normalise(notebook) -> None:
     """Make a notebook the same whoever executed it, in place."""
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.cells = with_captions(notebook.cells)
     count = 0
     for index, cell in enumerate(notebook.cells):
         cell.id = f"cell-{index:03d}"
@@ -127,6 +128,29 @@ def mark_up(cell) -> None:
         cell.metadata["cellView"] = "form"
         if not cell.source.startswith(TITLE):
             cell.source = f"{TITLE}\n{cell.source}"
+
+
+def with_captions(cells: list) -> list:
+    """The cells, and below each figure one with its caption: plain Jupyter knows no metadata.
+
+    The page leaves these cells out, since there the caption is the figure's.
+    """
+    found = []
+    for cell in cells:
+        if "caption" in tags(cell):
+            continue
+        found.append(cell)
+        caption = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption")
+        if cell.cell_type == "code" and caption:
+            title = "" if caption.startswith("**") else "**Figure.** "
+            below = nbformat.v4.new_markdown_cell(f"> {title}{caption}")
+            # inside an answer it keeps the run together, and is folded with it
+            below.metadata["tags"] = (
+                ["answer", "caption"] if "answer" in tags(cell) else ["caption"]
+            )
+            mark_up(below)
+            found.append(below)
+    return found
 
 
 def plain_exercise(source: str) -> str:
@@ -227,11 +251,14 @@ def renew(notebook) -> int:
         How many cells and outputs changed.
     """
     before = copy.deepcopy(notebook.cells)
-    for cell in notebook.cells:
+    notebook.cells = with_captions(notebook.cells)
+    for index, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{index:03d}"
         mark_up(cell)
     for output, thing in displayed(notebook):
         output.data = nbformat.from_dict(bundle(thing))
-    return sum(old != new for old, new in zip(before, notebook.cells, strict=True))
+    pairs = itertools.zip_longest(before, notebook.cells)
+    return sum(old != new for old, new in pairs)
 
 
 #: Chapters that are not yet sorted into core and detours: a rule that reads what stands open passes
@@ -325,6 +352,11 @@ def lint(path: Path) -> list[str]:
         mark_up(marked)
         if marked != cell:
             fault(i, "its tags are not written out: run python book/notebooks.py renew")
+    written = [[cell.source, tags(cell)] for cell in with_captions(notebook.cells)]
+    if written != [[cell.source, tags(cell)] for cell in notebook.cells]:
+        faults.append(
+            f"{path.name}: captions are not written out: run python book/notebooks.py renew"
+        )
     for i, text in lint_layers(number, notebook.cells):
         fault(i, text)
     code = [(i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code"]

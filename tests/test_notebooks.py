@@ -367,3 +367,23 @@ def test_retyped_code_is_found():
     assert len(retyped(cells, forms, names)) == 3
     cells[0].metadata["tags"] = ["derivation"]
     assert len(retyped(cells, forms, names)) == 2
+
+
+def test_a_caption_is_read_in_plain_jupyter_too():
+    """Below its figure, once, with what the metadata say; inside an answer it stays in the fold."""
+    figure = nbformat.v4.new_code_cell("plot()")
+    figure.metadata = nbformat.from_dict({"mystnb": {"figure": {"caption": "The sum of $x$."}}})
+    drawn = nbformat.v4.new_code_cell("draw()")
+    drawn.metadata = nbformat.from_dict(
+        {"tags": ["answer"], "mystnb": {"figure": {"caption": "**A gate.** It opens."}}}
+    )
+    plain = nbformat.v4.new_code_cell("x = 1")
+    cells = notebooks.with_captions([figure, drawn, plain])
+    assert [cell.cell_type for cell in cells] == ["code", "markdown", "code", "markdown", "code"]
+    assert cells[1].source == "> **Figure.** The sum of $x$."
+    assert notebooks.tags(cells[1]) == ["caption"]
+    assert notebooks.tags(cells[3]) == ["answer", "caption"]
+    assert "> **A gate.** It opens." in cells[3].source and "<details>" in cells[3].source
+    figure.metadata["mystnb"]["figure"]["caption"] = "Another."
+    again = notebooks.with_captions(cells)
+    assert len(again) == 5 and again[1].source == "> **Figure.** Another."

@@ -27,6 +27,8 @@ WORDS_A_MINUTE = 150  # of prose and code together
 def render_markdown_cell(self: SphinxNbRenderer, token: Any) -> None:
     """A Markdown cell, its tags as classes, as a code cell has: on its section or its blocks."""
     tags = [f"tag_{tag}" for tag in token.meta["metadata"].get("tags", [])]
+    if "tag_caption" in tags:
+        return  # for plain Jupyter: the page has it below the figure
     parent, before = self.current_node, len(self.current_node)
     self.render_children(token)
     made: list[nodes.Node] = parent.children[before:]
