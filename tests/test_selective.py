@@ -368,6 +368,18 @@ def test_theorem_one_is_of_zero_order_hold():
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-8)
 
 
+def test_a_shared_b_cannot_make_up_for_the_rule():
+    """What a token writes, in two channels of different steps: the ratio holds for every B."""
+    delta, A = torch.tensor([0.1, 5.0], dtype=F64), -torch.ones(1, dtype=F64)
+    for B in (0.3, -7.0, 1000.0):
+        ratios = {}
+        for rule in RULES:
+            _, written = RULES[rule](A, torch.full((1,), B, dtype=F64), delta[:, None])
+            ratios[rule] = (written[1] / written[0]).item()
+        assert ratios["exponential_euler"] == pytest.approx(50)
+        assert ratios["zero_order_hold"] == pytest.approx(10.44, abs=0.01)
+
+
 def test_a_long_step_resets_or_overshoots():
     u = torch.tensor([5.0, 1.0], dtype=F64)
     z = torch.tensor([0.0, 1e3], dtype=F64)  # Δ = 1000 at the second token
