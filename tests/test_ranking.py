@@ -1,14 +1,15 @@
-"""Splits by their definition, fields that training decides, rates and scores by scikit-learn."""
+"""Splits by their definition, fields that training decides, baselines by scikit-learn."""
 
 import math
 
 import numpy as np
 import pytest
-import sklearn.metrics
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
+from torch.nn import functional
 
 from helpers import close, draw
 from linear_time.datasets import movielens
@@ -20,12 +21,14 @@ from linear_time.ranking import (
     encode,
     fit,
     global_time_split,
+    logistic_regression,
     movielens_fields,
     per_user_split,
-    scores,
     seen,
+    similarity_evidence,
     smoothed_rate,
 )
+from linear_time.ranking_scores import scores
 from linear_time.training import Config
 
 F64 = torch.float64
@@ -245,58 +248,57 @@ def test_smoothed_rate_is_scikit_learns_target_encoder(rows, seed, strength):
     close(smoothed_rate(value, label, train, strength), torch.from_numpy(expected))
 
 
-@given(rows=st.integers(2, 50), seed=st.integers(0, 99))
-def test_scores_are_scikit_learns(rows, seed):
-    logit = draw(rows, seed=seed).mul(3).round()  # with ties
-    label = draw(rows, seed=seed + 1) > 0
+@given(seed=st.integers(0, 99), strength=st.sampled_from([0.5, 3, 20]))
+@settings(max_examples=20)
+def test_logistic_regression_is_scikit_learns(seed, strength):
+    """One column a value and one a genre; the constant is free, and test rows are not read."""
+    fields, label = some_fields(80), draw(80, seed=seed) > 0
+    train = torch.arange(60)
     label[0], label[1] = True, False
-    made = scores(logit, label)
-    p = torch.sigmoid(logit).numpy()
-    assert made.rows == rows
-    assert made.auc == pytest.approx(sklearn.metrics.roc_auc_score(label.numpy(), p))
-    loss = sklearn.metrics.log_loss(label.numpy(), p)
-    assert made.log_loss == pytest.approx(loss, rel=1e-9)
-    base = label.double().mean().item()
-    entropy = -(base * math.log(base) + (1 - base) * math.log(1 - base))
-    assert made.normalised_entropy == pytest.approx(loss / entropy, rel=1e-9)
+    columns = [functional.one_hot(codes, n)[:, 1:] for codes, n in zip(fields.codes.T, (4, 3))]
+    X = torch.cat([*columns, fields.genres], dim=1).double().numpy()
+    theirs = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=1000)
+    theirs.fit(X[:60], label[:60].numpy())
+    made = logistic_regression(fields, label, train, strength)
+    with torch.no_grad():
+        logit = made.logits(fields._replace(genres=fields.genres.double()), torch.arange(80))
+    close(logit, torch.from_numpy(theirs.decision_function(X)), 1e-4)
 
 
-@given(rows=st.integers(2, 30), seed=st.integers(0, 99))
-def test_what_scores_do_not_see(rows, seed):
-    """AUC sees the order alone; no score sees a copy of all rows, or their order."""
-    logit, label = draw(rows, seed=seed), draw(rows, seed=seed + 1) > 0
-    label[0], label[1] = True, False
-    made = scores(logit, label)
-    assert scores(logit.exp(), label).auc == made.auc
-    assert scores(-logit, label).auc == pytest.approx(1 - made.auc)
-    twice = scores(logit.repeat(2), label.repeat(2))
-    assert twice[1:] == pytest.approx(made[1:])
-    assert scores(logit.flip(0), label.flip(0))[1:] == pytest.approx(made[1:])
-    constant = torch.logit(label.double().mean()).expand(rows).clone()
-    assert scores(constant, label)[1:] == pytest.approx((0.5, made.log_loss / made[3], 1.0))
-
-
-def test_scores_at_their_ends():
-    label = torch.tensor([True, True, False, False])
-    perfect = scores(torch.where(label, 30.0, -30.0), label)
-    assert perfect.auc == 1 and perfect.normalised_entropy < 1e-9
-    coin = scores(torch.zeros(4), label)
-    assert coin[1:] == pytest.approx((0.5, math.log(2), 1.0))
-    sure = scores(torch.where(label, -900.0, 900.0), label)  # no overflow
-    assert sure.auc == 0 and sure.log_loss == pytest.approx(900)
+def test_similarity_evidence_by_loops():
+    g = torch.Generator().manual_seed(0)
+    pairs = torch.randperm(20, generator=g)[:14]  # 4 users, 5 movies, each pair once
+    user, movie = pairs // 5, pairs % 5
+    residual, train = draw(14), torch.arange(10)
+    made = similarity_evidence(user, movie, residual, train, shrink=3)
+    table = {(int(user[k]), int(movie[k])): float(residual[k]) for k in range(10)}
+    for row in range(14):
+        u, i, total = int(user[row]), int(movie[row]), 0.0
+        for j in range(5):
+            if j != i and (u, j) in table:
+                both = [v for v in range(4) if (v, i) in table and (v, j) in table]
+                s = sum(table[v, i] * table[v, j] for v in both) / (len(both) + 3)
+                total += s * table[u, j]
+        assert float(made[row]) == pytest.approx(total, abs=1e-6)
+    residual[10:] = 9  # what is not in training is not read
+    assert torch.equal(similarity_evidence(user, movie, residual, train, 3), made)
 
 
 @pytest.mark.bad_input
-def test_bad_input_scores_and_rates():
+def test_bad_input_baselines():
     label, one = torch.tensor([True, False]), torch.tensor([0])
-    with pytest.raises(ValueError, match=r"^label: expected rows of both kinds, got 2 of one"):
-        scores(torch.zeros(2), torch.tensor([True, True]))
-    with pytest.raises(ValueError, match=r"^label: expected shape \(3,\) .*got .*\(2,\)"):
-        scores(torch.zeros(3), label)
-    with pytest.raises(TypeError, match=r"^label: expected a bool tensor, got an int64"):
-        scores(torch.zeros(2), label.long())
-    with pytest.raises(ValueError, match=r"^logit: expected finite values"):
-        scores(torch.tensor([0.0, math.nan]), label)
+    for strength in (0, math.inf):
+        with pytest.raises(ValueError, match=r"^strength: expected a finite number > 0"):
+            logistic_regression(some_fields(2), label, one, strength)
+    with pytest.raises(ValueError, match=r"^label: expected shape \(60,\)"):
+        logistic_regression(some_fields(), label, one)
+    two = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"^shrink: expected a finite number > 0, got 0"):
+        similarity_evidence(two, two, torch.zeros(2), one, 0)
+    with pytest.raises(ValueError, match=r"^residual: expected shape \(2,\)"):
+        similarity_evidence(two, two, torch.zeros(3), one)
+    with pytest.raises(ValueError, match=r"^movie: expected shape \(2,\)"):
+        similarity_evidence(two, one, torch.zeros(2), one)
     with pytest.raises(ValueError, match=r"^train: expected rows below 2, got 2"):
         smoothed_rate(torch.tensor([0, 0]), label, torch.tensor([2]))
     with pytest.raises(ValueError, match=r"^strength: expected a finite number > 0, got 0"):
@@ -341,6 +343,28 @@ def test_the_logit_by_hand():
         at = torch.tensor([row])
         close(ranker(fields.codes[at], fields.genres[at])[0], hand, 1e-6)
         close(ranker.logits(fields, at)[0], hand, 1e-6)
+
+
+def test_dropout_drops_numbers_in_training_only():
+    torch.manual_seed(0)
+    fields = some_fields()
+    given = []
+    sums = torch.nn.Flatten()
+    sums.forward = lambda tokens: given.append(tokens) or tokens.sum((1, 2))[:, None]
+    ranker = Ranker(fields, lambda: sums, d=200, dropout=0.25)
+    ranker(fields.codes, fields.genres)
+    ranker.eval()
+    ranker(fields.codes, fields.genres)
+    dropped, whole = given
+    there = whole != 0
+    kept = (dropped != 0) & there
+    assert kept.sum() / there.sum() == pytest.approx(0.75, abs=0.01)
+    close(dropped[kept], (whole / 0.75)[kept], 1e-6)
+    assert not torch.equal(kept[0], kept[1])
+    assert "dropout" not in ranker.state_dict()
+    for chance in (1, -0.1):
+        with pytest.raises(ValueError, match=r"^dropout: expected"):
+            Ranker(fields, lambda: sums, dropout=chance)
 
 
 def test_a_value_that_training_lacks_is_zero_and_stays_zero():

@@ -51,6 +51,8 @@ class FactorizationMachine(Compressor):
         y = reshape(MLP(LayerNorm(flatten(x xᵀ)))),  or x (xᵀ Y) for x xᵀ
 
     with a learned Y (n_in, rank): n_in · rank products in the place of n_in².
+    An attentive Y is computed from x, Y = reshape(MLP(flatten(V x))), with a
+    learned V (rank, n_in).
 
     Args:
         n_in, n_out: number of features in and out.
@@ -58,12 +60,15 @@ class FactorizationMachine(Compressor):
         rank: columns of Y; None: all products, x xᵀ.
         hidden: widths of the MLP's hidden layers; (): a linear map.
         norm: whether the products are normalised.
+        attentive: widths of the hidden layers of the MLP that makes Y from
+            x; None: Y is a matrix of numbers. Needs a rank.
 
     Raises:
-        TypeError, ValueError: a size is not a whole number ≥ 1.
+        TypeError, ValueError: a size is not a whole number ≥ 1, or attentive
+            is given and rank is not.
 
     Source: Zhang et al. (2024), "Wukong", section 3, the factorization
-        machine block (FMB). Its optional Y that depends on x is left out.
+        machine block (FMB).
     """
 
     def __init__(
@@ -74,12 +79,23 @@ class FactorizationMachine(Compressor):
         rank: int | None = None,
         hidden: Sequence[int] = (),
         norm: bool = True,
+        attentive: Sequence[int] | None = None,
     ) -> None:
         n_in, d = _sizes(n_in, d)
         super().__init__(n_out, n_in, d)
-        self.factor = None
+        self.factor = self.make_factor = None
         if rank is not None:
             rank = _validate.count("rank", rank)
+        if attentive is not None:
+            if rank is None:
+                raise ValueError("rank: expected a number where attentive is")
+            self.make_factor = nn.Sequential(
+                LinearCompression(n_in, rank),
+                nn.Flatten(),
+                mlp(rank * d, attentive, n_in * rank),
+                nn.Unflatten(1, (n_in, rank)),
+            )
+        elif rank is not None:
             self.factor = nn.Parameter(torch.randn(n_in, rank) * n_in**-0.5)
         n_products = n_in * (n_in if rank is None else rank)
         self.norm = nn.LayerNorm(n_products) if norm else nn.Identity()
@@ -89,13 +105,17 @@ class FactorizationMachine(Compressor):
         self, x: Float[Tensor, "batch n_in d"]
     ) -> Float[Tensor, "batch n_out d"]:
         self.check_input(x)
+        factor = self.factor
+        if self.make_factor is not None:
+            with _validate.inner():
+                factor = self.make_factor(x)  # one a row, (batch, n_in, rank)
         # Products of features leave the range of float16 long before their
         # norm does: both are at least float32.
         with without_autocast(x):
             wide = full(x)
             right = wide.mT
-            if self.factor is not None:
-                right = right @ full(self.factor)
+            if factor is not None:
+                right = right @ full(factor)
             products = (wide @ right).flatten(1)  # (batch, n_in · n_in or rank)
             if isinstance(self.norm, nn.LayerNorm):
                 products = functional.layer_norm(
@@ -371,7 +391,7 @@ class Wukong(DHEN):
         d: their width.
         depth: number of layers.
         n_fm, n_lcb: features that come from FMB and from LCB, each layer.
-        rank, hidden: as for ``FactorizationMachine``.
+        rank, hidden, attentive: as for ``FactorizationMachine``.
         norm: whether there are norms, in the layers and in FMB.
 
     Raises:
@@ -391,9 +411,12 @@ class Wukong(DHEN):
         rank: int | None = None,
         hidden: Sequence[int] = (),
         norm: bool = True,
+        attentive: Sequence[int] | None = None,
     ) -> None:
         def layer(n: int) -> DHENLayer:
-            machine = FactorizationMachine(n, n_fm, d, rank, hidden, norm)
+            machine = FactorizationMachine(
+                n, n_fm, d, rank, hidden, norm, attentive
+            )
             return DHENLayer(
                 [machine, LinearCompression(n, n_lcb)], d, norm=norm
             )

@@ -1,0 +1,132 @@
+"""The experiment of chapter 07: a stack trains each model as ``fit`` does, and sweeps choose."""
+
+import base64
+
+import numpy as np
+import pytest
+import torch
+
+from book import ROOT, experiment
+from helpers import close
+from linear_time import checks
+from linear_time.ranking import Fields, Ranker, Split, fit
+from linear_time.records import Record
+from linear_time.training import Config, seed_everything
+
+
+@pytest.fixture(scope="module")
+def movielens():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "experiments")
+        yield experiment("movielens")
+
+
+@pytest.fixture(scope="module")
+def stacks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "experiments")
+        yield experiment("stacks")
+
+
+def some_data():
+    g = torch.Generator().manual_seed(0)
+    sizes = (7, 9, 4, 3, 5)
+    codes = torch.stack([torch.randint(n, (130,), generator=g) for n in sizes], 1)
+    genres = torch.rand(130, 3, generator=g)
+    fields = Fields(("a", "b", "c", "d", "e"), codes, sizes, genres)
+    label = (codes[:, 0] > 3) ^ (torch.rand(130, generator=g) < 0.2)
+    return fields, label, Split(*torch.arange(130).split([70, 40, 20]))
+
+
+@pytest.mark.parametrize("name", ["logistic", "fm", "dcn", "wukong attentive", "dhen"])
+def test_a_stack_trains_each_as_fit_does(movielens, name):
+    """Two rates, decays and seeds: the same least validation loss, at the same step, and logits."""
+    fields, label, split = some_data()
+
+    def build():
+        return movielens.ranker(fields, name, 4)
+
+    chosen = [
+        movielens.Setting(3e-2, 0.5, 0.5, 0.0, 0),
+        movielens.Setting(1e-2, 4.0, 4.0, 0.0, 3),
+    ]
+    with checks(values=False):
+        fitted = movielens.fit_stack(
+            build, chosen, fields, label, split, epochs=3, batch=32, evaluations=3, warmup=2
+        )
+    for i, (lr, decay, _, _, seed) in enumerate(chosen):
+        seed_everything(seed)
+        model = build()
+        config = Config(
+            steps=9, lr=lr, warmup=2, weight_decay=decay, seed=seed, eval_every=1, progress=False
+        )
+        history = fit(model, fields, label, split, config, batch=32)
+        assert float(fitted.validation[i]) == pytest.approx(history.metric.min(), rel=1e-4)
+        assert int(fitted.best_step[i]) == history.eval_step[history.metric.argmin()]
+        with torch.no_grad():
+            close(model.eval().logits(fields, split.test), fitted.test[i], 1e-3)
+
+
+def test_a_stack_has_two_decays_and_dropout(movielens, stacks):
+    """The linear part decays by its own; models that differ in dropout alone become different."""
+    fields, label, split = some_data()
+
+    def build():
+        return movielens.ranker(fields, "fm", 4)
+
+    def after(**changed):
+        one = movielens.Setting(1e-2, 0.0, 0.0, 0.0, 0)._replace(**changed)
+        stack = stacks.Stack(build, [one], label.device)
+        before = stack.views(stack.flat.clone())
+        at = torch.arange(30)[None]
+        stack.step(1, 1.0, 1.0, fields.codes[at], fields.genres[at], label[at].float())
+        return before, stack.views(stack.flat)
+
+    before, plain = after()
+    for changed, decayed in (("linear_decay", "linear."), ("weight_decay", "embedding.")):
+        _, other = after(**{changed: 5.0})
+        for name, part in other.items():
+            factor = 1e-2 * 5.0 if name.startswith(decayed) else 0.0
+            close(part, plain[name] - factor * before[name], 1e-6)
+    _, dropped = after(dropout=0.5)
+    table = "embedding.tables.0.weight"
+    assert not torch.equal(dropped[table], plain[table])
+
+
+def test_sizes_are_equal(movielens):
+    """At the width of the ablations, all networks to within 3 % (the FM has no weights behind)."""
+    sizes = {
+        name: movielens.runs.count(movielens.sized(name, 16))
+        for name in (*movielens.NETWORKS[1:], *movielens.ABLATIONS, movielens.CONTROL)
+    }
+    assert max(sizes.values()) < 1.03 * min(sizes.values()), sizes
+    assert max(sizes.values()) <= 160 * 16**2
+
+
+def test_the_best_of_a_sweep(movielens):
+    """The least loss over all stacks of a model; a run that diverged does not count."""
+    jobs = movielens.sweeps("dhen", "user", quick=False)
+    assert len(jobs) == 4 * 2 * 3 and len({str(job) for job in jobs}) == len(jobs)
+    settings = movielens.grid("dhen", 0.25, False)
+    assert len(set(settings)) == len(settings) == 4 * 6 * 4
+    rows = [{**job, "validation": [0.6] * len(settings)} for job in jobs]
+    rows[7]["validation"] = [None, *[0.6] * 16, 0.5, *[0.6] * (len(settings) - 18)]
+    other = {**jobs[7], "model": "mlp", "validation": [0.1] * len(settings)}
+    found = movielens.best(Record("movielens", "", (), {}, (*rows, other)), jobs)
+    assert found["width"] == rows[7]["width"] and found["dropout"] == rows[7]["dropout"]
+    assert found["lr"] == settings[17].lr and found["weight_decay"] == settings[17].weight_decay
+    assert found["linear_decay"] == settings[17].linear_decay and found["stage"] == "final"
+
+
+def test_packed_logits(movielens):
+    logit = torch.linspace(-3, 3, 50)
+    there = np.frombuffer(base64.b64decode(movielens.packed(logit)), "<f2")
+    close(torch.from_numpy(there.astype(np.float32)), logit, 2e-3)
+
+
+def test_the_linear_part_alone_is_logistic_regression(movielens):
+    fields, _, _ = some_data()
+    model = movielens.ranker(fields, "logistic", 1)
+    assert isinstance(model, Ranker) and model.network is None and model.linear is not None
+    assert movielens.ranker(fields, movielens.CONTROL, 4).linear is None
+    assert movielens.ranker(fields, "dhen", 4).linear is not None
