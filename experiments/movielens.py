@@ -254,7 +254,7 @@ def run(job: dict) -> dict:
         "test": test_scores(fitted.test.cpu(), d),
         "to_logistic_regression": difference(fitted.test, reference, d),
     }
-    if job["protocol"] == "user" and job["model"] in ("logistic", *NETWORKS):
+    if job["protocol"] == "user" and job["stage"] == "final":
         found["logit"] = packed(fitted.test[0])
     return found
 
@@ -342,7 +342,7 @@ def baseline(job: dict) -> dict:
             shrink: similarity_evidence(d.user, d.movie, residual, split.train, shrink)
             for shrink in SHRINKS
         }
-        loss, shrink, weight = min(
+        _, shrink, weight = min(
             (log_loss(logit + weight * evidence[shrink]), shrink, weight)
             for shrink in SHRINKS
             for weight in EVIDENCE
@@ -368,7 +368,7 @@ def sweeps(model: str, protocol: str, quick: bool) -> list[dict]:
     if model == "logistic":
         widths, dropouts = (1,), (0.0,)
     if quick:
-        widths, dropouts = widths[:1], dropouts[-1:]
+        widths, dropouts = widths[-2:], dropouts[-1:]
     return [
         {"stage": "sweep", "protocol": protocol, "model": model, "width": width}
         | {"epochs": epochs, "dropout": dropout, "quick": quick}
@@ -398,24 +398,19 @@ def best(record: Record, jobs: Sequence[dict]) -> dict:
 
 
 def finals(record: Record, seeds: Sequence[int], quick: bool) -> list[dict]:
-    """What the sweeps chose, with all seeds; DHEN also at the width of its ablations."""
+    """What the sweeps chose, with all seeds; ablations beside DHEN at their width."""
     chosen = []
     for protocol in PROTOCOLS:
-        models = ("logistic", *NETWORKS)
-        if protocol == "user":
-            models += (*ABLATIONS, CONTROL)
-        for model in models:
-            jobs = sweeps(model, protocol, quick)
-            chosen.append(best(record, jobs))
-            at_width = [job for job in jobs if job["width"] == ABLATED_AT]
-            if model == "dhen" and protocol == "user" and at_width:
-                chosen.append(best(record, at_width))
-    unique = {str(job): {**job, "seeds": tuple(seeds)} for job in chosen}
-    return list(unique.values())
+        for model in ("logistic", *NETWORKS):
+            chosen.append(best(record, sweeps(model, protocol, quick)))
+    for model in ("dhen", *ABLATIONS, CONTROL):
+        jobs = [job for job in sweeps(model, "user", quick) if job["width"] == ABLATED_AT]
+        chosen.append({**best(record, jobs), "stage": "ablation"})
+    return [{**job, "seeds": tuple(seeds)} for job in chosen]
 
 
 def throughput(name: str, d: int, device: torch.device, steps: int) -> dict:
-    """A training step (forward, backward, AdamW), alone; with our searches of values and without."""
+    """A training step (forward, backward, AdamW), with our searches of values and without."""
     given = data("user", device)
     seed_everything(0)
     model = ranker(given.fields, name, d).to(device)

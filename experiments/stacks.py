@@ -168,9 +168,7 @@ def fit_stack(
     for step in range(1, shape.steps + 1):
         at = next(stream)
         y = label[at].to(stack.flat.dtype)
-        stack.step(
-            step, learning_rate(step, shape), clip, fields.codes[at], fields.genres[at], y
-        )
+        stack.step(step, learning_rate(step, shape), clip, fields.codes[at], fields.genres[at], y)
         if step % every == 0 or step == shape.steps:
             logit = stack.logits(stack.flat, fields, split.validation)
             found = functional.binary_cross_entropy_with_logits(

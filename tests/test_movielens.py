@@ -1,8 +1,5 @@
 """The experiment of chapter 07: a stack trains each model as ``fit`` does, and sweeps choose."""
 
-import base64
-
-import numpy as np
 import pytest
 import torch
 
@@ -10,7 +7,7 @@ from book import ROOT, experiment
 from helpers import close
 from linear_time import checks
 from linear_time.ranking import Fields, Ranker, Split, fit
-from linear_time.records import Record
+from linear_time.records import Record, unpacked
 from linear_time.training import Config, seed_everything
 
 
@@ -69,7 +66,7 @@ def test_a_stack_trains_each_as_fit_does(movielens, name):
 
 def test_a_stack_has_two_decays_and_dropout(movielens, stacks):
     """The linear part decays by its own; models that differ in dropout alone become different."""
-    fields, label, split = some_data()
+    fields, label, _ = some_data()
 
     def build():
         return movielens.ranker(fields, "fm", 4)
@@ -120,8 +117,12 @@ def test_the_best_of_a_sweep(movielens):
 
 def test_packed_logits(movielens):
     logit = torch.linspace(-3, 3, 50)
-    there = np.frombuffer(base64.b64decode(movielens.packed(logit)), "<f2")
-    close(torch.from_numpy(there.astype(np.float32)), logit, 2e-3)
+    there = unpacked(movielens.packed(logit))
+    close(there, logit, 2e-3)
+    assert there.dtype == torch.float32
+    for broken in ("AAA", "A?==", "AAAA"):
+        with pytest.raises(ValueError):
+            unpacked(broken)
 
 
 def test_the_linear_part_alone_is_logistic_regression(movielens):

@@ -255,7 +255,8 @@ def test_logistic_regression_is_scikit_learns(seed, strength):
     fields, label = some_fields(80), draw(80, seed=seed) > 0
     train = torch.arange(60)
     label[0], label[1] = True, False
-    columns = [functional.one_hot(codes, n)[:, 1:] for codes, n in zip(fields.codes.T, (4, 3))]
+    fields_of = zip(fields.codes.T, (4, 3), strict=True)
+    columns = [functional.one_hot(codes, n)[:, 1:] for codes, n in fields_of]
     X = torch.cat([*columns, fields.genres], dim=1).double().numpy()
     theirs = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=1000)
     theirs.fit(X[:60], label[:60].numpy())

@@ -200,9 +200,7 @@ def bootstrap_users(
     draws = _validate.count("draws", draws)
     users, own = torch.unique(user.cpu(), return_inverse=True)
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(
-        len(users), (draws, len(users)), generator=generator
-    )
+    drawn = torch.randint(len(users), (draws, len(users)), generator=generator)
     times = torch.zeros(draws, len(users), dtype=torch.float64)
     times.scatter_add_(1, drawn, torch.ones_like(times))
     columns: list[tuple[Tensor, Tensor, Tensor]] = []

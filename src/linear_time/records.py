@@ -7,6 +7,7 @@ setting, ``.chosen("validation.mse")`` those of its best learning rate, one a
 seed, and ``.values("test.mse")`` the numbers to quote.
 """
 
+import base64
 import datetime
 import json
 import os
@@ -19,7 +20,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from linear_time import _validate
 
@@ -214,6 +217,19 @@ def read(name: str, folder: Path | None = None) -> Record:
             f"{name}.json: expected command, machines, settings and runs, "
             f"got a damaged file ({error})"
         ) from None
+
+
+def unpacked(text: str) -> Tensor:
+    """Numbers that a record keeps in half precision, as base64; float32.
+
+    Args:
+        text: little-endian 16-bit floating-point numbers.
+
+    Raises:
+        ValueError: it is no base64, or not of whole numbers of them.
+    """
+    half = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f2")
+    return torch.from_numpy(half.astype(np.float32))
 
 
 def machine(

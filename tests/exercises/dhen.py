@@ -24,6 +24,25 @@ def no_constant(w0, w, V, z):
     return z @ w + (x.sum(1).square() - x.square().sum(1)).sum(1) / 2
 
 
+def all_pairs(w0, w, V, z):
+    return w0 + z @ w + ((z @ (V @ V.T).triu(1)) * z).sum(1)
+
+
+def pair_by_pair(w0, w, V, z):
+    total, seen = w0 + z @ w, torch.zeros(len(z), V.shape[1], dtype=z.dtype)
+    for i in range(len(w)):
+        own = z[:, i, None] * V[i]
+        total, seen = total + (own * seen).sum(1), seen + own
+    return total
+
+
+def one_after_the_other(x):
+    first = second = third = torch.zeros_like(x[:, 0])
+    for one in x.unbind(1):
+        third, second, first = third + one * second, second + one * first, first + one
+    return third
+
+
 def power_sums(x):
     return [x.pow(k).sum(1) for k in (1, 2, 3)]
 
@@ -63,6 +82,29 @@ def cross_counts_its_depth(layers):
     return total
 
 
+def one_digit(layers):
+    total = 1
+    for layer in layers:
+        if {"attention", "relu"} & set(layer):
+            return None
+        total *= max(
+            2 if m == "fm" else int(m[5]) + 1 if m.startswith("cross") else 1 for m in layer
+        )
+    return total
+
+
+def doubles_for_every_layer(layers):
+    total = 1
+    for layer in layers:
+        if {"attention", "relu"} & set(layer):
+            return None
+        total *= max(
+            1 if m == "convolution" else int(m[5:]) + 1 if m.startswith("cross") else 2
+            for m in layer
+        )
+    return total
+
+
 def ignores_attention(layers):
     total = 1
     for layer in layers:
@@ -92,6 +134,62 @@ def upside_down(logit, label):
     rate = label.double().mean()
     entropy = -(rate * rate.log() + (1 - rate) * (1 - rate).log())
     return entropy / plain_log_loss(logit, label)
+
+
+def clipped(logit, label):
+    p = torch.sigmoid(logit).clamp(1e-12, 1 - 1e-12)
+    loss = -torch.where(label, p.log(), (1 - p).log()).mean()
+    rate = label.double().mean()
+    return loss / -(rate * rate.log() + (1 - rate) * (1 - rate).log())
+
+
+def users_alone(logit, label, user, ties=0.5, both=True):
+    each = []
+    for one in user.unique():
+        liked, other = logit[(user == one) & label], logit[(user == one) & ~label]
+        if len(liked) and len(other):
+            above = liked[:, None] - other
+            each.append((above > 0).double().mean() + ties * (above == 0).double().mean())
+        elif not both:
+            each.append(torch.tensor(0.5, dtype=torch.float64))
+    return torch.stack(each).mean()
+
+
+def pooled(logit, label, user):
+    return users_alone(logit, label, torch.zeros_like(user))
+
+
+def ties_are_lost(logit, label, user):
+    return users_alone(logit, label, user, ties=0.0)
+
+
+def half_for_one_kind(logit, label, user):
+    return users_alone(logit, label, user, both=False)
+
+
+def by_pairs(logit, label, user):
+    won = pairs = 0.0
+    for one in user.unique():
+        liked, other = logit[(user == one) & label], logit[(user == one) & ~label]
+        above = liked[:, None] - other
+        won += (above > 0).sum() + (above == 0).sum() / 2
+        pairs += above.numel()
+    return won / pairs
+
+
+def as_old_counts(user, timestamp, train, test):
+    newest = torch.full((int(user.max()) + 1,), torch.iinfo(torch.int64).min)
+    newest.scatter_reduce_(0, user[train], timestamp[train], "amax")
+    every = (timestamp[test] <= timestamp[train].max()).double().mean()
+    return float(every), float((timestamp[test] <= newest[user[test]]).double().mean())
+
+
+def newest_since_1970(user, timestamp, train, test):
+    newest = torch.zeros(int(user.max()) + 1, dtype=torch.int64)
+    newest.scatter_reduce_(0, user[train], timestamp[train], "amax")
+    return anybody(user, timestamp, train, test), float(
+        (timestamp[test] < newest[user[test]]).double().mean()
+    )
 
 
 def anybody(user, timestamp, train, test):
@@ -129,14 +227,31 @@ def shape_only(cross):
 
 
 WRONG = {
-    "07-fm": [ordered_pairs, with_squares, values_outside, no_constant],
-    "07-triples": [not_divided, like_pairs, one_cube],
-    "07-degree": [sum_of_degrees, power_of_two, cross_counts_its_depth, ignores_attention],
-    "07-entropy": [overflows, plain_log_loss, half_of_the_entropy, upside_down],
+    "07-fm": [
+        ordered_pairs,
+        with_squares,
+        values_outside,
+        no_constant,
+        all_pairs,
+        pair_by_pair,
+    ],
+    "07-triples": [not_divided, like_pairs, one_cube, one_after_the_other],
+    "07-degree": [
+        sum_of_degrees,
+        power_of_two,
+        cross_counts_its_depth,
+        ignores_attention,
+        one_digit,
+        doubles_for_every_layer,
+    ],
+    "07-entropy": [overflows, clipped, plain_log_loss, half_of_the_entropy, upside_down],
+    "07-within": [pooled, ties_are_lost, half_for_one_kind, by_pairs],
     "07-leak": [
         lambda *a: (own(*a), anybody(*a)),
         lambda *a: (anybody(*a), 0.0),
         oldest_instead,
+        as_old_counts,
+        newest_since_1970,
         lambda *a: (1 - anybody(*a), 1 - own(*a)),
     ],
     "07-bug": [nothing, zero_only, one_layer, shape_only],
