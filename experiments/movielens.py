@@ -84,8 +84,8 @@ LINEAR_DECAYS = (0.03, 0.1, 0.3, 1.0)
 SEEDS = (0, 1, 2, 3, 4)
 BATCH, EVALUATIONS, DRAWS = 1024, 11, 2000
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # of logistic regression's penalty
-SHRINKS = (3.0, 10.0, 30.0, 100.0, 300.0)
-EVIDENCE = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # weights of similar movies
+SHRINKS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+EVIDENCE = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)  # weights of similar movies
 
 
 class Pairs(nn.Module):

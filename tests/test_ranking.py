@@ -278,8 +278,10 @@ def test_similarity_evidence_by_loops():
         for j in range(5):
             if j != i and (u, j) in table:
                 both = [v for v in range(4) if (v, i) in table and (v, j) in table]
-                s = sum(table[v, i] * table[v, j] for v in both) / (len(both) + 3)
-                total += s * table[u, j]
+                length = [sum(r**2 for (_, m), r in table.items() if m == k) for k in (i, j)]
+                cosine = sum(table[v, i] * table[v, j] for v in both)
+                cosine /= max(length[0] * length[1], 1e-9) ** 0.5
+                total += cosine * len(both) / (len(both) + 3) * table[u, j]
         assert float(made[row]) == pytest.approx(total, abs=1e-6)
     residual[10:] = 9  # what is not in training is not read
     assert torch.equal(similarity_evidence(user, movie, residual, train, 3), made)

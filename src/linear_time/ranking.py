@@ -285,10 +285,12 @@ def similarity_evidence(
     With r the residuals label − p of the training rows, of user u and movie
     i, and n_ij the users who rated both i and j,
 
-        s_ij = Σ_u r_ui r_uj / (n_ij + shrink),    e_ui = Σ_{j≠i} s_ij r_uj,
+        s_ij = cos(r_i, r_j) · n_ij / (n_ij + shrink),
+        e_ui = Σ_{j≠i} s_ij r_uj,
 
-    sums over training rows. Two movies that the same people liked more than
-    expected are similar; a pair that few people saw, hardly.
+    sums over training rows; r_i has a 0 for a user who did not rate i. Two
+    movies that the same people liked more than expected are similar; a pair
+    that few people saw, hardly.
 
     Args:
         user, movie: numbers ≥ 0 for each row.
@@ -315,7 +317,9 @@ def similarity_evidence(
     rated = torch.zeros(sizes, dtype=torch.float32)
     table[user[train], movie[train]] = residual[train].float()
     rated[user[train], movie[train]] = 1
-    similar = (table.T @ table) / (rated.T @ rated + shrink)
+    unit = table / table.norm(dim=0).clamp(min=1e-6)
+    both = rated.T @ rated
+    similar = (unit.T @ unit) * both / (both + shrink)
     similar.fill_diagonal_(0)
     return (table @ similar)[user, movie].double()
 
