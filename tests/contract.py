@@ -199,6 +199,10 @@ CASES: dict[str, Case] = {
     "Wukong": Case(
         lambda n: dhen.Wukong(n(6), n(D), n(2), n(3), n(3), n(2), (n(8),)), "compressor", features
     ),
+    "Wukong with an attentive Y": Case(
+        lambda n: dhen.Wukong(n(6), n(D), n(2), n(3), n(3), n(2), (n(8),), attentive=(n(7),)),
+        *("compressor", features),
+    ),
     # chapters 08 to 10
     "CrossAttention": Case(lambda n: perceiver.CrossAttention(n(D), n(2)), "compressor", sequence),
     "Perceiver": Case(

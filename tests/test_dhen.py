@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sympy
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.preprocessing import PolynomialFeatures
 from torch import nn
@@ -126,6 +126,35 @@ def test_fm_block_counts():
     torch.manual_seed(0)
     factor = FactorizationMachine(100, 1, 1, rank=50).factor
     assert factor.std().item() == pytest.approx(0.1, rel=0.05)
+
+
+@torch.no_grad()
+def test_attentive_fm_block_by_loops():
+    """Y is made of V x by a network, for each row of the batch its own."""
+    block = seeded(lambda: FactorizationMachine(N, 2, D, rank=3, attentive=(6,)))
+    x = draw(3, N, D)
+    assert block.factor is None
+    compress, network = block.make_factor[0], block.make_factor[2]
+    for row in range(3):
+        read = (compress.weight @ x[row]).flatten()  # 3 · D numbers
+        hidden = (network[0].weight @ read + network[0].bias).relu()
+        Y = (network[2].weight @ hidden + network[2].bias).reshape(N, 3)
+        products = (x[row] @ x[row].T @ Y).flatten()[None]
+        normed = functional.layer_norm(products, (N * 3,))
+        expected = (normed @ block.head[0].weight.T + block.head[0].bias).reshape(2, D)
+        close(block(x)[row], expected, 1e-9)
+    model = seeded(lambda: Wukong(N, D, 2, 2, 1, rank=3, attentive=(6,)))
+    assert all(layer.interactions[0].factor is None for layer in model.layers)
+
+
+@given(n=st.integers(1, 9), d=st.integers(1, 5), seed=st.integers(0, 99))
+def test_as_many_columns_as_the_width_hold_all_products(n, d, seed):
+    """X Xᵀ has rank d at most: it comes back from X (Xᵀ Y) with k = min(n, d) columns."""
+    x, Y = draw(n, d, seed=seed), draw(n, min(n, d), seed=seed + 1)
+    few = x @ (x.T @ Y)
+    core = Y.T @ few
+    assume(torch.linalg.cond(core) < 1e8)
+    close(few @ torch.linalg.inv(core) @ few.T, x @ x.T, 1e-5)
 
 
 # --- the cross network ---------------------------------------------------------------------------
@@ -385,6 +414,12 @@ def test_order_of_wukong_is_two_to_the_depth(depth):
     assert order(model, draw(1, N, D), 20) == 2**depth
 
 
+def test_order_of_an_attentive_block_is_three():
+    """X Xᵀ times a Y that is linear in X."""
+    block = seeded(lambda: FactorizationMachine(N, 3, D, rank=2, norm=False, attentive=()))
+    assert order(block, draw(1, N, D), 10) == 3
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_order_of_dhen_is_two_to_the_depth(depth):
     def layer(n):
@@ -475,6 +510,8 @@ def test_bad_input_sizes(value, kind):
         Wukong(2, 2, value, 1, 1)
     with pytest.raises(kind, match=r"^d: expected a whole number"):
         DHENLayer([LinearCompression(2, 2)], value)
+    with pytest.raises(ValueError, match=r"^rank: expected a number where attentive is"):
+        FactorizationMachine(2, 2, 2, attentive=(3,))
     if value is not None:
         with pytest.raises(kind, match=r"^rank: expected a whole number"):
             FactorizationMachine(2, 2, 2, value)

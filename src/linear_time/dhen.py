@@ -88,7 +88,9 @@ class FactorizationMachine(Compressor):
             rank = _validate.count("rank", rank)
         if attentive is not None:
             if rank is None:
-                raise ValueError("rank: expected a number where attentive is")
+                raise ValueError(
+                    "rank: expected a number where attentive is given, got None"
+                )
             self.make_factor = nn.Sequential(
                 LinearCompression(n_in, rank),
                 nn.Flatten(),
