@@ -8,22 +8,24 @@ Without a gradient, or with nothing left to chance: the rate of the user, of the
 the two, logistic regression at its exact optimum, and the same with the evidence of similar
 movies; a strength is chosen on the validation rows.
 
-By gradient: each model is logistic regression plus a network on the embeddings. Swept are the
-learning rate, the decay of embeddings and network, the decay of the linear part, dropout of the
-embeddings, their width, and the length of the schedule; one seed, the full grid. Networks of one
-width have the same number of parameters, 160 d². A run is read at its best evaluation on the
-validation rows, of eleven an epoch. The setting that is best there is run again with five seeds,
-which are scored on the test rows: over all rows, within users, by their calibration, and by the
-difference to logistic regression on the same users, drawn 2,000 times. Ablations take the modules
-of DHEN away one at a time, or change its depth, at equal parameters, and are swept as all are.
+By gradient: each model is logistic regression plus a network on the embeddings. Swept in full, by
+one seed: the learning rate, the decay of embeddings and network, the decay of the linear part,
+dropout of the embeddings, their width, and the length of the schedule. Networks of one width have
+the same number of parameters, 160 d². A run is read at its best evaluation on the validation rows,
+of eleven an epoch. The setting that is best there is run again with three seeds, which are scored
+on the test rows: over all rows, within users, by their calibration, and by the difference to
+logistic regression on the same users, drawn 2,000 times. Ablations take the modules of DHEN away
+one at a time, or one of its two layers, at equal parameters, and are swept at one width. By date
+the sweep is of one width as well, and of the models that are quick.
 
-Models of a sweep are trained at once (`stacks.py`). `--quick` is a small grid, few rows and one
-epoch: a minute or two on a CPU, and no evidence.
+The 96 models of a part of a sweep are trained at once (`stacks.py`), which wants a GPU; the final
+runs are `linear_time.ranking.fit`. A run that was stopped resumes. `--quick` is a small grid, few
+rows and one epoch: a minute or two on a CPU, and no evidence.
 """
 
-import base64
 import functools
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +33,7 @@ from typing import Any, NamedTuple
 
 import runs
 import torch
-from stacks import Fitted, Setting, fit_stack
+from stacks import Setting, fit_stack
 from torch import Tensor, nn
 
 from linear_time import checks
@@ -48,10 +50,12 @@ from linear_time.dhen import (
     factorization_machine,
     mlp,
 )
+from linear_time.layer import Mark
 from linear_time.ranking import (
     Fields,
     Ranker,
     Split,
+    fit,
     global_time_split,
     logistic_regression,
     movielens_fields,
@@ -61,17 +65,16 @@ from linear_time.ranking import (
     smoothed_rate,
 )
 from linear_time.ranking_scores import bootstrap_users, calibration, scores, within_users
-from linear_time.records import Record
-from linear_time.training import seed_everything
+from linear_time.records import Record, packed
+from linear_time.training import Config, seed_everything
 
 N_FIELDS = 6
 MODULES = ("fm", "cross", "attention", "lce", "mlp")
 NETWORKS = ("fm", "mlp", "dcn", "lce", "wukong", "wukong attentive", "dhen")
-ABLATIONS = (*(f"dhen without {m}" for m in MODULES), *(f"dhen depth {n}" for n in (1, 3)))
+BY_DATE = ("logistic", "fm", "mlp", "dcn", "lce")
+ABLATIONS = (*(f"dhen without {m}" for m in MODULES), "dhen depth 1")
 CONTROL = "dhen without linear part"
 ABLATED_AT = 16  # width
-BASELINES = ("rate of the user", "rate of the movie", "sum of both rates")
-BASELINES += ("logistic regression", "logistic and similar movies")
 PROTOCOLS = ("user", "time")
 GROUPS = ("all", "warm", "cold-user", "cold-movie")
 
@@ -80,12 +83,12 @@ EPOCHS = (2, 6)
 DROPOUTS = (0.0, 0.25, 0.5)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 DECAYS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
-LINEAR_DECAYS = (0.03, 0.1, 0.3, 1.0)
-SEEDS = (0, 1, 2, 3, 4)
-BATCH, EVALUATIONS, DRAWS = 1024, 11, 2000
+LINEAR_DECAYS = (0.03, 0.1, 0.3, 1.0)  # logistic regression's: those of DECAYS
+SEEDS = (0, 1, 2)
+BATCH, EVALUATIONS, DRAWS, WARMUP = 1024, 11, 2000, 20
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # of logistic regression's penalty
 SHRINKS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
-EVIDENCE = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)  # weights of similar movies
+EVIDENCE = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)  # of similar movies
 
 
 class Pairs(nn.Module):
@@ -95,12 +98,13 @@ class Pairs(nn.Module):
         return factorization_machine(x).sum(1, keepdim=True)
 
 
-def ranker(fields: Fields, name: str, d: int) -> Ranker:
+def ranker(fields: Fields, name: str, d: int, dropout: float = 0.0) -> Ranker:
     if name == "logistic":
         return Ranker(fields, linear=True)
     if name == "fm":
-        return Ranker(fields, Pairs, d, linear=True, scale=1)
-    return Ranker(fields, functools.partial(sized, name, d), d, linear=name != CONTROL)
+        return Ranker(fields, Pairs, d, linear=True, scale=1, dropout=dropout)
+    build = functools.partial(sized, name, d)
+    return Ranker(fields, build, d, linear=name != CONTROL, dropout=dropout)
 
 
 def sized(name: str, d: int) -> nn.Module:
@@ -225,102 +229,120 @@ def difference(logits: Tensor, reference: Tensor, d: Data) -> dict[str, Any]:
     return found
 
 
-def packed(logit: Tensor) -> str:
-    """Half precision in base64: `linear_time.records.unpacked` reads it."""
-    half = logit.cpu().to(torch.float16).numpy().astype("<f2")
-    return base64.b64encode(half.tobytes()).decode("ascii")
-
-
 def run(job: dict) -> dict:
     runs.without_checks()
     if job["stage"] == "baseline":
         return baseline(job)
     if job["stage"] == "sweep":
-        settings = grid(job["model"], job["dropout"], job["quick"])
-        fitted, size = trained(job, settings)
-        values = [round(v, 5) if v < 99 else None for v in fitted.validation.tolist()]
-        return {**size, "validation": values, "best_step": fitted.best_step.int().tolist()}
-    settings = [
-        Setting(job["lr"], job["weight_decay"], job["linear_decay"], job["dropout"], seed)
-        for seed in job["seeds"]
-    ]
-    fitted, size = trained(job, settings)
-    d = data(job["protocol"], runs.device(), job["quick"])
-    reference = reference_logit(job["protocol"], job["quick"])
-    found = {
-        **size,
-        "validation": [round(v, 5) for v in fitted.validation.tolist()],
-        "best_step": fitted.best_step.int().tolist(),
-        "test": test_scores(fitted.test.cpu(), d),
-        "to_logistic_regression": difference(fitted.test, reference, d),
-    }
-    if job["protocol"] == "user" and job["stage"] == "final":
-        found["logit"] = packed(fitted.test[0])
-    return found
+        return sweep(job)
+    return final(job)
 
 
-def trained(job: dict, settings: Sequence[Setting]) -> tuple[Fitted, dict[str, int]]:
+def size(model: Ranker) -> dict[str, int]:
+    behind = runs.count(model.network) if model.network else 0
+    return {"parameters": runs.count(model), "network_parameters": behind}
+
+
+def sweep(job: dict) -> dict:
+    """The least validation loss of each setting of the grid."""
     d = data(job["protocol"], runs.device(), job["quick"])
     build = functools.partial(ranker, d.fields, job["model"], job["width"])
-    model = build()
 
-    def fit(settings: Sequence[Setting]) -> Fitted:
+    def fitted(settings: Sequence[Setting]) -> list[float]:
         try:
             return fit_stack(
                 build, settings, d.fields, d.label, d.split, job["epochs"], BATCH, EVALUATIONS
-            )
+            ).validation.tolist()
         except torch.OutOfMemoryError:  # others share the GPU: two halves, one after the other
             if len(settings) == 1:
                 raise
         torch.cuda.empty_cache()
         half = len(settings) // 2
-        parts = fit(settings[:half]), fit(settings[half:])
-        return Fitted(*(torch.cat(pair) for pair in zip(*parts, strict=True)))
+        return fitted(settings[:half]) + fitted(settings[half:])
 
-    fitted = fit(settings)
-    behind = runs.count(model.network) if model.network else 0
-    return fitted, {"parameters": runs.count(model), "network_parameters": behind}
+    losses = fitted(grid(job))
+    return {
+        **size(build()),
+        "validation": [round(v, 5) if math.isfinite(v) else None for v in losses],
+    }
 
 
-def grid(model: str, dropout: float, quick: bool) -> list[Setting]:
-    """One seed; logistic regression has no embeddings to decay or to drop."""
+def final(job: dict) -> dict:
+    """One setting with all seeds, by the library's ``fit``."""
+    d = data(job["protocol"], runs.device(), job["quick"])
+    an_epoch = math.ceil(len(d.split.train) / BATCH)
+    steps, logits, losses, best_steps = job["epochs"] * an_epoch, [], [], []
+    for seed in job["seeds"]:
+        seed_everything(seed)
+        model = ranker(d.fields, job["model"], job["width"], job["dropout"]).to(d.label.device)
+        config = Config(
+            steps=steps,
+            lr=job["lr"],
+            weight_decay=decayed(model, job["weight_decay"], job["linear_decay"]),
+            warmup=min(WARMUP, steps),
+            seed=seed,
+            eval_every=max(1, an_epoch // EVALUATIONS),
+            progress=False,
+        )
+        history = fit(model, d.fields, d.label, d.split, config, BATCH)
+        losses.append(round(float(history.metric.min()), 5))
+        best_steps.append(int(history.eval_step[history.metric.argmin()]))
+        with torch.no_grad():
+            logits.append(model.eval().logits(d.fields, d.split.test).cpu())
+    reference = exact(job["protocol"], job["strength"], job["quick"])[d.split.test.cpu()]
+    found = {
+        **size(model),
+        "validation": losses,
+        "best_step": best_steps,
+        "test": test_scores(torch.stack(logits), d),
+        "to_logistic_regression": difference(torch.stack(logits), reference, d),
+    }
+    if job["protocol"] == "user" and job["stage"] == "final":
+        found["logit"] = packed(logits[0])
+    return found
+
+
+def decayed(model: Ranker, weight_decay: float, linear_decay: float) -> float:
+    """The decay to train with; the linear part is marked with its share of it."""
+    if model.network is None:
+        return linear_decay
+    for module in model.linear.modules() if model.linear else ():
+        if isinstance(module, (nn.Embedding, nn.Linear)):
+            share = Mark(linear_decay / weight_decay, 1.0)  # type: ignore[arg-type]
+            module.marks = {"weight": share}  # type: ignore[assignment]
+    return weight_decay
+
+
+def grid(job: dict) -> list[Setting]:
+    """One seed; logistic regression has no embeddings to decay."""
+    rates: Sequence[float] = RATES
     decays: Sequence[float] = DECAYS
     linear: Sequence[float] = LINEAR_DECAYS
-    if model == "logistic":
+    if job["model"] == "logistic":
         decays, linear = (0.0,), DECAYS
-    if model == CONTROL:
+    if job["model"] == CONTROL:
         linear = (0.0,)
-    if quick:
-        decays, linear = decays[:1], linear[1:2] or linear
-    every = itertools.product(RATES[2:3] if quick else RATES, decays, linear)
-    return [Setting(lr, decay, own, dropout, 0) for lr, decay, own in every]
+    if job["quick"]:
+        rates, decays, linear = rates[2:3], decays[:1], linear[1:2] or linear
+    return [
+        Setting(lr, decay, own, job["dropout"], 0)
+        for lr, decay, own in itertools.product(rates, decays, linear)
+    ]
 
 
 @functools.lru_cache
-def exact(protocol: str, quick: bool) -> tuple[float, Tensor]:
-    """Logistic regression's strength that is best in validation, and its logits of all rows."""
+def exact(protocol: str, strength: float, quick: bool) -> Tensor:
+    """Logistic regression's logits of all rows."""
     d = data(protocol, torch.device("cpu"), quick)
+    model = logistic_regression(d.fields, d.label, d.split.train, strength)
     fields = d.fields._replace(genres=d.fields.genres.double())
-    rows, found = torch.arange(len(d.label)), []
-    for strength in STRENGTHS[2:4] if quick else STRENGTHS:
-        model = logistic_regression(d.fields, d.label, d.split.train, strength)
-        with torch.no_grad():
-            logit = model.logits(fields, rows)
-        at = d.split.validation
-        found.append((scores(logit[at], d.label[at]).log_loss, strength, logit))
-    _, strength, logit = min(found, key=lambda one: one[0])
-    return strength, logit
-
-
-def reference_logit(protocol: str, quick: bool) -> Tensor:
-    """Logistic regression's, of the test rows."""
-    test = data(protocol, torch.device("cpu"), quick).split.test
-    return exact(protocol, quick)[1][test]
+    with torch.no_grad():
+        return model.logits(fields, torch.arange(len(d.label)))
 
 
 def baseline(job: dict) -> dict:
     d = data(job["protocol"], torch.device("cpu"), job["quick"])
-    label, split, chosen = d.label, d.split, {}
+    label, split = d.label, d.split
 
     def log_loss(logit: Tensor) -> float:
         return scores(logit[split.validation], label[split.validation]).log_loss
@@ -328,36 +350,34 @@ def baseline(job: dict) -> dict:
     def rate(value: Tensor) -> Tensor:
         return torch.logit(smoothed_rate(value, label, split.train))
 
-    if job["model"] == "rate of the user":
-        logit = rate(d.user)
-    elif job["model"] == "rate of the movie":
-        logit = rate(d.movie)
-    elif job["model"] == "sum of both rates":
-        logit = rate(d.user) + rate(d.movie) - torch.logit(label[split.train].double().mean())
-    else:
-        chosen["strength"], logit = exact(job["protocol"], job["quick"])
-    if job["model"] == "logistic and similar movies":
-        residual = label.double() - torch.sigmoid(logit)
-        evidence = {
-            shrink: similarity_evidence(d.user, d.movie, residual, split.train, shrink)
-            for shrink in SHRINKS
-        }
-        _, shrink, weight = min(
-            (log_loss(logit + weight * evidence[shrink]), shrink, weight)
-            for shrink in SHRINKS
-            for weight in EVIDENCE
-        )
-        chosen |= {"shrink": shrink, "weight": weight}
-        logit = logit + weight * evidence[shrink]
-    test = logit[split.test]
-    found = {**chosen, "validation": [round(log_loss(logit), 5)]}
-    found["test"] = test_scores(test[None], d)
-    if job["model"] != "logistic regression":
-        reference = reference_logit(job["protocol"], job["quick"])
-        found["to_logistic_regression"] = difference(test[None], reference, d)
-    if job["protocol"] == "user":
-        found["logit"] = packed(test)
-    return found
+    strengths = STRENGTHS[2:4] if job["quick"] else STRENGTHS
+    fits = [(log_loss(exact(job["protocol"], s, job["quick"])), s) for s in strengths]
+    chosen = {"strength": min(fits)[1]}
+    reference = exact(job["protocol"], chosen["strength"], job["quick"])
+    residual = label.double() - torch.sigmoid(reference)
+    similar = []
+    for shrink in SHRINKS:
+        evidence = similarity_evidence(d.user, d.movie, residual, split.train, shrink)
+        similar += [(log_loss(reference + w * evidence), shrink, w, evidence) for w in EVIDENCE]
+    _, chosen["shrink"], chosen["weight"], evidence = min(similar, key=lambda one: one[0])
+    prior = torch.logit(label[split.train].double().mean())
+    found = {
+        "rate of the user": rate(d.user),
+        "rate of the movie": rate(d.movie),
+        "sum of both rates": rate(d.user) + rate(d.movie) - prior,
+        "logistic regression": reference,
+        "logistic and similar movies": reference + chosen["weight"] * evidence,
+    }
+    rows = {}
+    for name, logit in found.items():
+        test = logit[split.test]
+        row = {"validation": [round(log_loss(logit), 5)], "test": test_scores(test[None], d)}
+        if name != "logistic regression":
+            row["to_logistic_regression"] = difference(test[None], reference[split.test], d)
+        if name.startswith("logistic") and job["protocol"] == "user":
+            row["logit"] = packed(test)
+        rows[name] = row
+    return {**chosen, "baselines": rows}
 
 
 def sweeps(model: str, protocol: str, quick: bool) -> list[dict]:
@@ -383,8 +403,7 @@ def best(record: Record, jobs: Sequence[dict]) -> dict:
     found = []
     for row in record:
         if any(job.items() <= row.items() for job in jobs):
-            settings = grid(row["model"], row["dropout"], row["quick"])
-            for setting, loss in zip(settings, row["validation"], strict=True):
+            for setting, loss in zip(grid(dict(row)), row["validation"], strict=True):
                 if loss is not None:
                     found.append((loss, setting, row))
     _, setting, row = min(found, key=lambda one: one[0])
@@ -399,14 +418,13 @@ def best(record: Record, jobs: Sequence[dict]) -> dict:
 
 def finals(record: Record, seeds: Sequence[int], quick: bool) -> list[dict]:
     """What the sweeps chose, with all seeds; ablations beside DHEN at their width."""
-    chosen = []
-    for protocol in PROTOCOLS:
-        for model in ("logistic", *NETWORKS):
-            chosen.append(best(record, sweeps(model, protocol, quick)))
+    strength = {row["protocol"]: row["strength"] for row in record if row["stage"] == "baseline"}
+    chosen = [best(record, sweeps(model, "user", quick)) for model in ("logistic", *NETWORKS)]
+    chosen += [best(record, sweeps(model, "time", quick)) for model in BY_DATE]
     for model in ("dhen", *ABLATIONS, CONTROL):
         jobs = [job for job in sweeps(model, "user", quick) if job["width"] == ABLATED_AT]
         chosen.append({**best(record, jobs), "stage": "ablation"})
-    return [{**job, "seeds": tuple(seeds)} for job in chosen]
+    return [{**job, "strength": strength[job["protocol"]], "seeds": tuple(seeds)} for job in chosen]
 
 
 def throughput(name: str, d: int, device: torch.device, steps: int) -> dict:
@@ -417,10 +435,9 @@ def throughput(name: str, d: int, device: torch.device, steps: int) -> dict:
     optimizer = torch.optim.AdamW(model.parameters())
     at = given.split.train[:BATCH]
     codes, genres, label = given.fields.codes[at], given.fields.genres[at], given.label[at].float()
-    found = {}
-    for key, searched in (("ms", False), ("ms_with_checks", True)):
-        times = []
-        for _ in range(steps + 5):  # the first few warm up
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(steps + 5):  # the first few warm up
+        for searched, own in times.items():  # in turns: both see the same noise
             begin = time.perf_counter()
             with checks(values=searched):
                 logit = model(codes, genres)
@@ -429,14 +446,14 @@ def throughput(name: str, d: int, device: torch.device, steps: int) -> dict:
             optimizer.zero_grad()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            times.append(time.perf_counter() - begin)
-        found[key] = round(1e3 * statistics.median(times[5:]), 3)
+            own.append(time.perf_counter() - begin)
+    without, with_checks = (round(1e3 * statistics.median(own[5:]), 3) for own in times.values())
     behind = runs.count(model.network) if model.network else 0
     return {
         "throughput": name,
         "device": device.type,
-        **found,
-        "rows_a_second": round(1e3 * BATCH / found["ms"]),
+        "ms": without,
+        "ms_with_checks": with_checks,
         "parameters": runs.count(model),
         "network_parameters": behind,
     }
@@ -444,9 +461,14 @@ def throughput(name: str, d: int, device: torch.device, steps: int) -> dict:
 
 def report(record: Record) -> None:
     """Mean over the seeds, and the difference to logistic regression with its error."""
+    named = []
     for row in record:
-        if row["stage"] == "sweep":
-            continue
+        if row["stage"] == "baseline":
+            named += [(name, {**row, **own}) for name, own in row["baselines"].items()]
+        elif row["stage"] in ("final", "ablation"):
+            named.append((row["model"], row))
+    keys = ("width", "epochs", "dropout", "lr", "weight_decay", "linear_decay")
+    for name, row in named:
         auc, users = row["test"]["all"]["auc"], row["test"]["users"]
         cells = [statistics.mean(one) for one in (auc, users["auc"], users["ndcg"])]
         text = "  ".join(f"{cell:.4f}" for cell in cells)
@@ -454,9 +476,8 @@ def report(record: Record) -> None:
             change = row["to_logistic_regression"]
             for key in ("auc", "within_auc"):
                 text += f"  {change[key]['mean']:+.4f} ± {change[key]['error']:.4f}"
-        keys = ("width", "epochs", "dropout", "lr", "weight_decay", "linear_decay", "strength")
         chosen = ", ".join(f"{key} {row[key]}" for key in keys if key in row)
-        print(f"{row['protocol']:5}{row['model']:28}{text}  {chosen}")
+        print(f"{row['protocol']:5}{row['stage']:9}{name:28}{text}  {chosen}")
 
 
 def main() -> None:
@@ -468,7 +489,7 @@ def main() -> None:
         parser.error("--quick needs --out: it must not replace the recorded runs")
     run_all = runs.Runner("movielens", run, {}, options)
     before = run_all.before()
-    if before:
+    if before and "throughput" in before.settings:
         timed = before.settings["throughput"]
     else:
         devices = {torch.device("cpu"), runs.device()}
@@ -499,18 +520,14 @@ def main() -> None:
         "throughput": timed,
     }
     jobs: list[dict] = [
-        {"stage": "baseline", "protocol": protocol, "model": model, "quick": quick}
-        for protocol in PROTOCOLS
-        for model in BASELINES
+        {"stage": "baseline", "protocol": protocol, "quick": quick} for protocol in PROTOCOLS
     ]
-    for protocol in PROTOCOLS:
-        for model in ("logistic", *NETWORKS):
-            jobs += sweeps(model, protocol, quick)
-        if protocol == "user":
-            for model in (*ABLATIONS, CONTROL):
-                jobs += sweeps(model, protocol, quick)
+    for model in ("logistic", *NETWORKS, *ABLATIONS, CONTROL):
+        jobs += sweeps(model, "user", quick)
+    for model in BY_DATE:
+        jobs += sweeps(model, "time", quick)
     swept = run_all(jobs)
-    report(run_all([job for job in jobs if job["stage"] == "baseline"]))
+    report(swept)
     report(run_all(finals(swept, options.seeds, quick)))
 
 

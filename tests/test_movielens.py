@@ -7,7 +7,7 @@ from book import ROOT, experiment
 from helpers import close
 from linear_time import checks
 from linear_time.ranking import Fields, Ranker, Split, fit
-from linear_time.records import Record, unpacked
+from linear_time.records import Record, packed, unpacked
 from linear_time.training import Config, seed_everything
 
 
@@ -104,26 +104,61 @@ def test_sizes_are_equal(movielens):
 def test_the_best_of_a_sweep(movielens):
     """The least loss over all stacks of a model; a run that diverged does not count."""
     jobs = movielens.sweeps("dhen", "user", quick=False)
-    assert len(jobs) == 4 * 2 * 3 and len({str(job) for job in jobs}) == len(jobs)
-    settings = movielens.grid("dhen", 0.25, False)
-    assert len(set(settings)) == len(settings) == 4 * 6 * 4
-    rows = [{**job, "validation": [0.6] * len(settings)} for job in jobs]
-    rows[7]["validation"] = [None, *[0.6] * 16, 0.5, *[0.6] * (len(settings) - 18)]
-    other = {**jobs[7], "model": "mlp", "validation": [0.1] * len(settings)}
-    found = movielens.best(Record("movielens", "", (), {}, (*rows, other)), jobs)
-    assert found["width"] == rows[7]["width"] and found["dropout"] == rows[7]["dropout"]
-    assert found["lr"] == settings[17].lr and found["weight_decay"] == settings[17].weight_decay
-    assert found["linear_decay"] == settings[17].linear_decay and found["stage"] == "final"
+    assert len(jobs) == 4 * 2 * 3 == len({str(job) for job in jobs})
+    chosen = movielens.grid(jobs[7])
+    assert len(set(chosen)) == len(chosen) == 4 * 6 * 4
+    rows = [{**job, "validation": [0.6] * 96} for job in jobs]
+    rows[7]["validation"] = [None, *[0.6] * 16, 0.5, *[0.6] * 78]
+    others = [{**rows[7], "validation": [0.1] * 96, key: "another"} for key in ("model", "stage")]
+    found = movielens.best(Record("movielens", "", (), {}, (*rows, *others)), jobs)
+    assert all(found[key] == jobs[7][key] for key in ("width", "epochs", "dropout"))
+    assert found["lr"] == chosen[17].lr and found["weight_decay"] == chosen[17].weight_decay
+    assert found["linear_decay"] == chosen[17].linear_decay and found["stage"] == "final"
 
 
-def test_packed_logits(movielens):
-    logit = torch.linspace(-3, 3, 50)
-    there = unpacked(movielens.packed(logit))
-    close(there, logit, 2e-3)
-    assert there.dtype == torch.float32
-    for broken in ("AAA", "A?==", "AAAA"):
-        with pytest.raises(ValueError):
-            unpacked(broken)
+def test_every_network_has_the_same_sweep(movielens):
+    sweeps = [
+        [
+            ({**job, "model": ""}, movielens.grid(job))
+            for job in movielens.sweeps(model, "user", False)
+        ]
+        for model in movielens.NETWORKS
+    ]
+    assert all(sweep == sweeps[0] for sweep in sweeps)
+    assert sum(len(settings) for _, settings in sweeps[0]) == 2304
+    logistic = movielens.sweeps("logistic", "user", False)
+    assert {setting.weight_decay for setting in movielens.grid(logistic[0])} == {0.0}
+
+
+def test_a_final_run_decays_as_its_stack(movielens, stacks):
+    """The linear part by its own decay, the rest by the other."""
+    fields, label, split = some_data()
+
+    def build():
+        return movielens.ranker(fields, "dcn", 4)
+
+    setting = movielens.Setting(3e-2, 0.5, 4.0, 0.0, 0)
+    with checks(values=False):
+        fitted = movielens.fit_stack(
+            build, [setting], fields, label, split, epochs=3, batch=32, evaluations=3, warmup=2
+        )
+    seed_everything(0)
+    model = build()
+    decay = movielens.decayed(model, 0.5, 4.0)
+    assert decay == 0.5
+    config = Config(steps=9, lr=3e-2, warmup=2, weight_decay=decay, eval_every=1, progress=False)
+    history = fit(model, fields, label, split, config, batch=32)
+    assert float(fitted.validation[0]) == pytest.approx(history.metric.min(), rel=1e-4)
+    assert movielens.decayed(movielens.ranker(fields, "logistic", 1), 0.0, 0.3) == 0.3
+
+
+def test_packed_numbers():
+    numbers = torch.linspace(-8, 8, 50)
+    there = unpacked(packed(numbers))
+    close(there, numbers.clamp(-6.35, 6.35), 0.026)
+    assert there.dtype == torch.float32 and packed(there) == packed(numbers)
+    with pytest.raises(ValueError):
+        unpacked("A?==")
 
 
 def test_the_linear_part_alone_is_logistic_regression(movielens):

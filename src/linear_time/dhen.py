@@ -51,8 +51,8 @@ class FactorizationMachine(Compressor):
         y = reshape(MLP(LayerNorm(flatten(x xᵀ)))),  or x (xᵀ Y) for x xᵀ
 
     with a learned Y (n_in, rank): n_in · rank products in the place of n_in².
-    An attentive Y is computed from x, Y = reshape(MLP(flatten(V x))), with a
-    learned V (rank, n_in).
+    An attentive Y is computed from x, Y = reshape(MLP(flatten(W x))), with a
+    learned W (rank, n_in).
 
     Args:
         n_in, n_out: number of features in and out.
