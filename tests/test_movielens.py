@@ -110,7 +110,10 @@ def test_the_best_of_a_sweep(movielens):
     rows = [{**job, "validation": [0.6] * 96} for job in jobs]
     rows[7]["validation"] = [None, *[0.6] * 16, 0.5, *[0.6] * 78]
     others = [{**rows[7], "validation": [0.1] * 96, key: "another"} for key in ("model", "stage")]
-    found = movielens.best(Record("movielens", "", (), {}, (*rows, *others)), jobs)
+    rows[2]["validation"] = [0.6] * 95 + [0.55]
+    record = Record("movielens", "", (), {}, (*rows, *others))
+    found, second = movielens.candidates(record, jobs, 2)
+    assert second["dropout"] == jobs[2]["dropout"] and second["lr"] == chosen[95].lr
     assert all(found[key] == jobs[7][key] for key in ("width", "epochs", "dropout"))
     assert found["lr"] == chosen[17].lr and found["weight_decay"] == chosen[17].weight_decay
     assert found["linear_decay"] == chosen[17].linear_decay and found["stage"] == "final"
@@ -150,6 +153,16 @@ def test_a_final_run_decays_as_its_stack(movielens, stacks):
     history = fit(model, fields, label, split, config, batch=32)
     assert float(fitted.validation[0]) == pytest.approx(history.metric.min(), rel=1e-4)
     assert movielens.decayed(movielens.ranker(fields, "logistic", 1), 0.0, 0.3) == 0.3
+
+
+def test_only_a_choice_keeps_its_logits(movielens):
+    rows = [
+        {"stage": "final", "protocol": "user", "model": m, "validation": v, "logit": "AA=="}
+        for m, v in (("fm", [0.5, 0.7]), ("fm", [0.6, 0.59]), ("dcn", [0.9, 0.9]))
+    ]
+    rows.append({"stage": "sweep", "protocol": "user", "model": "fm", "validation": [0.1]})
+    kept = movielens.without_logits(Record("movielens", "", (), {}, tuple(rows)))
+    assert ["logit" in row for row in kept] == [False, True, True, False]
 
 
 def test_packed_numbers():
