@@ -587,6 +587,13 @@ def test_what_the_chapter_quotes_from_the_record():
     def again(name):
         return np.mean(chosen[name]["validation"])
 
+    entropy = {
+        name: np.mean(row["test"]["all"]["normalised_entropy"]) for name, row in chosen.items()
+    }
+    low, _, high = three = [entropy[name] for name in ("dcn", "dhen", "fm")]
+    others = [value for name, value in entropy.items() if name not in ("dcn", "dhen", "fm")]
+    flat = np.mean(regression["test"]["all"]["normalised_entropy"])
+    assert max(three) == high < min(others) < flat and three == sorted(three)
     rates = sum(row["lr"] == 0.03 for row in chosen.values())
     longer = sum(row["epochs"] == 6 for row in chosen.values())
     assert record.settings["rates"][-1] == 0.03 and record.settings["epochs"] == (2, 6)
@@ -596,6 +603,7 @@ def test_what_the_chapter_quotes_from_the_record():
         f"{change(similar)} and {change(similar, 'within_auc', 3)}",
         f"{change(networks[best])} from logistic regression and DHEN {change(networks['dhen'])}",
         f"{words[holds]} of the seven intervals hold zero",
+        f"{low:.3f} to {high:.3f} against {flat:.3f}",
         f"loses {-own['auc']['mean']:.4f} over all rows and {-own['within_auc']['mean']:.4f}",
         f"DCN-v2 had a loss of {least('dcn'):.4f} there, three seeds of its chosen setting "
         f"{again('dcn'):.4f}",
