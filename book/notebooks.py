@@ -263,9 +263,7 @@ def renew(notebook) -> int:
 
 #: Chapters that are not yet sorted into core and detours: a rule that reads what stands open passes
 #: over them. Whoever converts one takes its number out.
-UNCONVERTED = {
-    
-}  # fmt: skip
+UNCONVERTED: set[str] = set()
 LONGEST = 22  # lines of a cell that stands open
 HEADING = re.compile(r"^(#{1,6}) ", re.MULTILINE)
 BOX = re.compile(r"\w+ = None  # \S.*")  # a prediction: the name, and what it is in which unit

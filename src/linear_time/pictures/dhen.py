@@ -140,11 +140,22 @@ def degree_along_a_ray(
 
 
 def stack(kind: int, depth: int) -> Callable[[Tensor], Tensor]:
-    """A cross network (0), Wukong without norms (1), Wukong with them (2)."""
-    torch.manual_seed(0)
-    if kind == 0:
-        return CrossNetwork(6, 6, 8, depth).double()
-    return Wukong(6, 8, depth, n_fm=3, n_lcb=2, rank=2, norm=kind == 2).double()
+    """A cross network (0), Wukong without norms (1), Wukong with them (2).
+
+    Drawn in float64 whatever the default is; the page's own draws go on as if
+    nothing had been drawn here.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            if kind == 0:
+                return CrossNetwork(6, 6, 8, depth)
+            norm = kind == 2
+            return Wukong(6, 8, depth, n_fm=3, n_lcb=2, rank=2, norm=norm)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def degree_explorer() -> Explorer:
