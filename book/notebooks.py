@@ -261,9 +261,6 @@ def renew(notebook) -> int:
     return sum(old != new for old, new in pairs)
 
 
-#: Chapters that are not yet sorted into core and detours: a rule that reads what stands open passes
-#: over them. Whoever converts one takes its number out.
-UNCONVERTED: set[str] = set()
 LONGEST = 22  # lines of a cell that stands open
 HEADING = re.compile(r"^(#{1,6}) ", re.MULTILINE)
 BOX = re.compile(r"\w+ = None  # \S.*")  # a prediction: the name, and what it is in which unit
@@ -311,7 +308,7 @@ def lint_layers(number: str, cells) -> Iterator[tuple[int, str]]:
             if headings(cell):
                 yield i, "a heading inside an answer"
         folded = given & {"hide-cell", "remove-cell", "predict", *FOLDS}
-        if number in UNCONVERTED or cell.cell_type != "code" or detour or folded:
+        if cell.cell_type != "code" or detour or folded:
             continue
         body = [] if cell.source.lstrip().startswith("%") else ast.parse(cell.source).body
         if len(cell.source.splitlines()) > LONGEST:

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 import linear_time
-from book import CHAPTERS, NOTEBOOKS, ROOT, code_cells, load
+from book import NOTEBOOKS, ROOT, code_cells, load
 
 notebooks = load(ROOT / "book" / "notebooks.py")
 
@@ -240,11 +240,10 @@ LONG = "\n".join(f"x_{k} = {k}" for k in range(23))
     ],
     ids=["long", "assertions", "open answer"],
 )
-def test_what_stands_open_is_short_and_says_something(cells, answer, monkeypatch):
+def test_what_stands_open_is_short_and_says_something(cells, answer):
     def found(cells):
         return [text for _, text in notebooks.lint_layers("12", cells)]
 
-    monkeypatch.setattr(notebooks, "UNCONVERTED", set())
     assert len(found(cells)) == 1 and answer in found(cells)[0]
     folded = copy.deepcopy(cells)
     folded[0].metadata["tags"] = ["hide-input"]
@@ -255,8 +254,6 @@ def test_what_stands_open_is_short_and_says_something(cells, answer, monkeypatch
     assert len(found([*detour, cell_of("## Next"), *cells])) == 1
     shorter = [cell_of(LONG.rpartition("\n")[0], count=2), cell_of("assert 1\nprint(1)", count=3)]
     assert found(shorter) == []
-    monkeypatch.setattr(notebooks, "UNCONVERTED", {"12"})
-    assert found(cells) == []
 
 
 def test_a_marked_notebook_is_clean(tmp_path):
@@ -269,10 +266,6 @@ def test_a_marked_notebook_is_clean(tmp_path):
     path = tmp_path / "12-test.ipynb"
     nbformat.write(notebook, path)
     assert notebooks.lint(path) == []
-
-
-def test_unconverted_chapters_exist():
-    assert {path.stem[:2] for path in CHAPTERS} >= notebooks.UNCONVERTED
 
 
 class _Anonymous(ast.NodeTransformer):
