@@ -507,3 +507,14 @@ def test_a_real_system_goes_on_from_a_complex_state():
     parts = [recurrence(A_bar, B_bar, C, 0 * x, 0.0, part) for part in (h.real, h.imag)]
     alone = recurrence(A_bar, B_bar, C, 0 * x, 0.0, h)
     torch.testing.assert_close(alone, torch.complex(*parts))
+
+
+def test_powers_are_made_by_doubling():
+    """A kernel of 1,024 steps in ten rounds, each twice as long: powers need not wait in a row."""
+    system = low_pass(40.0)
+    A_bar, B_bar = zero_order_hold(system.A, system.B, ecg().delta)
+    rows, power, rounds = system.C[None], A_bar, 0
+    while len(rows) < 1024:
+        rows, power, rounds = torch.cat([rows, rows @ power]), power @ power, rounds + 1
+    assert rounds == 10
+    close(rows @ B_bar, kernel(A_bar, B_bar, system.C, 1024))

@@ -891,3 +891,19 @@ def test_the_model_trains_and_is_a_language_model():
         assert parameter.grad is not None and (parameter.grad != 0).any(), name
     assert isinstance(model.blocks[0], Residual) and isinstance(model.blocks, nn.ModuleList)
     assert not model.generate(tokens, 2).requires_grad
+
+
+def test_a_new_scan_is_nearly_silent():
+    """At the start D u goes past the scan: without C little changes, without D all."""
+    torch.manual_seed(0)
+    layer, x = Mamba(64), torch.randn(2, 128, 64)
+    whole = layer(x)
+
+    def change(**parameters):
+        y = torch.func.functional_call(layer, parameters, (x,))
+        return ((y - whole).norm() / whole.norm()).item()
+
+    silent = layer.x_proj.weight.detach().clone()
+    silent[-layer.N :] = 0  # the rows of C
+    assert change(**{"x_proj.weight": silent}) < 0.02
+    assert change(D=torch.zeros_like(layer.D)) > 0.9

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers import draw
 from linear_time import checks, scan
 from linear_time.attention import SoftmaxSummary, online_softmax, softmax_summary
+from linear_time.datasets import ecg
 from linear_time.scan import (
     blelloch_cost,
     blelloch_scan,
@@ -646,3 +647,26 @@ def test_a_result_holds_hardly_more_than_itself(name, batch):
     h = SCANS[name](a, b, initial)
     more = 8 if name == "linear" else 0  # steps, less than √50
     assert h.untyped_storage().nbytes() <= batch * (50 + more) * 3 * h.itemsize
+
+
+def test_gaps_in_a_heartbeat_are_judged_without_its_mean():
+    """A filter passes the mean, which makes any error look small beside it."""
+    signal, tau = ecg(), 0.1
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        kept = torch.rand(1024, generator=generator) < 0.3
+        kept[0] = True
+        times = signal.times[kept]
+        gaps = torch.diff(times, prepend=times[:1] - signal.delta)
+        a, a_full = torch.exp(-gaps / tau)[None], math.exp(-signal.delta / tau)
+        errors = {}
+        for name, x in (("raw", signal.x), ("centred", signal.x - signal.x.mean())):
+            whole = linear_scan(
+                torch.full((1, 1024), a_full, dtype=x.dtype), (1 - a_full) * x[None]
+            )[0][kept]
+            known = linear_scan(a, (1 - a) * x[kept])[0]
+            blind = linear_scan(torch.full_like(a, a_full), (1 - a_full) * x[kept][None])[0]
+            errors[name] = [float((y - whole).norm() / whole.norm()) for y in (known, blind)]
+        for raw, centred in zip(errors["raw"], errors["centred"], strict=True):
+            assert centred > 2 * raw
+        assert errors["centred"][0] < 0.3 and errors["centred"][1] > 0.4

@@ -781,3 +781,14 @@ def test_eight_decays_need_more_than_16_bits():
     assert copied(halves(state), by_decay) == 0
     stored = torch.complex(halves(turned.real), halves(turned.imag))
     assert copied(stored, by_turns) == 5000
+
+
+def test_states_of_one_decay_hold_different_things():
+    """With A = −1 in all N states the blocks of K keep rank N: B and C part them."""
+    N, length = 4, 24
+    delta, B, C = 0.1 + draw(length).abs(), draw(length, N), draw(length, N, seed=1)
+    clock = delta.cumsum(0)
+    decay = torch.exp(-(clock[:, None] - clock)).tril()
+    K = decay * (C @ B.T) * delta
+    assert torch.linalg.matrix_rank(K[12:, :12]) == N
+    assert torch.linalg.matrix_rank((decay * delta)[12:, :12]) == 1  # what constant B, C leave

@@ -1,6 +1,6 @@
 """Chapter 11: a mass on a spring, and a state-space model as a circuit."""
 
-from linear_time.drawing import Drawing
+from linear_time.drawing import Drawing, Point
 
 
 def spring_drawing() -> Drawing:
@@ -14,7 +14,7 @@ def spring_drawing() -> Drawing:
     )
     d.line((24, 22), (24, 138), width=3)
     x, step = 48, 12
-    zigzag = [(24, 52), (x, 52)]
+    zigzag: list[Point] = [(24, 52), (x, 52)]
     for k in range(9):
         zigzag.append((x + step * (k + 0.5), 52 + (9 if k % 2 else -9)))
     x += 9 * step
