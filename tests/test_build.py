@@ -306,5 +306,9 @@ def test_every_chapter_depends_on_the_records_it_reads() -> None:
 
 
 def test_every_chapter_of_the_toc_is_there() -> None:
-    named = re.findall(r"file: (chapters/\S+)", (ROOT / "_toc.yml").read_text(encoding="utf8"))
-    assert [f"chapters/{path.stem}" for path in build.chapters(ROOT)] == named
+    """And the pages without a number that are notebooks, in the order of the contents."""
+    named = re.findall(r"file: (\S+)", (ROOT / "_toc.yml").read_text(encoding="utf8"))
+    notebooks = [name for name in named if (ROOT / f"{name}.ipynb").is_file()]
+    assert sum(name.startswith("chapters/") for name in notebooks) >= 19
+    found = [path.relative_to(ROOT).with_suffix("").as_posix() for path in build.chapters(ROOT)]
+    assert found == notebooks

@@ -505,7 +505,9 @@ def test_what_the_chapter_quotes_from_the_record():
         f"have {small[0]:.2f}, {small[1]:.2f} and {small[2]:.2f} bits (and "
         f"{updates[200, None, wide]}, {updates[200, None, middle]} and "
         f"{updates[200, None, narrow]} updates)",
-        f"they have {large[0]:.3f}, {large[1]:.3f} and {large[2]:.3f}",
+        f"fewer are still ahead, by {small[0] - small[2]:.2f}, where 16 sequences a batch had "
+        f"said {gap:.2f}",
+        f"they have {large[0]:.2f}, {large[1]:.2f} and {large[2]:.2f}",
         f"characters have {large[3]:.2f} and {large[4]:.2f} at the larger budget",
         f"the shortest gets {updates[1000, None, (64, 64)]:,} updates against "
         f"{updates[1000, None, wide]:,}",

@@ -13,6 +13,7 @@ from linear_time.datasets import ecg
 from linear_time.discretization import METHODS
 from linear_time.hippo import project, reconstruct, sample_ages
 from linear_time.pictures.attention import dictionary_drawing
+from linear_time.pictures.compression import split_ratio, wukong_layer
 from linear_time.pictures.convolution import padding_explorer
 from linear_time.pictures.cost import cost_explorer, machines_drawing, short
 from linear_time.pictures.discretization import PANEL, curve, discretization_explorer
@@ -235,3 +236,14 @@ def test_an_operator_on_intervals_tests_a_scan():
         rounds_of(swapped, 4)
     with pytest.raises(ValueError, match="scan: expected every prefix"):
         rounds_of(lambda operator, x: x, 4)
+
+
+def test_the_shares_of_a_layer_that_chapter_05_quotes():
+    """Operations of Wukong's first layer: LCE, shortcut, products, and the MLP behind them."""
+    layer = wukong_layer()
+    products = 4 * 100 * 32 * 8
+    parts = (layer.lce, layer.shortcut, products, layer.rest - products)
+    assert [int(100 * part / layer.whole) for part in parts] == [9, 18, 9, 62]
+    assert round(100 * layer.shortcut / layer.whole) == 19
+    saved = layer.whole / (layer.whole - layer.lce * (1 - 1 / split_ratio(90, 10, 200)))
+    assert round(saved, 1) == 1.1
