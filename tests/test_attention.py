@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from helpers import Largest, close, count_flops, source
+from helpers import Largest, close, count_flops, draw, source
 from linear_time.attention import (
     CausalSelfAttention,
     MultiHeadAttention,
@@ -775,3 +776,21 @@ def test_bad_input_cache(other):
     message = r"^state: expected keys and values \(2, 2, past, 3\), got shape "
     with pytest.raises(ValueError, match=message):
         CausalSelfAttention(6, 2).step(torch.zeros(2, 6), state)
+
+
+def test_tiles_skip_the_future_and_compute_scores_twice():
+    """Products of forward and backward: more than the plain form's, but fewer under a mask."""
+    found = {}
+    for causal in (False, True):
+        for tiled in (False, True):
+            q, k, v = (draw(1, 1, 512, 32, seed=seed).requires_grad_() for seed in range(3))
+            with FlopCounterMode(display=False) as counter:
+                if tiled:
+                    y = online_softmax_attention(q, k, v, causal=causal, block=32)
+                else:
+                    mask = torch.ones(512, 512, dtype=torch.bool).tril() if causal else None
+                    y = attention(q, k, v, mask)
+                y.sum().backward()
+            found[causal, tiled] = counter.get_total_flops()
+    assert found[False, True] * 12 == found[False, False] * 14
+    assert 0.55 < found[True, True] / found[True, False] < 0.65

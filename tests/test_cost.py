@@ -708,8 +708,11 @@ def test_the_chapter_quotes_the_recorded_run():
     ):
         assert round(crossing(kind, model, one), -2) == quoted
     assert "pass the plain form at about 2,200 and 2,100" in chapter
-    assert "the tiled form at about 3,800 and 2,800" in chapter
+    assert "(S4D is within 3 % of it at 4,096" in chapter and "and at about 2,800" in chapter
     assert "than Mamba's from about 3,200" in chapter
+    lengths, tiles = recorded("training", "attention, tiled")
+    at = lengths.index(4096)
+    assert abs(recorded("training", "S4D")[1][at] / tiles[at] - 1) < 0.035
 
     def ms(kind, model):
         return recorded(kind, model)[1]
@@ -792,3 +795,14 @@ def test_cost_is_a_tuple_of_whole_numbers():
     for formula in FORMULAS.values():
         row = formula(37)
         assert isinstance(row, Cost) and all(type(n) is int and n > 0 for n in row)
+
+
+@pytest.mark.parametrize(("d_model", "crossing"), [(64, 200), (1024, 440), (4096, 1208)])
+def test_where_a_llama_block_passes_the_two_mambas_that_replace_it(d_model, crossing):
+    """Not at six times the width: there its context costs as much as its weights."""
+
+    def difference(length):
+        block = llama_cost(length, d_model, 1, 1, round(8 * d_model / 3))
+        return block.forward_flops - 2 * mamba_cost(length, d_model).forward_flops
+
+    assert difference(crossing - 1) <= 0 < difference(crossing) and crossing < 4 * d_model

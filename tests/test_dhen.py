@@ -578,7 +578,7 @@ def test_what_the_chapter_quotes_from_the_record():
     assert max(means) < 0  # within users, where means are of the second key
     holds = sum(low < 0 < high for low, high in map(interval, networks.values()))
     own = chosen["logistic"]["to_logistic_regression"]
-    words = ["none", "one", "two", "three", "four", "five", "six", "seven"]
+    words = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight"]
 
     def least(name):
         parts = by_user.where(stage="sweep", model=name).values("validation")
@@ -597,6 +597,9 @@ def test_what_the_chapter_quotes_from_the_record():
     rates = sum(row["lr"] == 0.03 for row in chosen.values())
     longer = sum(row["epochs"] == 6 for row in chosen.values())
     assert record.settings["rates"][-1] == 0.03 and record.settings["epochs"] == (2, 6)
+    for key in ("auc", "within_auc"):  # "both intervals just hold zero"
+        low_end, high_end = own[key]["interval"]
+        assert low_end < 0 < high_end < 5e-4
     for sentence in (
         f"from an AUC of {auc(regression):.3f} to {auc(similar):.3f} over all rows, and from "
         f"{auc(regression, 'users'):.3f} to {auc(similar, 'users'):.3f} within users",
@@ -604,12 +607,13 @@ def test_what_the_chapter_quotes_from_the_record():
         f"{change(networks[best])} from logistic regression and DHEN {change(networks['dhen'])}",
         f"{words[holds]} of the seven intervals hold zero",
         f"{low:.3f} to {high:.3f} against {flat:.3f}",
-        f"loses {-own['auc']['mean']:.4f} over all rows and {-own['within_auc']['mean']:.4f}",
-        f"DCN-v2 had a loss of {least('dcn'):.4f} there, three seeds of its chosen setting "
-        f"{again('dcn'):.4f}",
+        f"has {-own['auc']['mean']:.4f} less over all rows and "
+        f"{-own['within_auc']['mean']:.4f} less within users",
+        f"DCN-v2 had a loss of {least('dcn'):.4f} there, the mean over three seeds of its chosen "
+        f"setting {again('dcn'):.4f}",
         f"{least('wukong attentive'):.4f} and {again('wukong attentive'):.4f}",
-        f"Of the eight models {rates} chose the largest rate that was tried and {longer} the "
-        "longer",
+        f"All {words[rates]} models chose the largest rate that was tried, and {words[longer]} "
+        "the longer schedule",
     ):
         assert sentence in text, sentence
 

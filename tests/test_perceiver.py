@@ -431,7 +431,7 @@ def test_the_recorded_histories_say_what_the_chapter_says():
         f"from 16 means of four neighbours in time {means:.0f} %.",
         f"All four rows begin at {one[0]:.0f} %, against {share('none', 0)[0]:.0f} %",
         f"as again there: {share('sorted lce', 16)[0]:.0f} % with sixteen tokens",
-        f"Sixteen give {latents:.0f} % of the answer, within a point of all 64 tokens",
+        f"Sixteen give {latents:.0f} % of the answer, as much as this reader gets from all 64",
     ):
         assert sentence.replace("as again there", "again as there") in text, sentence
     assert max(one) - min(one) < 0.5 and 0 < whole - latents < 1
