@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 import linear_time
-from book import NOTEBOOKS, ROOT, code_cells, load
+from book import CHAPTERS, NOTEBOOKS, ROOT, code_cells, load
 
 notebooks = load(ROOT / "book" / "notebooks.py")
 
@@ -380,3 +380,11 @@ def test_a_caption_is_read_in_plain_jupyter_too():
     figure.metadata["mystnb"]["figure"]["caption"] = "Another."
     again = notebooks.with_captions(cells)
     assert len(again) == 5 and again[1].source == "> **Figure.** Another."
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_the_text_sends_the_reader_to_every_figure(path):
+    cells = nbformat.read(path, as_version=4).cells
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    names = [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells]
+    assert [name for name in names if name and f"`{name}`" not in prose] == []
