@@ -221,8 +221,8 @@ def selective_scan(
     (batch, length, d_inner). Inside all is float32. Values are not checked.
 
     Args:
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state:
-            as ``selective.selective_scan``; N ≤ 256.
+        u, delta, A, B, C, D, z: as ``selective_scan``; N ≤ 256.
+        delta_bias, delta_softplus, initial_state: likewise.
         keep_states: keep every fourth state for backward, 16 bytes a step
             and channel up to N = 16 (then N, up to a power of two); else
             backward runs forward again, and keeps them only meanwhile.

@@ -37,7 +37,7 @@ def llama_drawing() -> Drawing:
         "cache: keys,\nvalues (past, *n*_{kv},\n*d*_{head}) each",
         h=64,
         kind="state",
-        size=11.5,
+        size=12,
     )
     d.arrow((225, 138), (256, 138), kind="state")
     d.arrow((256, 154), (225, 154), kind="state")

@@ -115,7 +115,7 @@ def compressors_drawing() -> Drawing:
             left = 291 + 9.2 * k
             d.line((left, y - 12), (left, y + 12), kind=kind, width=5)
         d.text(320, y - 8, name, 12, anchor="start", kind=kind)
-        d.text(320, y + 9, number, 11.5, anchor="start", kind="quiet")
+        d.text(320, y + 9, number, 12, anchor="start", kind="quiet")
     return d
 
 
