@@ -228,7 +228,7 @@ def selective_scan(
             backward runs forward again, and keeps them only meanwhile.
         deterministic: add the gradients of A, B, C, D and delta_bias up in
             one order, which takes ⌈d_inner/16⌉ times the room of those of B
-            and C; None: what torch.use_deterministic_algorithms says.
+            and C; None: if torch was told to be deterministic.
 
     Returns:
         y (batch, d_inner, length), of u's dtype; the last state (batch,
