@@ -65,13 +65,11 @@ def normalise(notebook) -> None:
     """Make a notebook the same whoever executed it, in place."""
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    notebook.cells = with_captions(notebook.cells)
+    write_out(notebook)
     count = 0
-    for index, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{index:03d}"
+    for cell in notebook.cells:
         for key in ("execution", "collapsed", "scrolled", "trusted", "lines_to_next_cell"):
             cell.metadata.pop(key, None)
-        mark_up(cell)
         if cell.cell_type != "code":
             continue
         count += 1
@@ -128,6 +126,14 @@ def mark_up(cell) -> None:
         cell.metadata["cellView"] = "form"
         if not cell.source.startswith(TITLE):
             cell.source = f"{TITLE}\n{cell.source}"
+
+
+def write_out(notebook) -> None:
+    """Captions below their figures, cells numbered, and what tags mean, in place."""
+    notebook.cells = with_captions(notebook.cells)
+    for index, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{index:03d}"
+        mark_up(cell)
 
 
 def with_captions(cells: list) -> list:
@@ -251,10 +257,7 @@ def renew(notebook) -> int:
         How many cells and outputs changed.
     """
     before = copy.deepcopy(notebook.cells)
-    notebook.cells = with_captions(notebook.cells)
-    for index, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{index:03d}"
-        mark_up(cell)
+    write_out(notebook)
     for output, thing in displayed(notebook):
         output.data = nbformat.from_dict(bundle(thing))
     pairs = itertools.zip_longest(before, notebook.cells)
