@@ -1,6 +1,5 @@
 """The home page: the book's idea in one drawing, and its paths as a map."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from linear_time.drawing import Drawing
@@ -13,14 +12,14 @@ PAGES = {number: topic.replace("_", "-") for number, topic in CHAPTERS.items()}
 class Path(NamedTuple):
     """A way through the book.
 
-    Its chapters, in order; and of those that a chapter builds on and that are
-    not on the path, the part to borrow.
+    Its chapters, in order; and those that are not on it, of which its page
+    says what part to borrow.
     """
 
     title: str
     glance: str
     chapters: tuple[str, ...]
-    borrowed: Mapping[str, str]
+    borrowed: tuple[str, ...]
 
 
 PATHS = {
@@ -28,33 +27,21 @@ PATHS = {
         "To Mamba",
         "glance-mamba",
         ("11", "12", "13", "16", "17", "18"),
-        {
-            "00": "its diagnostic says which sections",
-            "02": "online softmax, for a detour of 17",
-            "03": "the drawing of the Llama block, which 18 compares with",
-        },
+        ("00", "02", "03"),
     ),
     "embeddings": Path(
         "Compressing embeddings",
         "glance-embeddings",
         ("05", "06", "07", "08", "09"),
-        {
-            "00": "its diagnostic says which sections",
-            "02": "the section on the soft dictionary",
-        },
+        ("00", "02"),
     ),
     "perceiver": Path(
         "Perceiver",
         "glance-perceiver",
         ("02", "05", "08", "09", "10"),
-        {
-            "00": "its diagnostic says which sections",
-            "01": "the sections on sequence mixers and on bits a character",
-            "03": "the drawing of the block, and the turned keys",
-            "04": "how operations are counted, its first section",
-        },
+        ("00", "01", "03", "04"),
     ),
-    "whole": Path("The whole", "glance", tuple(PAGES), {}),
+    "whole": Path("The whole", "glance", tuple(PAGES), ()),
 }
 
 
