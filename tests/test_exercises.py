@@ -1,6 +1,7 @@
 """The harness, and for every exercise: its solution passes, its stub and wrong answers do not."""
 
 import ast
+import itertools
 import math
 import re
 from functools import cache
@@ -33,8 +34,32 @@ def exercise_labels(path):
     return re.findall(r"(?:```|:::)\{exercise\}[^\n]*\n:label:\s*(\S+)", text)
 
 
+#: Chapters whose exercises do not state their kind yet.
+UNKINDED = [f"{n:02d}" for n in range(19)]
+#: What an exercise asks for; all but the written ones have a check.
+KINDS = ["proof", "figure", "estimate", "train", "audit", "code", "bug", "written", "project"]
+
+
+def statement(path, name):
+    """The index of an exercise's cell among the notebook's, and the cells."""
+    cells = nbformat.read(path, as_version=4).cells
+    (index,) = (i for i, c in enumerate(cells) if f":label: {name}\n" in c.source)
+    return index, cells
+
+
+def kind(path, name):
+    index, cells = statement(path, name)
+    found = re.search(r"\*\*Kind:\*\* (\w+)", cells[index].source)
+    return found[1] if found else None
+
+
 NAMES = [(path, label) for path in CHAPTERS for label in exercise_labels(path)]
-each_exercise = pytest.mark.parametrize(("path", "name"), NAMES, ids=[name for _, name in NAMES])
+KIND = {name: kind(path, name) for path, name in NAMES}
+CHECKED = [(path, name) for path, name in NAMES if KIND[name] != "written"]
+EXPLAINED = [(path, name) for path, name in NAMES if KIND[name] in ("written", "train", "project")]
+each_exercise = pytest.mark.parametrize(
+    ("path", "name"), CHECKED, ids=[name for _, name in CHECKED]
+)
 
 
 @cache
@@ -79,18 +104,32 @@ def test_every_chapter_has_four_exercises_or_more(path):
 def test_every_registered_check_belongs_to_a_notebook():
     for topic in exercises.CHAPTERS.values():
         __import__(f"linear_time.exercises.{topic}")
-    in_notebooks = {name for _, name in NAMES}
+    in_notebooks = {name for _, name in CHECKED}
     assert {name for name in exercises.CHECKS if not name.startswith("99-")} == in_notebooks
 
 
 @pytest.mark.parametrize(("path", "name"), NAMES, ids=[name for _, name in NAMES])
-def test_exercise_states_objective_difficulty_and_time(path, name):
-    cells = [
-        c.source for c in nbformat.read(path, as_version=4).cells if f":label: {name}\n" in c.source
-    ]
-    assert len(cells) == 1
+def test_exercise_states_objective_kind_difficulty_and_time(path, name):
+    index, cells = statement(path, name)
     for word in ("**Objective:**", "**Difficulty:** ●", "**Time:**"):
-        assert word in cells[0], f"{name} does not state {word}"
+        assert word in cells[index].source, f"{name} does not state {word}"
+    assert KIND[name] in KINDS or path.stem[:2] in UNKINDED, f"{name} states no kind"
+
+
+@pytest.mark.parametrize(("path", "name"), EXPLAINED, ids=[name for _, name in EXPLAINED])
+def test_what_is_graded_as_prose_has_a_rubric(path, name):
+    """Folded, in a cell of its own, so that a handout can leave it out; its points add up."""
+    index, cells = statement(path, name)
+    own = itertools.takewhile(lambda c: "{exercise}" not in c.source, cells[index + 1 :])
+    rubrics = [c for c in own if "rubric" in c.metadata.get("tags", [])]
+    assert len(rubrics) == 1, f"{name}: expected one cell tagged rubric, got {len(rubrics)}"
+    source = rubrics[0].source
+    assert rubrics[0].cell_type == "markdown"
+    assert source.startswith("<details><summary>Rubric</summary>\n\n")
+    assert source.endswith("\n\n</details>")
+    points = [int(n) for n in re.findall(r"^- \*\*(\d+)\*\* ", source, re.MULTILINE)]
+    total = re.findall(r"^- \*\*of (\d+)\*\*", source, re.MULTILINE)
+    assert len(points) >= 2 and [str(sum(points))] == total, f"{name}: {points} are not {total}"
 
 
 @each_exercise
