@@ -1,25 +1,18 @@
 """The book's paths: their pages exist, and no chapter is reached before what it builds on."""
 
-import json
 import re
 
 import pytest
 
-from book import CHAPTERS, ROOT
+from book import ROOT, load
 from linear_time.pictures.home import PAGES, PATHS, paths_drawing
 
-STEMS = {path.stem[:2]: path.stem for path in CHAPTERS}
+course = load(ROOT / "book" / "course.py")
 
 
-def builds_on(number: str) -> set[str]:
+def builds_on(number: str) -> frozenset[str]:
     """The earlier chapters that a chapter's own line names."""
-    path = ROOT / "chapters" / f"{STEMS[number]}.ipynb"
-    cells = json.loads(path.read_text(encoding="utf8"))["cells"]
-    text = "\n".join("".join(cell["source"]) for cell in cells[:8])
-    line = re.search(r"\*\*Builds on\*\*(.*?)\*\*Reading time\*\*", text, re.DOTALL)
-    assert line, f"{path.name} does not say what it builds on"
-    named = re.findall(r"\((\d\d)-[\w-]+\.ipynb", line[1])
-    return {other for other in named if other < number}
+    return course.chapter(number).builds_on
 
 
 def missing(chapters, borrowed, needs) -> list[str]:
@@ -33,7 +26,7 @@ def missing(chapters, borrowed, needs) -> list[str]:
 
 
 def test_the_map_has_every_chapter():
-    assert {number: f"{number}-{topic}" for number, topic in PAGES.items()} == STEMS
+    assert {number: f"{number}-{topic}" for number, topic in PAGES.items()} == course.stems()
 
 
 @pytest.mark.parametrize("name", PATHS)

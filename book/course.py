@@ -1,0 +1,168 @@
+"""What the chapters say of themselves: objectives, what they build on, minutes, exercises.
+
+All that a teaching page prints of a chapter is read here, from the chapter's own cells, so that
+no page can say otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+#: What an exercise may be (``**Kind:**`` of its statement).
+KINDS = ("proof", "figure", "estimate", "train", "audit", "code", "bug", "written", "project")
+
+
+class Exercise(NamedTuple):
+    """An exercise, as its statement describes it; `kind` is empty where it names none."""
+
+    name: str
+    title: str
+    objective: str
+    difficulty: int
+    minutes: int
+    kind: str
+
+
+class Objective(NamedTuple):
+    """An objective: its words without the names of exercises, and the exercises that test it."""
+
+    text: str
+    exercises: tuple[str, ...]
+
+
+class Chapter(NamedTuple):
+    """A chapter: minutes of its core and of its detours, and the earlier chapters it needs."""
+
+    number: str
+    stem: str
+    title: str
+    objectives: tuple[Objective, ...]
+    builds_on: frozenset[str]
+    core: int
+    detours: int
+    exercises: dict[str, Exercise]
+    headings: tuple[str, ...]
+
+
+def stems() -> dict[str, str]:
+    """Chapter number -> name of its page."""
+    return {path.stem[:2]: path.stem for path in sorted((ROOT / "chapters").glob("*.ipynb"))}
+
+
+@cache
+def chapter(number: str) -> Chapter:
+    """Read a chapter's notebook.
+
+    Raises:
+        ValueError: a statement that is not of the house's form.
+    """
+    stem = stems()[number]
+    path = ROOT / "chapters" / f"{stem}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf8"))["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return parse(stem, text)
+
+
+def parse(stem: str, text: str) -> Chapter:
+    """What a chapter's Markdown says of itself."""
+    exercises = {made.name: made for made in exercises_of(stem, text)}
+    head = re.search(
+        r"(?i)after this chapter you can\n+(.*?)\n\n\*\*Builds on\*\*", text, re.DOTALL
+    )
+    line = re.search(r"\*\*Builds on\*\*(.*?)\*\*Reading time\*\*(.*?)\*\*Running", text, re.DOTALL)
+    if not head or not line:
+        raise ValueError(f"{stem}: expected objectives, **Builds on** and **Reading time**")
+    named = re.findall(r"\((\d\d)-[\w-]+\.ipynb", line[1])
+    core, detours = minutes_of(stem, line[2])
+    return Chapter(
+        number=stem[:2],
+        stem=stem,
+        title=re.search(r"^# \d\d · (.*)", text, re.MULTILINE)[1],
+        objectives=tuple(
+            objective(bullet, exercises) for bullet in re.split(r"(?:^|\n)- ", head[1])[1:]
+        ),
+        builds_on=frozenset(other for other in named if other < stem[:2]),
+        core=core,
+        detours=detours,
+        exercises=exercises,
+        headings=tuple(re.findall(r"^#{2,3} (.*)", text, re.MULTILINE)),
+    )
+
+
+def minutes_of(stem: str, words: str) -> tuple[int, int]:
+    """Minutes of the core and of the detours, from the words after **Reading time**."""
+    core, _, detours = words.partition("detours")
+    before = [int(n) for n in re.findall(r"\d+", core)]
+    after = [int(n) for n in re.findall(r"\d+", detours)]
+    if not after and len(before) == 2:  # "25 minutes, and 30 for the detours"
+        return before[0], before[1]
+    if not before or len(after) != 1:
+        raise ValueError(f"{stem}: expected the minutes of core and detours, got {words!r}")
+    return sum(before), after[0]
+
+
+def exercises_of(stem: str, text: str) -> list[Exercise]:
+    """The exercises that a chapter's Markdown states, in its order."""
+    found = []
+    for title, name, line in re.findall(
+        r":::\{exercise\} ([^\n]*)\n:label: (\S+)\n\n([^\n]*)", text
+    ):
+        said = dict(re.findall(r"\*\*(\w+):\*\* (.*?)(?: · (?=\*\*)|$)", line))
+        minutes = re.fullmatch(r"(\d+) min", said.get("Time", ""))
+        dots = said.get("Difficulty", "")
+        if not minutes or not re.fullmatch("●{1,3}", dots) or "Objective" not in said:
+            raise ValueError(f"{name}: expected Objective, Difficulty and Time, got {line!r}")
+        found.append(
+            Exercise(
+                name,
+                title,
+                said["Objective"].rstrip("."),
+                len(dots),
+                int(minutes[1]),
+                said.get("Kind", "").rstrip("."),
+            )
+        )
+    return found
+
+
+def objective(bullet: str, exercises: dict[str, Exercise]) -> Objective:
+    """An objective, and which exercises it names, by label (`12-hold`) or by title (*A budget*)."""
+    titles = {made.title: made.name for made in exercises.values()}
+    named = []
+    for label, title in re.findall(r"`(\d\d-\w+)`|(?<!\*)\*([^*\n]+)\*(?!\*)", bullet):
+        if label or title in titles:
+            named.append(label or titles[title])
+    words = re.sub(r" \([^()]*(?:`\d\d-\w+`|\*[^*\n]+\*)[^()]*\)", "", bullet)
+    return Objective(words.strip().rstrip(";."), tuple(named))
+
+
+def faults(given: Chapter) -> list[str]:
+    """Where objectives and exercises of a chapter do not belong together."""
+    found = []
+    tested: set[str] = set()
+    for stated in given.objectives:
+        tested.update(stated.exercises)
+        if not stated.exercises:
+            found.append(f"no exercise tests the objective: {stated.text}")
+        found += [
+            f"an objective names {name}, which the chapter does not have"
+            for name in stated.exercises
+            if name not in given.exercises
+        ]
+    for made in given.exercises.values():
+        if made.name not in tested and not made.title.startswith("Diagnostic"):
+            found.append(f"{made.name} ({made.objective}) belongs to no objective")
+        if made.kind not in KINDS:
+            found.append(f"{made.name}: expected **Kind:** one of {', '.join(KINDS)}")
+    return found
+
+
+if __name__ == "__main__":
+    for one in stems():
+        for fault in faults(chapter(one)):
+            print(f"{one}: {fault}")
