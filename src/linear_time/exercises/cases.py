@@ -1,0 +1,115 @@
+"""What a check puts to an answer: cases drawn from a seed, and counters of what an answer may not use."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.overrides import TorchFunctionMode
+
+from linear_time.exercises.verdicts import Wrong
+
+#: The seed of practice: always the same, so that a notebook's outputs are.
+PRACTICE = 2024
+
+
+class Cases:
+    """The random things of one check: the same for the same seed, and others for another.
+
+    Args:
+        seed: a whole number; None for the seed of practice.
+
+    Attributes:
+        seed: the number that was used.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = PRACTICE if seed is None else int(seed)
+        self._numbers = random.Random(self.seed)
+        self._tensors = torch.Generator().manual_seed(self.seed % 2**63)
+
+    def randn(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Normal numbers of a shape, of mean 0 and variance 1."""
+        return torch.randn(*shape, generator=self._tensors, dtype=dtype)
+
+    def uniform(self, low: float | int, high: float | int) -> float:
+        """A number between two others."""
+        return self._numbers.uniform(low, high)
+
+    def integer(self, low: int, high: int) -> int:
+        """A whole number, of which both ends are possible."""
+        return self._numbers.randint(low, high)
+
+    def choice(self, things: Sequence[Any]) -> Any:
+        """One of several things."""
+        return self._numbers.choice(things)
+
+    def shuffled(self, things: Sequence[Any]) -> list[Any]:
+        """The things in a drawn order; what came stays as it is."""
+        return self._numbers.sample(list(things), len(things))
+
+
+def draws(
+    seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Callable[..., Tensor]:
+    """Random tensors of the shapes it is called with, one after the other."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)
+
+
+def randn(
+    *shape: int, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """One random tensor of a shape."""
+    drawn: Tensor = draws(seed, dtype)(*shape)
+    return drawn
+
+
+class Calls(TorchFunctionMode):
+    """The names of the functions of torch that are called inside, in order.
+
+    By their number at two sizes a check tells a loop from a few large calls, and by a name a method that was
+    forbidden.
+
+    Args:
+        most: so many calls are allowed; one more is wrong, so that a loop that does not end is ended.
+    """
+
+    def __init__(self, most: float | int = math.inf) -> None:
+        super().__init__()
+        self.most = most
+        self.names: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.names.append(getattr(func, "__name__", str(func)))
+        if len(self.names) > self.most:
+            raise Wrong(
+                f"Expected at most {self.most:,} calls to torch: does it end?"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+class _NoTransforms(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if any(map(is_functorch_wrapped_tensor, filter(_is_tensor, args))):
+            raise Wrong("Expected no derivative by torch.func.")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_derivatives() -> Iterator[None]:
+    """Inside, autograd keeps nothing, and torch.func is wrong."""
+    with torch.inference_mode(), _NoTransforms():
+        yield
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
