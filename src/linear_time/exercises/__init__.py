@@ -14,6 +14,7 @@ from typing import Any
 from linear_time.exercises.cases import (
     Calls,
     Cases,
+    Largest,
     draws,
     no_derivatives,
     randn,
@@ -36,6 +37,7 @@ __all__ = [
     "CHECKS",
     "Calls",
     "Cases",
+    "Largest",
     "Result",
     "Wrong",
     "check",
