@@ -1,8 +1,10 @@
 """The harness of the exercises: what it draws, what it tells, and answers that are hostile."""
 
+import contextlib
 import copy
 import inspect
 import math
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torch import nn
 from hostile import HOSTILE, Same
 from linear_time import exercises
 from linear_time.exercises import (
+    Calls,
     Cases,
     Wrong,
     check,
@@ -21,8 +24,10 @@ from linear_time.exercises import (
     expect_close,
     expect_equal,
     expect_finds_bug,
+    instrument,
     plain,
 )
+from linear_time.exercises.cases import INSTRUMENTS
 from linear_time.exercises.labs import neutral
 from linear_time.exercises.verdicts import masked, telling
 
@@ -370,3 +375,31 @@ def test_chance_passes_no_lab():
 
     with pytest.raises(Wrong):
         expect_finds_bug(tosses, [first, second], {str(k): lambda x: x for k in range(6)})
+
+
+def test_an_answer_that_does_not_end_is_ended(register):
+    register("99-x")(lambda answer, cases: expect_close(answer(2.0), 4.0, "x = 2"))
+
+    def endless(x):
+        while True:
+            with contextlib.suppress(Exception):
+                x += 1
+
+    for reveal in (True, False):
+        result = check("99-x", endless, seconds=0.2, reveal=reveal)
+        assert not result and result.attempted
+        assert result.message.endswith("Your answer did not come to an end in its time.")
+    assert check("99-x", lambda x: 2 * x, seconds=60)
+    time.sleep(0.3)  # no alarm is left
+
+
+def test_an_instrument_is_told_to_a_grader_while_it_is_on():
+    @instrument
+    def watching(most, start=0):
+        yield Calls(most)
+
+    with watching(3, start=1) as state:
+        ((_, name, given, settings), known) = INSTRUMENTS[-1]
+        assert known is state and state.most == 3
+        assert name.endswith("watching") and (given, settings) == ((3,), {"start": 1})
+    assert not INSTRUMENTS

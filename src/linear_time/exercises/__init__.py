@@ -15,7 +15,10 @@ from linear_time.exercises.cases import (
     Calls,
     Cases,
     Largest,
+    Late,
     draws,
+    instrument,
+    limit,
     no_derivatives,
     randn,
 )
@@ -48,6 +51,7 @@ __all__ = [
     "expect_equal",
     "expect_finds_bug",
     "few_digits",
+    "instrument",
     "no_derivatives",
     "plain",
     "predict",
@@ -120,6 +124,7 @@ def check(
     seed: int | None = None,
     reveal: bool = True,
     quiet: bool = False,
+    seconds: float | int | None = None,
 ) -> Result:
     """Check the answer to an exercise, print the verdict and return it.
 
@@ -132,6 +137,7 @@ def check(
         seed: from which the cases are drawn; None for those of practice, which are always the same.
         reveal: whether the message may have values; without them it says which case failed, and in which way.
         quiet: print nothing.
+        seconds: that the answer may take; None for no limit. (Where the system has alarms, in a main thread.)
 
     Returns:
         A :class:`Result`, true only if the answer is right.
@@ -150,10 +156,10 @@ def check(
     test = CHECKS[name]
     drawn = [Cases(seed)] if len(inspect.signature(test).parameters) > 1 else []
     try:
-        with telling(reveal, answer):
+        with telling(reveal, answer), limit(seconds):
             test(answer, *drawn)
         result = Result(True, True, f"{name}: right.")
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, Late) as error:
         result = _failed(name, error, reveal)
     if not quiet:
         print(result.message)
@@ -164,6 +170,9 @@ def _failed(name: str, error: BaseException, reveal: bool) -> Result:
     """What an exception of the check or of the answer means."""
     if type(error) is Wrong:
         text = str(error) if reveal else masked(str(error))
+        return Result(False, True, f"{name}: not yet right. {text}")
+    if isinstance(error, Late):
+        text = "Your answer did not come to an end in its time."
         return Result(False, True, f"{name}: not yet right. {text}")
     # Torch's NotImplementedError, for a dtype, has a message.
     if type(error) is NotImplementedError and not error.args:

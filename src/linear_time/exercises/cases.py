@@ -1,7 +1,10 @@
 """What a check puts to an answer: cases drawn from a seed, and counters of what an answer may not use."""
 
+import functools
 import math
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +73,32 @@ def randn(
     return drawn
 
 
+#: Instruments that are on: where a maker is found, what it was given, and what it yielded.
+INSTRUMENTS: list[tuple[tuple[str, str, Any, Any], Any]] = []
+
+
+def instrument(maker: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function that yields once a context manager that watches an answer.
+
+    A grader that runs the answer in another process enters it there, and copies what it found to the fields of what was
+    yielded here. It must stand at a module's top level.
+    """
+    manager = contextmanager(maker)
+
+    @functools.wraps(maker)
+    @contextmanager
+    def entered(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        with manager(*args, **kwargs) as state:
+            where = maker.__module__, maker.__qualname__, args, kwargs
+            INSTRUMENTS.append((where, state))
+            try:
+                yield state
+            finally:
+                INSTRUMENTS.pop()
+
+    return entered
+
+
 class Calls(TorchFunctionMode):
     """The names of the functions of torch that are called inside, in order.
 
@@ -94,6 +123,30 @@ class Calls(TorchFunctionMode):
                 f"Expected at most {self.most:,} calls to torch: does it end?"
             )
         return func(*args, **(kwargs or {}))
+
+
+class Late(BaseException):
+    """An answer did not end in its time."""
+
+
+@contextmanager
+def limit(seconds: float | int | None) -> Iterator[None]:
+    """Raise :class:`Late` inside after so many seconds, where the system has alarms, in a main thread."""
+    main = threading.current_thread() is threading.main_thread()
+    if seconds is None or not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(number: int, frame: Any) -> None:
+        raise Late
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class _NoTransforms(TorchFunctionMode):
