@@ -6,7 +6,7 @@
 What can be changed is found and made by cosmic-ray; beside it stand the mutants of
 ``tests/mutants/``, written by hand after bugs that were made or nearly made. (mutmut, the other
 maintained tool, mutates no decorated function, so no property and nothing under ``no_grad``, no
-constant, and no file that is loaded by its path.) cosmic-ray's own runner rewrites a file and starts
+constant, and no file that is loaded by its path.) cosmic-ray itself rewrites a file and starts
 pytest anew, which with torch is ten seconds a mutant. So its operators are used, and not its
 runner: here one process has imported torch and collected the tests; for each mutant a fork of it
 swaps the code of the changed function, and runs those tests of its module that call the function,
