@@ -56,9 +56,9 @@ SHARED = (
 )
 #: The tests of a file, where its name does not say them.
 TESTS = {
-    "src/linear_time/_validate.py": ("layers", "attention", "scan", "cost"),
+    "src/linear_time/_validate.py": ("attention", "scan", "cost"),
     "src/linear_time/cache.py": ("attention", "decoder"),
-    "src/linear_time/layer.py": ("layers", "recurrent", "s4"),
+    "src/linear_time/layer.py": ("recurrent", "s4", "training"),
     "src/linear_time/measure.py": ("cost", "benchmarks"),
     "src/linear_time/panel.py": ("explorer",),
     "src/linear_time/rotary.py": ("decoder",),
@@ -398,30 +398,37 @@ def run_items(items: Sequence[pytest.Item]) -> str | None:
     return None
 
 
-def traced(item: pytest.Item) -> dict[str, Any]:
-    """One test as it is: does it pass, how long, and which functions of the project it calls."""
+def traced(items: Sequence[pytest.Item]) -> list[dict[str, Any]]:
+    """Tests as they are: do they pass, how long, and which of the project's functions they call."""
     codes: set[types.CodeType] = set()
 
     def trace(frame: types.FrameType, event: str, argument: Any) -> None:
         codes.add(frame.f_code)
 
-    begin = time.process_time()
-    sys.settrace(trace)
-    try:
-        failed = run_items([item])
-    finally:
-        sys.settrace(None)
-    seconds = time.process_time() - begin
-    calls: dict[str, set[str]] = defaultdict(set)
-    for code in codes:
-        path = Path(code.co_filename)
-        if path.is_relative_to(ROOT) and "tests" not in path.parts and ".venv" not in path.parts:
-            calls[path.relative_to(ROOT).as_posix()].add(code.co_qualname.split(".<locals>")[0])
-    return {
-        "seconds": round(seconds, 3),
-        "fails": bool(failed),
-        "calls": {file: sorted(names) for file, names in calls.items()},
-    }
+    outcome, rows = Outcome(), []
+    items[0].config.pluginmanager.register(outcome)
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        codes.clear()
+        begin = time.process_time()
+        sys.settrace(trace)
+        try:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        finally:
+            sys.settrace(None)
+        calls: dict[str, set[str]] = defaultdict(set)
+        for code in codes:
+            path = code.co_filename.removeprefix(f"{ROOT}/")
+            if path.startswith(("src/", "book/", "experiments/")):
+                calls[path].add(code.co_qualname.split(".<locals>")[0])
+        rows.append(
+            {
+                "test": item.nodeid,
+                "seconds": round(time.process_time() - begin, 3),
+                "fails": item.nodeid in outcome.failed,
+                "calls": {file: sorted(names) for file, names in calls.items()},
+            }
+        )
+    return rows
 
 
 def functions() -> list[types.FunctionType]:
@@ -493,8 +500,8 @@ class Server:
         for line in self.questions:
             question = json.loads(line)
             if question["ask"] == "trace":
-                item = items[question["test"]]
-                self.answer(forked(lambda item=item: traced(item), 90))
+                asked = [items[test] for test in question["tests"]]
+                self.answer(forked(lambda asked=asked: traced(asked), 300))
             else:
                 mutant = Mutant(*question["mutant"])
                 chosen = [items[test] for test in question["tests"]]
@@ -565,23 +572,29 @@ class Tests:
             raise RuntimeError("the process that has collected the tests is gone")
         return json.loads(line)
 
-    def about(self, test: str) -> dict:
-        """Whether a test passes as it is, its seconds and what it calls; asked once."""
-        if test not in self.known:
-            row = self.ask(ask="trace", test=test)
-            if not isinstance(row, dict):
-                row = {"seconds": 1e9, "fails": True, "calls": {}}
-            row |= {"test": test, "sum": self.sum(test)}
-            self.known[test] = row
-            with self.kept.open("a", encoding="utf8") as stream:
-                stream.write(json.dumps(row) + "\n")
-        return self.known[test]
+    def about(self, files: Sequence[str]) -> list[dict]:
+        """Do the tests of files pass as they are, how long, what do they call? Asked once."""
+        tests = [test for test in self.items if test.split("::")[0] in files]
+        for file in files:
+            new = [t for t in tests if t.split("::")[0] == file and t not in self.known]
+            rows = self.ask(ask="trace", tests=new) if new else []
+            if not isinstance(rows, list):  # one does not end, or ends all: one by one
+                rows = []
+                for test in new:
+                    one = self.ask(ask="trace", tests=[test])
+                    none = {"test": test, "seconds": 1e9, "fails": True, "calls": {}}
+                    rows += one if isinstance(one, list) else [none]
+            for row in rows:
+                row["sum"] = self.sum(row["test"])
+                self.known[row["test"]] = row
+                with self.kept.open("a", encoding="utf8") as stream:
+                    stream.write(json.dumps(row) + "\n")
+        return [self.known[test] for test in tests]
 
     def calling(self, mutant: Mutant, of: Sequence[str]) -> list[dict]:
         """The tests in these files that call what is changed, the fastest first."""
         owner = owner_of(mutant.file, mutant.start)
-        rows = [self.about(test) for test in self.items if test.split("::")[0] in of]
-        rows = [r for r in rows if not r["fails"] and r["seconds"] < SLOW]
+        rows = [r for r in self.about(of) if not r["fails"] and r["seconds"] < SLOW]
         calls = [
             row
             for row in rows
