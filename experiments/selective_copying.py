@@ -95,8 +95,8 @@ def run(job: dict) -> dict:
                 size.batch, length, N_TOKENS, size.vocab_size, generator=generator
             )
 
+    own = width(job["model"], job["size"])  # which draws numbers, once a process
     seed_everything(job["seed"])
-    own = width(job["model"], job["size"])
     model = network(job["model"], own, size).to(device)
     model = runs.graphed(model, next(batches(torch.Generator()))[0].to(device))
     curve: list[tuple[float, float]] = []

@@ -145,8 +145,9 @@ def run(job: dict) -> dict:
         while True:
             yield drawn(size.batch, generator)
 
+    own = width(job["model"], "full")  # which draws numbers, once a process
     seed_everything(job["seed"])
-    model = network(job["model"], width(job["model"], "full"), size).to(device)
+    model = network(job["model"], own, size).to(device)
     trained = model
     try:
         trained = runs.graphed(model, next(batches(torch.Generator()))[0].to(device))

@@ -8,6 +8,7 @@ import copy
 import inspect
 import io
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,52 @@ def test_first_state_is_full(name, dtype, says):
             if tensor.is_floating_point() or tensor.is_complex():
                 low = any(word in name for word in CACHES)
                 assert low or tensor.dtype.to_real() == torch.float32
+    says()
+
+
+def first_states(name: str, module: nn.Module, **given: object) -> list[Tensor]:
+    """The tensors of the state before any step."""
+    found = tensors(module.initial_state(2, **given))
+    assert found or name == "PerceiverAR"
+    return found
+
+
+@stateful
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_first_state_has_the_dtype(name, dtype, says):
+    """The parameters' own, or the one asked for; not the default's, and not one of a table."""
+    module = make(name).to(dtype)
+    other = torch.float64 if dtype == torch.float32 else torch.float32
+    for given in ({}, {"dtype": other}):
+        if given and CASES[name].kind == "model":
+            continue
+        for tensor in first_states(name, module, **given):
+            if tensor.is_floating_point() or tensor.is_complex():
+                assert tensor.dtype.to_real() == given.get("dtype", dtype)
+    says()
+
+
+@stateful
+def test_first_state_is_on_the_device(name, says):
+    """Before any step, which would move it: where the parameters are, or where asked."""
+    meta = torch.device("meta")
+    for module, given in ((make(name).to(meta), {}), (make(name), {"device": meta})):
+        if given and CASES[name].kind == "model":
+            continue
+        assert {t.device for t in first_states(name, module, **given)} <= {meta}
+    says()
+
+
+@stateful
+def test_first_state_is_of_the_batch(name, says):
+    """Each row has its own, and a second call another: none is written to by the first."""
+    module = make(name)
+    for batch in (1, 3):
+        for tensor in tensors(module.initial_state(batch)):
+            assert tensor.ndim == 0 or batch in tensor.shape
+    one, other = (tensors(module.initial_state(2)) for _ in range(2))
+    places = {t.untyped_storage().data_ptr() for t in one if t.numel()}
+    assert not places & {t.untyped_storage().data_ptr() for t in other if t.numel()}
     says()
 
 
@@ -495,6 +542,67 @@ def test_parameters_share_no_memory(name, dtype, says):
         assert place not in found, (key, found.get(place))
         assert parameter.untyped_storage().nbytes() == parameter.numel() * parameter.itemsize
         found[place] = key
+    says()
+
+
+#: The weights that are meant to be two names of one tensor.
+TIED = {"head.weight", "embedding.weight"}
+
+
+@every
+def test_no_weight_is_shared_by_mistake(name, says):
+    """No parameter and no module has two names, but the head that is the embedding."""
+    module = make(name)
+    names = dict(module.named_parameters())
+    twice = {k for k, _ in module.named_parameters(remove_duplicate=False) if k not in names}
+    assert twice <= TIED
+    modules = dict(module.named_modules())
+    again = {k for k, _ in module.named_modules(remove_duplicate=False) if k not in modules}
+    assert not again
+    says()
+
+
+@every
+def test_no_two_weights_start_alike(name, says):
+    """Matrices drawn at random differ: no block is a copy of another's start."""
+    weights = {}
+    for key, parameter in make(name).named_parameters():
+        values = parameter.detach().flatten()
+        if parameter.ndim < 2 or len(values.unique()) < len(values) / 2:
+            continue  # a bias, zeros, or a table that is the same for all
+        if key.rpartition(".")[2] in ("log_decay", "frequency", "A_log", "log_A_real", "A_imag"):
+            continue  # the system that every channel starts from
+        for other, seen in weights.items():
+            assert seen.shape != values.shape or not torch.equal(seen, values), (key, other)
+        weights[key] = values
+    says()
+
+
+@every
+def test_a_gradient_is_added_to_what_is_there(name, says):
+    """Twice backward gives twice the gradients: none is written over, none is kept by the layer."""
+    module, values = lively(make(name), 0.1, seed=5), inputs(name)
+    leaves = [v.requires_grad_() if v.is_floating_point() else v for v in values]
+    asked = [v for v in leaves if v.requires_grad] + list(module.parameters())
+    once = []
+    for _ in range(2):
+        y = module(*leaves)
+        y.backward(torch.ones(()).expand(y.shape))  # one number in memory, for all entries
+        once = once or [p.grad.clone() for p in asked]
+    for parameter, first in zip(asked, once, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * first, rtol=1e-5, atol=1e-6)
+    says()
+
+
+@models
+def test_a_fresh_model_knows_nothing(name, says):
+    """Its first loss is that of equal chances, ln V, and hardly more: embeddings and heads are
+    scaled for it."""
+    module = make(name)
+    tokens = inputs(name, 64, 12)[0]
+    logits = module(tokens)
+    loss = nn.functional.cross_entropy(logits[:, :-1].mT, tokens[:, -logits.shape[1] :][:, 1:])
+    assert abs(loss.item() - math.log(logits.shape[-1])) < 0.5
     says()
 
 
