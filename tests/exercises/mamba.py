@@ -83,6 +83,35 @@ def by_value(prompts, fill):
     return tokens, tokens != fill
 
 
+def served(states=38, every=1, halves=2, both=2, users_too=True, unit="B", per=1.0, second=True):
+    def answer(users, n_layer, d_model, tokens, size):
+        count = users if users_too else 1
+        held = states * d_model * size * count * n_layer * every
+        cached = both * d_model * size * count * n_layer // halves * tokens
+        quantities = (held * per, unit), (cached * per, unit)
+        return quantities if second else quantities[0]
+
+    return answer
+
+
+def read_off(**wrong):
+    return {"cache at 1000": 1500, "level": 25, "twice": 5300} | {
+        name.replace("_", " "): value for name, value in wrong.items()
+    }
+
+
+def _rank(bias=True, through=True):
+    def answer(steps, d_inner):
+        unit = torch.eye(d_inner, dtype=torch.float64)
+        made, rest = steps(unit), steps(torch.zeros_like(unit))
+        if through:
+            made, rest = (x + torch.log(-torch.expm1(-x)) for x in (made, rest))
+        W = made - rest if bias else made
+        return int(torch.linalg.matrix_rank(W, rtol=1e-9))
+
+    return answer
+
+
 def nothing(make):
     pass
 
@@ -140,11 +169,46 @@ WRONG = {
         quoted(lambda d, n: 19 * d * n),
         lambda d, n, v, bits: 38 * d * n,
     ],
+    "18-serve": [
+        served(states=32),
+        served(every=0.5),
+        served(halves=1),
+        served(both=1),
+        served(users_too=False),
+        served(unit="kB"),
+        served(unit="GB", per=2.0**-30),
+        served(unit="s"),
+        served(second=False),
+        lambda *sizes: (*served()(*sizes), (0, "B")),
+        lambda users, n_layer, d_model, tokens, size: (
+            (76 * d_model * size * users * n_layer // 2, "B"),
+            (2 * tokens * d_model * users * n_layer // 2, "B"),
+        ),
+    ],
+    "18-crossing": [
+        lambda: read_off(cache_at_1000=38),
+        lambda: read_off(level=1000),
+        lambda: read_off(twice=1000),
+        lambda: read_off(twice=10_000),
+        lambda: read_off(once=700),
+        lambda: (1500, 25, 5300),
+    ],
+    "18-rank": [
+        _rank(bias=False),
+        _rank(through=False),
+        lambda steps, d_inner: math.ceil(d_inner / 32),
+        lambda steps, d_inner: 1,
+        lambda steps, d_inner: d_inner,
+    ],
     "18-window": [flipped, newest_first, no_bias, grows],
     "18-pad": [
         padded("right", torch.bool),
         padded("left", torch.int64),
         by_value,
+        lambda prompts, fill: (
+            padded("left", torch.bool)(prompts, 0)[0] * 0 + fill,
+            padded("left", torch.bool)(prompts, fill)[1],
+        ),
     ],
     "18-bug": [nothing, shape_only, causal_only, forms_only],
 }

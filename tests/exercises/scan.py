@@ -2,6 +2,7 @@
 
 import math
 
+import sympy as sp
 import torch
 
 from linear_time.scan import linear_scan, sequential_cost, tree_scan
@@ -49,14 +50,14 @@ def order_by_a_loop(p, q, b):
     return torch.stack(states, 1)
 
 
-def _bytes(steps=4, float_size=4, small=2, round_up=True, batches=True, state_size=4):
-    def answer(batch, d_inner, length, N, size, kept):
+def _floor(steps=4, float_size=4, small=2, round_up=True, batches=True, state_size=4, as_time=None):
+    def answer(batch, d_inner, length, N, size, kept, bandwidth):
         total = size * batch * length * (steps * d_inner + 2 * N)
         total += float_size * (d_inner * N + small * d_inner)
         if kept is not None:
             blocks = math.ceil(length / kept) if round_up else length // kept
             total += state_size * (batch if batches else 1) * blocks * d_inner * N
-        return total
+        return (as_time or (lambda n, speed: (1e3 * n / speed, "ms")))(total, bandwidth)
 
     return answer
 
@@ -134,6 +135,59 @@ def _second_order(turn, row, order):
     return answer
 
 
+def work_in_one_line(m, k):
+    return [m * 2**m - 2**m + 1]
+
+
+def work_without_the_last_term(m, k):
+    return [_constant(m, k) - _powers(m, k), m * 2**m - _powers(m, k), m * 2**m - 2**m]
+
+
+def work_not_split(m, k):
+    """Each line follows, and the first one is where it started."""
+    return [sp.Sum(2**m - 2**k, (k, 0, m - 1)), m * 2**m - _powers(m, k), m * 2**m - 2**m + 1]
+
+
+def work_split_twice(m, k):
+    split = _constant(m, k) - _powers(m, k)
+    return [split, split, m * 2**m - 2**m + 1]
+
+
+def work_not_summed(m, k):
+    split, half = _constant(m, k) - _powers(m, k), m * 2**m - _powers(m, k)
+    return [split, half, half]
+
+
+def work_as_numbers(m, k):
+    return [9, 9, 9]
+
+
+def _constant(m, k):
+    return sp.Sum(2**m, (k, 0, m - 1))
+
+
+def _powers(m, k):
+    return sp.Sum(2**k, (k, 0, m - 1))
+
+
+def readings(**wrong):
+    right = {
+        "rounds of chunks": 127,
+        "tree on 16": 133,
+        "doubling on 16": 577,
+        "doubling on 1": 9217,
+    }
+    return right | {name.replace("_", " "): value for name, value in wrong.items()}
+
+
+def _last_finite(largest=True, round_=math.floor, more=0, log=math.log):
+    def answer(a, dtype):
+        end = torch.finfo(dtype).max if largest else 1 / torch.finfo(dtype).tiny
+        return round_(log(end) / -math.log(a)) + more
+
+    return answer
+
+
 def nothing(scan):
     pass
 
@@ -167,13 +221,17 @@ def from_zero(scan):
 
 WRONG = {
     "17-bytes": [
-        _bytes(steps=3),
-        _bytes(steps=2),
-        _bytes(float_size=2),
-        _bytes(small=0),
-        _bytes(round_up=False),
-        _bytes(batches=False),
-        _bytes(state_size=2),
+        _floor(steps=3),
+        _floor(steps=2),
+        _floor(float_size=2),
+        _floor(small=0),
+        _floor(round_up=False),
+        _floor(batches=False),
+        _floor(state_size=2),
+        _floor(as_time=lambda n, speed: n / speed),
+        _floor(as_time=lambda n, speed: (n / speed, "ms")),
+        _floor(as_time=lambda n, speed: (n, "B")),
+        _floor(as_time=lambda n, speed: (8 * n / speed, "s")),
     ],
     "17-documents": [
         documents_by_a_loop,
@@ -189,6 +247,32 @@ WRONG = {
         full_rounds,
         depth_only,
         lambda length, processors: sequential_cost(length).work,
+    ],
+    "17-work": [
+        work_in_one_line,
+        work_without_the_last_term,
+        work_not_split,
+        work_split_twice,
+        work_not_summed,
+        work_as_numbers,
+        lambda m, k: ["m", "2**m", "1"],
+    ],
+    "17-read": [
+        lambda: readings(rounds_of_chunks=23),
+        lambda: readings(rounds_of_chunks=1000),
+        lambda: readings(tree_on_16=577),
+        lambda: readings(doubling_on_16=133),
+        lambda: readings(doubling_on_1=1023),
+        lambda: readings(tree_on_1=2036),
+        lambda: (127, 133, 577, 9217),
+    ],
+    "17-trick": [
+        _last_finite(round_=math.ceil),
+        _last_finite(more=-1),
+        _last_finite(largest=False),
+        _last_finite(log=math.log2),
+        lambda a, dtype: _last_finite()(a, torch.float32),
+        lambda a, dtype: 88,
     ],
     "17-tangent": [
         tangent_by_a_loop,

@@ -29,11 +29,11 @@ UNITS = {
 
 def expect_quantity(
     got: Any,
-    value: float,
+    value: float | int,
     unit: str,
     what: str,
-    factor: float = 1.3,
-    slips: dict[str, float] | None = None,
+    factor: float | int = 1.3,
+    slips: dict[str, float | int] | None = None,
 ) -> None:
     """Fail unless ``got`` is a pair (number, unit) within a factor of ``value``.
 
@@ -64,10 +64,10 @@ def expect_quantity(
 
 def expect_reading(
     got: Any,
-    value: float,
+    value: float | int,
     what: str,
-    factor: float = 1.1,
-    slips: dict[str, float] | None = None,
+    factor: float | int = 1.1,
+    slips: dict[str, float | int] | None = None,
 ) -> None:
     """Fail unless a number that was read off a figure is within a factor of ``value``; see :func:`expect_quantity`."""
     expect(_number(got), f"{what}: expected a number.")
@@ -102,7 +102,11 @@ def _number(value: Any) -> bool:
 
 
 def _judge(
-    have: float, value: float, what: str, factor: float, slips: dict[str, float]
+    have: float,
+    value: float | int,
+    what: str,
+    factor: float | int,
+    slips: dict[str, float | int],
 ) -> None:
     if value / factor <= have <= value * factor:
         return
