@@ -24,6 +24,7 @@ from linear_time.exercises import (
     expect_close,
     expect_equal,
     expect_finds_bug,
+    expect_parts,
     instrument,
     plain,
 )
@@ -403,3 +404,16 @@ def test_an_instrument_is_told_to_a_grader_while_it_is_on():
         assert known is state and state.most == 3
         assert name.endswith("watching") and (given, settings) == ((3,), {"start": 1})
     assert not INSTRUMENTS
+
+
+def test_expect_parts():
+    """A tuple or a list of so many parts, whatever its class says of its length."""
+
+    class Liar(tuple):
+        def __len__(self):
+            return 2
+
+    assert expect_parts((1, [2]), 2, "a pair") == (1, [2]) == expect_parts([1, [2]], 2, "a pair")
+    for got in ((1,), [1, 2, 3], Liar((1, 2, 3)), "ab", {1, 2}, None, 2):
+        with pytest.raises(Wrong, match=r"^Expected a pair\.$"):
+            expect_parts(got, 2, "a pair")

@@ -28,6 +28,10 @@ def window(causal=True, start=True, state_grows=False, projections=8):
     return cost
 
 
+def window_of_the_sequence(length, d_model, window_):
+    return window()(length, d_model, window_)[0]
+
+
 def first_power(one, other):
     above = 1
     while one(above) <= other(above):
@@ -104,6 +108,27 @@ def to_the_end(lengths, values, p, tolerance):
     return None
 
 
+def never_none(lengths, values, p, tolerance):
+    """Forgets that the last slope may be off."""
+    start = lengths[-1]
+    points = list(pairwise(zip(lengths, values, strict=True)))
+    for (L, f), (n, g) in reversed(points):
+        if abs(math.log(g / f) / math.log(n / L) - p) > tolerance:
+            break
+        start = L
+    return start
+
+
+def whole_powers(lengths, values, p, tolerance):
+    """Takes a slope for the nearest half."""
+    start = None
+    for L, slope in reversed(list(zip(lengths, slopes(lengths, values), strict=False))):
+        if round(2 * slope) != 2 * p:
+            break
+        start = L
+    return start
+
+
 def one_token(count):
     assert count(1, 4) == 8 * 16 + 16
 
@@ -120,13 +145,37 @@ def runs(count):
 WRONG = {
     "04-worth": [worth(1), worth(window=0), worth(shared=False), worth(whole=True)],
     "04-window": [
-        window(False),
-        window(start=False),
-        window(state_grows=True),
-        window(projections=6),
+        (window(False), (1, 0, 0)),
+        (window(start=False), (1, 0, 0)),
+        (window(state_grows=True), (1, 0, 0)),
+        (window(projections=6), (1, 0, 0)),
+        (window(), (2, 1, 1)),
+        (window(), (2, 0, 0)),
+        (window_of_the_sequence, (1, 0, 0)),
+        window(),
     ],
     "04-cross": [first_power, first_equal, to_a_million, one_after_the_other, of_a_line],
     "04-degree": [slope_at(1000), slope_at(10**6), differences],
-    "04-start": [first_within, upper_end, to_the_end],
+    "04-start": [first_within, upper_end, to_the_end, never_none, whole_powers],
     "04-bug": [lambda count: None, one_token, quadratic_only, runs],
+    "04-figure": [
+        lambda: (0.16, 8000, 12),
+        lambda: (160, 4000, 12),
+        lambda: (160, 8000, 64),
+        lambda: (160, 8000, 1.1),
+        lambda: (60, 8000, 12),
+        lambda: (160, 8000),
+        lambda: ("160 ms", 8000, 12),
+    ],
+    "04-log": [
+        lambda: ((4, "GB"), (4, "MB"), (2, "min")),
+        lambda: ((50, "GB"), (4, "MB"), (2, "min")),
+        lambda: ((100, "GB"), (2, "MB"), (2, "min")),
+        lambda: ((100, "GB"), (4, "TB"), (2, "min")),
+        lambda: ((100, "GB"), (4, "MB"), (5, "s")),
+        lambda: ((100, "GB"), (4, "MB"), (120, "MB")),
+        lambda: ((100, "GB"), (4, "MB"), 120),
+        lambda: ((100, "GB"), (4, "MB"), (120, "seconds")),
+        lambda: ((100, "GB"), (4, "MB")),
+    ],
 }

@@ -212,6 +212,21 @@ def expect(condition: Any, message: str) -> None:
         raise Wrong(message)
 
 
+def expect_parts(got: Any, number: int, words: str) -> tuple[Any, ...]:
+    """The parts of a tuple or a list of so many; each is still to be judged.
+
+    Args:
+        got: what the answer is or returned.
+        number: how many parts it has to have.
+        words: what they are, for the message.
+    """
+    kind = tuple if isinstance(got, tuple) else list
+    fits = isinstance(got, tuple | list) and kind.__len__(got) == number
+    if not fits:
+        raise Wrong(f"Expected {words}.")
+    return tuple(kind.__iter__(got))
+
+
 def expect_equal(
     got: Any, expected: Any, given: str, slips: Slips | None = None
 ) -> None:
