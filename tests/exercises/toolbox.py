@@ -271,6 +271,10 @@ def returns_none(*arguments):
     return None
 
 
+def ramp_as_text(a, b, t):
+    return "b*(exp(a*t) - 1 - a*t)/a**2"
+
+
 WRONG = {
     "00-eigen": EIGEN,
     "00-ode": ODE,
@@ -292,6 +296,7 @@ WRONG = {
         ramp_lost_input,
         ramp_integral_without_memory,
         ramp_step_times_t,
+        ramp_as_text,
         returns_none,
     ],
     "00-keep": [
@@ -331,5 +336,26 @@ WRONG = {
         batch_always_finite,
         batch_forgets_the_result,
         returns_none,
+    ],
+    "00-figure": [
+        lambda: (0.9, 1, 4.5),
+        lambda: (2.8, 1, 4.5),
+        lambda: (1.8, 0.1, 4.5),
+        lambda: (1.8, 5, 4.5),
+        lambda: (1.8, 1, 1.5),
+        lambda: (1.8, 1, 45),
+        lambda: (1.8, 1),
+        lambda: (1.8, 1, "four"),
+    ],
+    "00-token": [
+        lambda: ((3.5, "ms"), (0.14, "ms"), 50),
+        lambda: ((14, "ms"), (0.14, "ms"), 50),
+        lambda: ((7, "s"), (0.14, "ms"), 50),
+        lambda: ((7, "ms"), (0.07, "ms"), 50),
+        lambda: ((7, "ms"), (0.14, "MB"), 50),
+        lambda: ((7, "ms"), (0.14, "ms"), 100),
+        lambda: ((7, "ms"), (0.14, "ms"), 1),
+        lambda: (7, 0.14, 50),
+        lambda: ((7, "ms"), (0.14, "ms")),
     ],
 }

@@ -22,9 +22,12 @@ from linear_time.exercises import (
     expect_close,
     expect_equal,
     expect_finds_bug,
+    expect_parts,
     no_derivatives,
+    plain,
     shown,
 )
+from linear_time.exercises.estimate import expect_quantity, expect_reading
 
 F64 = torch.float64
 
@@ -159,11 +162,9 @@ DIAGNOSTIC = {
 
 def _faults(name: str, answer: Any) -> list[str]:
     """One entry a question: "" where it is right, else what to recall."""
-    got = answer() if callable(answer) else answer
-    expect(
-        isinstance(got, tuple | list) and len(got) == 3,
-        "Expected a tuple of three answers (None for one that you leave), "
-        f"got {shown(got)}.",
+    words = "a tuple of three answers (None for one that you leave)"
+    got = plain(
+        expect_parts(answer() if callable(answer) else answer, 3, words)
     )
     faults = []
     for question, have in zip(DIAGNOSTIC[name].questions, got, strict=True):
@@ -179,7 +180,7 @@ def _faults(name: str, answer: Any) -> list[str]:
 
 def _register(name: str) -> None:
     @exercise(name)
-    def group(answer):
+    def group(answer, cases):
         faults = _faults(name, answer)
         right = faults.count("")
         told = [f"({i}) {f}" for i, f in enumerate(faults, start=1) if f]
@@ -236,22 +237,31 @@ def diagnose(answers: Mapping[str, Any]) -> list[str]:
 
 
 @exercise("00-alias")
-def alias(answer):
-    for lam, delta in (
-        (-0.5 + 1j, 0.5),
-        (-0.5 + 8j, 0.5),
-        (0.3 - 8j, 0.5),
-        (-1 + 100j, 0.25),
-        (-2 - 1000j, 1.0),
-        (-1 + 0j, 3.0),
-    ):
-        got = answer(lam, delta)
-        given = f"λ = {shown(lam)}, delta = {delta:g}"
-        expect_close(got, _folded(lam, delta), given)
+def alias(answer, cases):
+    tried = []
+    for turns in (0.2, 0.7, -0.3, -0.6, 5, -160):  # a step
+        delta = cases.choice([0.25, 0.5, 1.0])
+        turns *= cases.uniform(0.9, 1.1)
+        omega = round(2 * math.pi * turns / delta, 3)
+        tried.append((complex(cases.uniform(-2, 0.5), omega), delta))
+    tried.append((complex(-1, 0), 3.0))
     half = math.pi / 0.5  # half a turn a step: the upper end is inside
-    for lam in (complex(-1, half), complex(-1, -half), complex(-1, 3 * half)):
-        given = f"λ = {shown(lam)}, delta = 0.5"
-        expect_close(answer(lam, 0.5), complex(-1, half), given)
+    for turns in (1, -1, 3, cases.choice([-3, 5])):
+        tried.append((complex(-1, turns * half), 0.5))
+    for lam, delta in cases.shuffled(tried):
+        want = _folded(lam, delta)
+        turn = 2j * math.pi / delta
+        expect_close(
+            answer(lam, delta),
+            want,
+            f"λ = {shown(lam)}, delta = {delta:g}",
+            slips={
+                "that is a whole turn too high": want + turn,
+                "that is a whole turn too low: only one end of the interval "
+                "belongs to it": want - turn,
+                "nothing was taken off": lam,
+            },
+        )
 
 
 def _folded(lam, delta):
@@ -265,36 +275,41 @@ def _folded(lam, delta):
 
 
 @exercise("00-ramp")
-def ramp(answer):
-    a = sp.symbols("a", nonzero=True)
-    b, t = sp.symbols("b t", real=True)
-    h = sp.sympify(answer(a, b, t))
+def ramp(answer, cases):
+    names = cases.choice([("a", "b", "t"), ("u", "v", "s"), ("p", "q", "r")])
+    a = sp.Symbol(names[0], nonzero=True)
+    b, t = (sp.Symbol(name, real=True) for name in names[1:])
+    h = sp.S.Zero + plain(answer(a, b, t))  # no text
     start = sp.simplify(sp.limit(h, t, 0))
     expect(start == 0, f"Expected h(0) = 0, got {start}.")
     residual = sp.simplify(sp.diff(h, t) - a * h - b * t)
     expect(
         residual == 0,
-        f"Expected h' - a h - b t = 0 for all a, b, t, got {residual}.",
+        f"Put into the equation, with a = {a}, b = {b} and t = {t}, "
+        f"h' - a h - b t should be 0 and is {residual}.",
     )
 
 
 @exercise("00-keep")
-def keep(answer):
-    generator = torch.Generator().manual_seed(3)
-    tones = torch.arange(120, dtype=F64) * 0.01
-    slow = torch.sin(2 * math.pi * 5 * tones)  # 6 cycles in 1.2 s
-    fast = torch.sin(2 * math.pi * 20 * tones)
-    given = "a tone of 5 Hz and one of 20 Hz, delta = 0.01, cutoff 12"
-    expect_close(answer(slow + fast, 0.01, 12.0), slow, given)
-    given = "the tones, and a constant 2 that has frequency 0"
-    expect_close(answer(slow + fast + 2, 0.01, 12.0), slow + 2, given)
+def keep(answer, cases):
+    tried = []
+    delta = cases.choice([0.01, 0.008])
+    times = torch.arange(round(1.2 / delta), dtype=F64) * delta
+    lasts = len(times) * delta
+    slow, fast = cases.integer(2, 9) / lasts, cases.integer(20, 30) / lasts
+    tones = torch.sin(2 * math.pi * fast * times)
+    low = torch.sin(2 * math.pi * slow * times)
+    given = f"a tone of {slow:g} Hz and one of {fast:g} Hz, cutoff 12"
+    tried.append((low + tones, delta, 12.0, low, given))
+    given += ", and a constant 2, which has frequency 0"
+    tried.append((low + tones + 2, delta, 12.0, low + 2, given))
     for length, delta, cutoff in (
-        (101, 0.01, 9.7),
-        (64, 0.5, 0.3),
+        (2 * cases.integer(30, 60) + 1, 0.01, cases.uniform(8, 30)),
+        (2 * cases.integer(20, 40), 0.5, cases.uniform(0.2, 0.6)),
         (7, 1.0, 0.2),
         (8, 0.5, 0.5),  # the cutoff is a frequency: it stays
     ):
-        x = torch.randn(length, dtype=F64, generator=generator)
+        x = cases.randn(length)
         lag = torch.arange(length, dtype=F64)
         weights = torch.zeros(length, dtype=F64)
         for n in range(length // 2 + 1):
@@ -303,33 +318,45 @@ def keep(answer):
                 cosine = torch.cos(2 * math.pi * n * lag / length)
                 weights += (1 if once else 2) * cosine / length
         given = f"{length} random samples, delta = {delta:g}, cutoff {cutoff:g}"
-        expect_close(
-            answer(x.clone(), delta, cutoff),
-            circular_convolution(x, weights),
-            given,
+        tried.append(
+            (x, delta, cutoff, circular_convolution(x, weights), given)
         )
     signal = ecg()
     parts = torch.fft.rfft(signal.x)
     parts[torch.fft.rfftfreq(1024, signal.delta) > 40] = 0
     want = torch.fft.irfft(parts, n=1024)
-    have = answer(signal.x.clone(), signal.delta, 40.0)
-    expect_close(have, want, "the ECG, cutoff 40 Hz")
+    tried.append((signal.x, signal.delta, 40.0, want, "the ECG, cutoff 40 Hz"))
+    for x, delta, cutoff, want, given in tried:
+        slips = {
+            "the high frequencies are kept": x - want,
+            "the constant is lost": want - want.mean(),
+        }
+        got = answer(x.clone(), delta, cutoff)
+        expect_close(got, want, given, slips=slips)
 
 
 @exercise("00-pullback")
-def pullback(answer):
-    generator = torch.Generator().manual_seed(5)
+def pullback(answer, cases):
     v = torch.tensor([0.0, 0.0, 1.0], dtype=F64)
     taps = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
-    given = "v = (0, 0, 1), kernel = (1, 2, 3)"
-    expect_close(answer(v, taps), [3.0, 2.0, 1.0], given)
-    for length in (1, 2, 7, 32, 1000):
-        v = torch.randn(length, dtype=F64, generator=generator)
-        taps = torch.randn(length, dtype=F64, generator=generator)
+    tried = [(v, taps, "v = (0, 0, 1), kernel = (1, 2, 3)")]
+    for length in (1, 2, cases.integer(3, 50), cases.integer(700, 1100)):
         given = f"random v and kernel of length {length}"
+        tried.append((cases.randn(length), cases.randn(length), given))
+    for v, taps, given in tried:
         with no_derivatives(), Calls(most=500), Largest() as largest:
             got = answer(v.clone(), taps.clone())
-        expect_close(got, toeplitz(taps).mT @ v, given)
+        expect_close(
+            got,
+            toeplitz(taps).mT @ v,
+            given,
+            slips={
+                "that is the convolution once more, forwards": toeplitz(taps)
+                @ v,
+                "time is still turned round": (toeplitz(taps).mT @ v).flip(0),
+            },
+        )
+    length = len(v)
     expect(
         largest.numbers <= 8 * length,
         f"For length {length}: expected no tensor of more than {8 * length} "
@@ -363,8 +390,15 @@ def _centred(x, kernel):
     return long[shift : shift + len(x)]
 
 
+def _by_the_sum(x, kernel):
+    taps = range(len(x))
+    return torch.stack(
+        [sum(kernel[j] * x[t - j] for j in taps if j <= t) for t in taps]
+    )
+
+
 @exercise("00-bug")
-def bug(answer):
+def bug(answer, cases):
     bugs = {
         "no padding at all": _padded_to(lambda length: length),
         "padding that is one zero short": _padded_to(
@@ -374,23 +408,92 @@ def bug(answer):
         "a kernel read backwards": _mirrored,
         "an output centred on the kernel, which reads the future": _centred,
     }
-    expect_finds_bug(
-        answer, causal_convolution, bugs, "implementation of the convolution"
-    )
+    right = [
+        causal_convolution,
+        lambda x, kernel: toeplitz(kernel) @ x,
+        _by_the_sum,
+    ]
+    what = "implementation of the convolution"
+    expect_finds_bug(answer, right, bugs, what, cases=cases)
 
 
 @exercise("00-batch")
-def batch(answer):
-    cases = (
-        (4096, 1e14, 2e12, 52),
-        (1024, 1e14, 2e12, 56),
-        (200, 1e14, 2e12, 100),
-        (4096, 4e14, 2e12, 222),
-        (512, 1e13, 1e12, 11),
+def batch(answer, cases):
+    tried = [(4096, 50), (1024, 50), (200, 50), (64, 50), (100, 50)]
+    tried += [
+        (cases.integer(5, 40) * 128, cases.integer(20, 300)) for _ in range(4)
+    ]
+    tried += [(2 * ridge, ridge) for ridge in (cases.integer(10, 90),)]
+    for d_model, ridge in cases.shuffled(tried):
+        bandwidth = cases.choice([1, 2, 4]) * 1e12
+        peak = ridge * bandwidth
+        want = math.inf
+        if d_model > 2 * ridge:
+            want = -(-ridge * d_model // (d_model - 2 * ridge))
+        given = f"d_model = {d_model}, {peak:.3e} FLOP/s, {bandwidth:.0e} B/s"
+        expect_equal(
+            answer(d_model, peak, bandwidth),
+            want,
+            given,
+            slips={
+                "the input and the result have to move too": ridge,
+                "no batch is large enough: the intensity has a limit": (
+                    lambda d=d_model, R=ridge, want=want: (
+                        abs(-(-R * d // (d - 2 * R)))
+                        if want == math.inf
+                        else math.nan
+                    )
+                ),
+                "rounded down, it is still memory-bound": want - 1,
+            },
+        )
+
+
+@exercise("00-figure")
+def figure(answer, cases):
+    words = "three numbers: seconds, recorder's units, a factor"
+    seconds, line, smaller = expect_parts(answer(), 3, words)
+    signal = ecg()
+    x = signal.x - signal.x.mean()
+    high = (x > 0.6 * x.max()).nonzero()[:, 0]
+    apart = float((high[-1] - high[0]) * signal.delta)
+    what = "the time from the first spike to the last"
+    slips = {"that is the time between neighbours": apart / 2}
+    expect_reading(plain(seconds), apart, what, factor=1.06, slips=slips)
+    sizes = 2 * torch.fft.rfft(x).abs() / len(x)
+    hertz = torch.fft.rfftfreq(len(x), signal.delta)
+    hum, second = (float(sizes[(hertz - f).abs() < 1].max()) for f in (60, 120))
+    what = "the line at 60 Hz"
+    expect_reading(plain(line), hum, what, factor=1.3)
+    expect_reading(
+        plain(smaller),
+        hum / second,
+        "how many times as high as the line at 120 Hz",
+        factor=1.5,
+        slips={"the axis is logarithmic: distances are factors": 1.5},
     )
-    for d_model, peak, bandwidth, want in cases:
-        given = f"d_model = {d_model}, {peak:.0e} FLOP/s, {bandwidth:.0e} B/s"
-        expect_equal(answer(d_model, peak, bandwidth), want, given)
-    for d_model in (64, 100):
-        given = f"d_model = {d_model}, 1e+14 FLOP/s, 2e+12 B/s"
-        expect_equal(answer(d_model, 1e14, 2e12), math.inf, given)
+
+
+@exercise("00-token")
+def token(answer, cases):
+    words = "two pairs of a number and a unit, and a number"
+    reading, arithmetic, tokens = expect_parts(answer(), 3, words)
+    expect_quantity(
+        plain(reading),
+        7.0,
+        "ms",
+        "the reading of the weights",
+        slips={
+            "a number has two bytes": 3.5,
+            "a number has two bytes, not four": 14.0,
+        },
+    )
+    expect_quantity(
+        plain(arithmetic),
+        0.14,
+        "ms",
+        "the arithmetic",
+        slips={"a multiplication and an addition for each weight": 0.07},
+    )
+    what = "the tokens that could share a reading"
+    expect_reading(plain(tokens), 50.0, what, factor=1.3)
