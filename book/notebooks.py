@@ -313,13 +313,21 @@ def lint_layers(number: str, cells) -> Iterator[tuple[int, str]]:
         folded = given & {"hide-cell", "remove-cell", "predict", *FOLDS}
         if cell.cell_type != "code" or detour or folded:
             continue
-        body = [] if cell.source.lstrip().startswith("%") else ast.parse(cell.source).body
+        body = statements(cell.source)
         if len(cell.source.splitlines()) > LONGEST:
             yield i, f"an open cell of more than {LONGEST} lines"
         if body and all(isinstance(node, ast.Assert) for node in body):
             yield i, "an open cell of assertions alone"
         if re.search(r"^predict\(", cell.source, re.MULTILINE):
             yield i, "the answer to a prediction lies open: tag it 'answer'"
+
+
+def statements(source: str) -> list[ast.stmt]:
+    """Of a cell; none where it has lines of IPython, or is no Python, which its execution tells."""
+    try:
+        return ast.parse(source).body
+    except SyntaxError:
+        return []
 
 
 def is_sentence(text: str | None) -> bool:
@@ -338,7 +346,7 @@ def lint(path: Path) -> list[str]:
     try:
         nbformat.validate(notebook)
     except nbformat.ValidationError as error:
-        faults.append(f"{path.name}: not a valid notebook: {error.message}")
+        return [f"{path.name}: not a valid notebook: {error.message}"]
     if dict(notebook.metadata) != METADATA:
         faults.append(f"{path.name}: metadata is not normalised")
     number = path.stem.split("-")[0]

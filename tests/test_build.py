@@ -234,7 +234,10 @@ def test_closure_follows_imports_and_nothing_else(root: Path) -> None:
     }  # fmt: skip
 
 
-def test_digest_sees_records_exercises_and_tags(tmp_path: Path) -> None:
+def test_digest_sees_records_exercises_and_tags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records that are named, the closure in the package, tags, the kernel and Python's version."""
     package = tmp_path / "src" / "linear_time"
     (package / "exercises").mkdir(parents=True)
     for name in ("__init__", "records", "exercises/__init__", "exercises/alpha", "exercises/gamma"):
@@ -256,10 +259,14 @@ def test_digest_sees_records_exercises_and_tags(tmp_path: Path) -> None:
         "text = 'the words text and other'\nrecords.read('named')\nopen(text).read('other')",
     )
 
+    written = nbformat.read(path, nbformat.NO_CONVERT)
+
     def now() -> str:
-        return build.digest(tmp_path, path, nbformat.read(path, nbformat.NO_CONVERT))
+        return build.digest(tmp_path, path, written)
 
     before = now()
+    (package / "apart.py").write_text("", encoding="utf8")
+    assert now() == before
     for file, changes in [
         (recorded / "other.json", False),
         (recorded / "text.json", False),
@@ -269,10 +276,107 @@ def test_digest_sees_records_exercises_and_tags(tmp_path: Path) -> None:
         (package / "exercises" / "gamma.py", False),
         (package / "exercises" / "alpha.py", True),
         (tmp_path / "requirements.txt", True),
+        (package / "library.py", True),  # and it reads no record any more
+        (recorded / "beneath.json", False),
+        (package / "__init__.py", True),
+        (package / "exercises" / "__init__.py", True),
+        (package / "records.py", True),
+        (package / "apart.py", False),
+        (tmp_path / "README.md", False),
     ]:
         file.write_text(json.dumps({"changed": file.name}), encoding="utf8")
         assert (now() != before) == changes, file
         before = now()
+    moved = recorded / "named.json"
+    moved.rename(package / "named.json")  # the same bytes elsewhere
+    assert now() != before
+    (package / "named.json").rename(moved)
+    assert now() == before
+
+    first, *_, last = (cell for cell in written.cells if cell.cell_type == "code")
+
+    def tag() -> None:
+        last.metadata["tags"] = ["hide-output"]
+
+    def other_tag() -> None:
+        last.metadata["tags"] = ["raises-exception"]
+
+    def kernel() -> None:
+        written.metadata["kernelspec"]["name"] = "another"
+
+    def code() -> None:
+        first.source += "  # a word"
+
+    def words() -> None:
+        written.cells[0].source += " And a word."
+
+    def outputs() -> None:
+        last.outputs = [nbformat.v4.new_output("stream", text="a")]
+        last.execution_count, last.metadata["scrolled"] = 7, True
+
+    def cells() -> None:
+        written.cells.append(nbformat.v4.new_code_cell("1"))
+
+    def python() -> None:
+        monkeypatch.setattr(build.platform, "python_version", lambda: "3.11.99")
+
+    def computed() -> None:
+        first.source += "\nrecords.read(first)"
+
+    for change, changes in [
+        *((tag, True), (other_tag, True), (kernel, True), (code, True), (cells, True)),
+        *((words, False), (outputs, False), (python, True), (computed, True)),
+    ]:
+        change()
+        assert (now() != before) == changes, change.__name__
+        before = now()
+    (recorded / "other.json").write_text("[]", encoding="utf8")
+    assert now() != before, "a record that may be read: its name is computed"
+
+
+def test_what_a_source_imports() -> None:
+    for source, names in [
+        ("import linear_time.a.b as c", {"linear_time.a.b"}),
+        ("def f():\n    from linear_time.a import b", {"linear_time.a", "linear_time.a.b"}),
+        ("if x:\n    import os, sys", {"os", "sys"}),
+        ("from . import b", {"p", "p.b"}),
+        ("from .a import b", {"p.a", "p.a.b"}),
+    ]:
+        assert build.imported(source, "p") == names, source
+
+
+def test_code_without_magics(tmp_path: Path) -> None:
+    """Lines of IPython are left out, one by one or the whole cell; text cells are no code."""
+    path = tmp_path / "a.ipynb"
+    notebook(path, "A", "%time x = 1\n!ls\ny = 2", "%%bash\nimport torch", "  %pip install a\nz")
+    assert build.code_of(nbformat.read(path, nbformat.NO_CONVERT)) == "y = 2\nz"
+
+
+def test_a_source_that_is_no_python_depends_on_everything(tmp_path: Path) -> None:
+    package = tmp_path / "src" / "linear_time"
+    (package / "recorded").mkdir(parents=True)
+    (package / "far.py").write_text("", encoding="utf8")
+    (package / "recorded" / "some.json").write_text("{}", encoding="utf8")
+    path = tmp_path / "01-a.ipynb"
+    notebook(path, "A", "def f(:")
+    files = build.dependencies(tmp_path, path, nbformat.read(path, nbformat.NO_CONVERT))
+    assert {file.name for file in files} == {"far.py", "some.json"}
+
+
+def test_the_chapters_of_a_table_of_contents(tmp_path: Path) -> None:
+    """In reading order, whatever the table is nested; what is not there, or no notebook, is not."""
+    toc = {
+        "root": "book/a",
+        "parts": [{"caption": "b", "chapters": [{"file": "b"}, {"file": "c.ipynb"}]}],
+        "chapters": [{"file": "d", "sections": [{"file": "e"}]}],
+    }
+    (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf8")
+    (tmp_path / "book").mkdir()
+    for name in ("book/a", "c", "d", "e"):
+        (tmp_path / f"{name}.ipynb").write_text("", encoding="utf8")
+    (tmp_path / "b.md").write_text("", encoding="utf8")
+    found = [p.relative_to(tmp_path).as_posix() for p in build.chapters(tmp_path)]
+    assert found == ["book/a.ipynb", "c.ipynb", "d.ipynb", "e.ipynb"]
 
 
 def test_records_that_a_source_reads() -> None:

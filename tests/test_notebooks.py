@@ -127,7 +127,50 @@ def planted():
     def heading_in_an_answer(nb):
         nb.cells += [*prediction(), cell_of("### Why", ["answer"])]
 
+    def jpeg(nb):
+        nb.cells[1].outputs = [nbformat.v4.new_output("display_data", {"image/jpeg": "aGk="})]
+
+    def work(nb):
+        nb.cells[1].outputs = [nbformat.v4.new_output("stream", text="/work/x")]
+
+    def own_temporary(nb):
+        data = {"text/plain": "Path('/tmp/x')"}
+        nb.cells[1].outputs = [nbformat.v4.new_output("display_data", data)]
+
+    def roleless(nb):
+        label = 'aria-label="A box with a word, and an arrow."'
+        data = {"text/plain": "<drawing>", "text/html": f"<svg {label}/>"}
+        nb.cells[1].outputs = [nbformat.v4.new_output("display_data", data)]
+
+    def second_count(nb):
+        nb.cells.append(nbformat.v4.new_code_cell("x = 1", execution_count=3, id="third"))
+
+    def invalid(nb):
+        nb.cells[1]["outputs"] = [{"output_type": "stream", "text": "a"}]
+
+    def level_one(nb):
+        nb.cells.append(cell_of("# A proof", ["detour"]))
+
+    def no_setup(nb):
+        nb.cells[1].metadata["tags"] = []
+
+    def text_prediction(nb):
+        nb.cells += [cell_of("guess = None  # a number", ["predict"]), *prediction()[1:]]
+
+    def more_measured(nb):
+        stub, measured, words = prediction()
+        measured.outputs[0].text += "other:\n  measured 3\n"
+        nb.cells += [stub, measured, words]
+
+    def captions(nb):
+        nb.cells.append(cell_of("A caption of nothing.", ["caption"]))
+
     answers = {
+        jpeg: "not stripped", work: "a path", own_temporary: "a path",
+        roleless: "a drawing without an alt", second_count: "count 3, expected 2",
+        invalid: "not a valid notebook", level_one: "of level 2 or deeper", no_setup: "set-up",
+        text_prediction: "is written 'name = None", more_measured: "their answer measures 2",
+        captions: "captions are not written out",
         not_executed: "not executed", error: "an error", image: "not stripped", stderr: "stderr",
         path: "a path", address: "a memory address", figure: "a figure without an alt",
         drawing: "a drawing without an alt", caption: "without a caption", title: "the title",
