@@ -146,7 +146,7 @@ def planted():
         nb.cells.append(nbformat.v4.new_code_cell("x = 1", execution_count=3, id="third"))
 
     def invalid(nb):
-        nb.cells[1]["outputs"] = [{"output_type": "stream", "text": "a"}]
+        nb.cells[1].outputs = [nbformat.from_dict({"output_type": "stream", "text": "a"})]
 
     def level_one(nb):
         nb.cells.append(cell_of("# A proof", ["detour"]))
