@@ -1,0 +1,161 @@
+"""What a build would take for unchanged, and faults of a notebook that its lint would let pass."""
+
+BUILD, NOTEBOOKS = "book/build.py", "book/notebooks.py"
+
+MUTANTS = [
+    (
+        BUILD,
+        '[cell.source, cell.metadata.get("tags", [])]',
+        "[cell.source]",
+        "a tag changes how a cell is run, and nothing is run again",
+    ),
+    (
+        BUILD,
+        "json.dumps([platform.python_version(), kernel, code])",
+        "json.dumps([kernel, code])",
+        "another Python's outputs are taken for this one's",
+    ),
+    (
+        BUILD,
+        "json.dumps([platform.python_version(), kernel, code])",
+        "json.dumps([platform.python_version(), code])",
+        "another kernel's outputs are taken for this one's",
+    ),
+    (
+        BUILD,
+        'records_read(text) for text in (code, *(f.read_text(encoding="utf8") for f in files))',
+        "records_read(text) for text in (code,)",
+        "records that the library reads are not looked at",
+    ),
+    (
+        BUILD,
+        'if "." in name:  # importing a module runs its packages first',
+        "if False:",
+        "a package's own code is not looked at",
+    ),
+    (
+        BUILD,
+        'waiting.extend(imported(path.read_text(encoding="utf8"), package))',
+        'imported(path.read_text(encoding="utf8"), package)',
+        "what a module imports is not looked at",
+    ),
+    (
+        BUILD,
+        'files.add(root / "requirements.txt")',
+        "pass",
+        "other versions of what is installed",
+    ),
+    (
+        BUILD,
+        'f.suffix not in (".py", ".pyc")',
+        'f.suffix == ".json"',
+        "the package's style sheets and scripts are not looked at",
+    ),
+    (
+        BUILD,
+        'imported(code) | {f"linear_time.exercises.{topic}"}',
+        "imported(code)",
+        "a chapter's checks are not looked at",
+    ),
+    (
+        BUILD,
+        "            if not isinstance(name, ast.Constant):\n                return None\n",
+        "            if not isinstance(name, ast.Constant):\n                continue\n",
+        "a record whose name is computed is not looked at",
+    ),
+    (
+        BUILD,
+        'total.update(f"\\0{file.relative_to(root).as_posix()}\\0".encode())',
+        "pass",
+        "a file that moved is taken for the same",
+    ),
+    (
+        BUILD,
+        '*(k.value for k in node.keywords if k.arg == "name")',
+        "",
+        "a record that is read by its keyword is not looked at",
+    ),
+    (
+        BUILD,
+        'files, read = set(source.rglob("*.py")), [None]',
+        "files, read = set(), [None]",
+        "a chapter that cannot be parsed depends on nothing",
+    ),
+    (
+        BUILD,
+        'names.update(f"{base}.{alias.name}" for alias in node.names)',
+        "pass",
+        "modules taken from a package are not looked at",
+    ),
+    (
+        NOTEBOOKS,
+        "if dict(notebook.metadata) != METADATA:",
+        "if False:",
+        "metadata of a machine",
+    ),
+    (
+        NOTEBOOKS,
+        "if cell.execution_count != expected:",
+        "if not cell.execution_count:",
+        "out of order",
+    ),
+    (NOTEBOOKS, 'if output.get("name") == "stderr":', "if False:", "warnings are published"),
+    (
+        NOTEBOOKS,
+        'IMAGES = ("image/png", "image/jpeg")',
+        'IMAGES = ("image/png",)',
+        "a JPEG is kept",
+    ),
+    (NOTEBOOKS, "/home/|/root/|/tmp/|/work/", "/home/", "paths of other machines"),
+    (
+        NOTEBOOKS,
+        'text = data.get("text/plain", "") + output.get("text", "")',
+        'text = output.get("text", "")',
+        "paths in what a cell displays",
+    ),
+    (NOTEBOOKS, "if not cell.source.strip():", "if not cell.source:", "a cell of blanks"),
+    (NOTEBOOKS, "if level < 2:", "if level < 1:", "a detour that is the page"),
+    (
+        NOTEBOOKS,
+        "elif measured != len(lines):",
+        "elif measured < len(lines):",
+        "an answer that measures more than was asked",
+    ),
+    (NOTEBOOKS, "if level <= detour and place > 0:", "if False:", "a detour that ends in a cell"),
+    (
+        NOTEBOOKS,
+        'if not before & {"predict", "answer"}:',
+        "if False:",
+        "an answer without its prediction",
+    ),
+    (
+        NOTEBOOKS,
+        "if body and all(isinstance(node, ast.Assert) for node in body):",
+        "if body and any(isinstance(node, ast.Assert) for node in body):",
+        "every cell with an assertion is refused",
+    ),
+    (
+        NOTEBOOKS,
+        "if written != [[cell.source, tags(cell)] for cell in notebook.cells]:",
+        "if False:",
+        "captions that are not written out",
+    ),
+    (
+        NOTEBOOKS,
+        "if (plotted or shapes) and not moves and not captioned:",
+        "if plotted and not moves and not captioned:",
+        "a drawing without a caption",
+    ),
+    (
+        NOTEBOOKS,
+        "code[0][1].source != setup_source()",
+        "False",
+        "a first cell that does not install the package",
+    ),
+    (
+        NOTEBOOKS,
+        'if not role or not is_sentence(alt[1] if alt else ""):',
+        'if not is_sentence(alt[1] if alt else ""):',
+        "a drawing that a reader of screens does not find",
+    ),
+]
