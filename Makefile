@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv book test notebooks lab lint clean unit nbval lint-notebooks site browser alone
+.PHONY: help venv book test notebooks lab lint clean unit nbval lint-notebooks site browser alone mutants everywhere
 
 BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -72,6 +72,16 @@ site: venv
 
 alone: venv  ## execute every chapter in an empty folder, with nothing but the wheel and what it declares
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_alone.py -m "wheel or not wheel" -n $(CORES) --durations=0
+
+# CHANGED=main: only lines that differ from it. PATHS="src/linear_time/scan.py book": only these. AGAIN=yes: those that lived, too.
+SAMPLE ?= 10
+mutants: venv  ## change the code in one place, many times, and see whether the tests notice
+	@nice -n 19 env OMP_NUM_THREADS=1 PYTHONPATH=src PYTHONWARNINGS=ignore::SyntaxWarning $(BIN)/python tests/mutate.py run $(PATHS) --sample $(SAMPLE) \
+	  $(if $(CHANGED),--changed $(CHANGED)) $(if $(SECONDS_OF_A_ROUND),--seconds $(SECONDS_OF_A_ROUND)) $(if $(AGAIN),--again)
+	@$(BIN)/python tests/mutate.py report
+
+everywhere: venv  ## unit tests twice, on one and two threads, with old instruction sets and on other Pythons
+	@$(BIN)/python tests/everywhere.py
 
 notebooks: venv  ## execute and normalise every chapter in place
 	@$(BIN)/python book/notebooks.py run
