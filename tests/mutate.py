@@ -76,8 +76,8 @@ TESTS = {
 WIDER = ("contract", "arguments")  # for what the module's own tests let live
 AREAS = {"src/linear_time/exercises": "checks", "src": "library", "book": "tools"}
 SLOW = 12.0  # seconds: tests beyond are left out, and named in the report
-#: Operators of cosmic-ray that are not used: they need arguments, or make of arithmetic what dies by
-#: its type in any test (a sum becomes a shift), which would flatter the score.
+#: Operators of cosmic-ray that are not used: they need arguments, or make of arithmetic what dies
+#: by its type in any test (a sum becomes a shift), which would flatter the score.
 UNASKED = ("Variable", "RemoveDecorator", "Invert")
 UNASKED += tuple(f"_{name}" for name in ("RShift", "LShift", "BitOr", "BitAnd", "BitXor"))
 #: Kinds of leaves that cosmic-ray changes nothing of.
