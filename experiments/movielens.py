@@ -77,6 +77,7 @@ NETWORKS = ("fm", "mlp", "dcn", "lce", "wukong", "wukong attentive", "dhen")
 BY_DATE = ("logistic", "fm", "mlp", "dcn", "lce")
 ABLATIONS = (*(f"dhen without {m}" for m in MODULES), "dhen depth 1")
 CONTROL = "dhen without linear part"
+MODELS = ("logistic", *NETWORKS, *ABLATIONS, CONTROL)
 ABLATED_AT = 16  # width
 PROTOCOLS = ("user", "time")
 GROUPS = ("all", "warm", "cold-user", "cold-movie")
@@ -85,6 +86,7 @@ WIDTHS = (4, 8, 16, 32)
 EPOCHS = (2, 6)
 DROPOUTS = (0.0, 0.25, 0.5)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+MORE_RATES = (0.06, 0.12, 0.24, 0.48)  # one after the other, while the largest is among the best
 DECAYS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 LINEAR_DECAYS = (0.03, 0.1, 0.3, 1.0)  # logistic regression's: those of DECAYS
 SEEDS = (0, 1, 2)
@@ -301,7 +303,7 @@ def final(job: dict) -> dict:
         "test": test_scores(torch.stack(logits), d),
         "to_logistic_regression": difference(torch.stack(logits), reference, d),
     }
-    if job["protocol"] == "user":
+    if job["stage"] == "final" and job["protocol"] == "user":
         found["logit"] = packed(logits[0])
     return found
 
@@ -319,7 +321,6 @@ def decayed(model: Ranker, weight_decay: float, linear_decay: float) -> float:
 
 def grid(job: dict) -> list[Setting]:
     """One seed; logistic regression has no embeddings to decay."""
-    rates: Sequence[float] = RATES
     decays: Sequence[float] = DECAYS
     linear: Sequence[float] = LINEAR_DECAYS
     if job["model"] == "logistic":
@@ -327,10 +328,10 @@ def grid(job: dict) -> list[Setting]:
     if job["model"] == CONTROL:
         linear = (0.0,)
     if job["quick"]:
-        rates, decays, linear = rates[2:3], decays[:1], linear[1:2] or linear
+        decays, linear = decays[:1], linear[1:2] or linear
     return [
         Setting(lr, decay, own, job["dropout"], 0)
-        for lr, decay, own in itertools.product(rates, decays, linear)
+        for lr, decay, own in itertools.product(job["rates"], decays, linear)
     ]
 
 
@@ -384,29 +385,33 @@ def baseline(job: dict) -> dict:
     return {**chosen, "baselines": rows}
 
 
-def sweeps(model: str, protocol: str, quick: bool) -> list[dict]:
-    """The jobs of a model's sweep: each is a stack."""
+def sweeps(model: str, protocol: str, quick: bool, rates: Sequence[float] = RATES) -> list[dict]:
+    """The jobs of a model's sweep over these rates: each is a stack."""
     every = model in NETWORKS and protocol == "user"
     widths: Sequence[int] = WIDTHS if every else (ABLATED_AT,)
     dropouts: Sequence[float] = DROPOUTS
     if model == "logistic":
         widths, dropouts = (1,), (0.0,)
     if quick:
-        widths, dropouts = widths[-2:], dropouts[-1:]
+        widths, dropouts, rates = widths[-2:], dropouts[-1:], rates[2:3]
     return [
         {"stage": "sweep", "protocol": protocol, "model": model, "width": width}
-        | {"epochs": epochs, "dropout": dropout, "quick": quick}
+        | {"epochs": epochs, "dropout": dropout, "quick": quick, "rates": tuple(rates)}
         for width in widths
         for epochs in ((1,) if quick else EPOCHS)
         for dropout in dropouts
     ]
 
 
-def candidates(record: Record, jobs: Sequence[dict], number: int) -> list[dict]:
-    """The settings of least validation loss of these jobs' sweeps, the least first."""
+def candidates(
+    record: Record, model: str, protocol: str, number: int, quick: bool, width: int | None = None
+) -> list[dict]:
+    """The settings of least validation loss of a model's sweeps (of a width), the least first."""
     found = []
     for row in record:
-        if any(job.items() <= row.items() for job in jobs):
+        if row["stage"] != "sweep" or (row["model"], row["protocol"]) != (model, protocol):
+            continue
+        if row["quick"] == quick and width in (None, row["width"]):
             for setting, loss in zip(grid(dict(row)), row["validation"], strict=True):
                 if loss is not None:
                     found.append((loss, setting, row))
@@ -424,14 +429,31 @@ def candidates(record: Record, jobs: Sequence[dict], number: int) -> list[dict]:
     ]
 
 
-def finals(record: Record, seeds: Sequence[int], quick: bool) -> list[dict]:
-    """What the sweeps put first, with all seeds."""
+def longer(record: Record, models: Sequence[tuple[str, str]], rate: float) -> list[dict]:
+    """The jobs of one more rate, for the models that have the largest so far among their best."""
+    largest = max((*RATES, *(more for more in MORE_RATES if more < rate)))
+    jobs = []
+    for model, protocol in models:
+        best = candidates(record, model, protocol, CANDIDATES, quick=False)
+        if largest in [one["lr"] for one in best]:
+            jobs += sweeps(model, protocol, False, (rate,))
+    # The longest first, so that no process is left alone with one.
+    return sorted(jobs, key=lambda job: job["width"] * job["epochs"], reverse=True)
+
+
+def finals(record: Record, models: Sequence[tuple[str, str]], seeds: Sequence[int], quick: bool):
+    """What the sweeps put first, with all seeds; ablations beside the whole DHEN of their width."""
     strength = {row["protocol"]: row["strength"] for row in record if row["stage"] == "baseline"}
     chosen = []
-    for model in ("logistic", *NETWORKS):
-        chosen += candidates(record, sweeps(model, "user", quick), CANDIDATES)
-    for model in BY_DATE:
-        chosen += candidates(record, sweeps(model, "time", quick), 1)
+    for model, protocol in models:
+        if protocol == "time":
+            chosen += candidates(record, model, protocol, 1, quick)
+        elif model not in (*ABLATIONS, CONTROL):
+            chosen += candidates(record, model, protocol, CANDIDATES, quick)
+        if protocol == "user" and model in ("dhen", *ABLATIONS, CONTROL):
+            best = candidates(record, model, protocol, CANDIDATES, quick, ABLATED_AT)
+            chosen += [{**job, "stage": "ablation"} for job in best]
+    chosen.sort(key=lambda job: job["width"], reverse=True)  # the longest first
     return [{**job, "strength": strength[job["protocol"]], "seeds": tuple(seeds)} for job in chosen]
 
 
@@ -507,6 +529,7 @@ def report(record: Record) -> None:
 def main() -> None:
     parser = runs.parser(__doc__, SEEDS, workers=8 if torch.cuda.is_available() else 2)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--models", nargs="+", default=MODELS, help="several GPUs can share")
     options = parser.parse_args()
     quick = options.quick
     if quick and options.out == runs.RECORDED:
@@ -528,6 +551,7 @@ def main() -> None:
         "evaluations_an_epoch": EVALUATIONS,
         "draws": DRAWS,
         "rates": RATES,
+        "more_rates": MORE_RATES,
         "weight_decays": DECAYS,
         "linear_decays": LINEAR_DECAYS,
         "dropouts": DROPOUTS,
@@ -547,13 +571,16 @@ def main() -> None:
     jobs: list[dict] = [
         {"stage": "baseline", "protocol": protocol, "quick": quick} for protocol in PROTOCOLS
     ]
-    for model in ("logistic", *NETWORKS, *ABLATIONS, CONTROL):
-        jobs += sweeps(model, "user", quick)
-    for model in BY_DATE:
-        jobs += sweeps(model, "time", quick)
+    models = [(name, "user") for name in MODELS if name in options.models]
+    models += [(name, "time") for name in BY_DATE if name in options.models]
+    for model, protocol in models:
+        jobs += sweeps(model, protocol, quick)
     swept = run_all(jobs)
     report(swept)
-    report(run_all(finals(swept, options.seeds, quick)))
+    for rate in () if quick else MORE_RATES:
+        more = longer(swept, models, rate)
+        swept = replace(swept, rows=(*swept, *run_all(more)))
+    report(run_all(finals(swept, models, options.seeds, quick)))
     whole = run_all.before()
     assert whole is not None
     replace(whole, rows=tuple(without_logits(whole))).write(options.out)

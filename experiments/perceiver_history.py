@@ -6,6 +6,11 @@ movies; its answer is the mean of the tokens with these weights. Each compressor
 the 64, the same small attention layer reads them, and both are trained together to give the answer
 ("answers") or the rating of the candidate ("ratings").
 
+An answer weighs by cosines, so a layer that compares lengths as well is at a loss. The one that
+reads is given candidate and tokens as they are ("plain"), or behind a LayerNorm, a token beside
+itself ("normed"): both for every compressor, and for all 64 tokens. The latents make their tokens
+by keys behind a norm always.
+
 Embeddings and training use 450 users, the rate and the step are chosen on 50, and 171 are the test:
 no user is in two parts. A history is 64 ratings in a row, its candidates the eight movies after it;
 users with fewer than 72 ratings have none.
@@ -27,7 +32,8 @@ SHARPNESS = 8  # of the softmax over cosines: about ten movies weigh
 WIDTH, HEADS, BATCH = 32, 2, 128
 COMPRESSORS = ("means", "lce", "sorted lce", "latents")
 SIZES = (1, 4, 16)
-RATES, SEEDS, STEPS = (3e-3, 1e-2, 3e-2), (0, 1, 2), 600
+READERS = ("plain", "normed")
+RATES, SEEDS, STEPS = (3e-3, 1e-2, 3e-2, 6e-2, 0.12), (0, 1, 2), 600
 USERS = {"train": 450, "validation": 500, "test": 671}  # up to which of a random order
 
 
@@ -78,7 +84,7 @@ def data() -> dict[str, dict[str, Tensor]]:
 class Reader(nn.Module):
     """A compressor, and the attention layer by which a candidate asks what it made."""
 
-    def __init__(self, compressor: str, m: int) -> None:
+    def __init__(self, compressor: str, m: int, reader: str) -> None:
         super().__init__()
         self.compressor = compressor
         d_token = D_MOVIE + 1
@@ -90,7 +96,11 @@ class Reader(nn.Module):
             self.latents = nn.Parameter(torch.randn(m, D_MOVIE))
             self.keys = nn.Sequential(nn.LayerNorm(d_token), nn.Linear(d_token, D_MOVIE))
         self.query = nn.Linear(D_MOVIE, WIDTH)
-        self.attention = MultiHeadAttention(WIDTH, HEADS, d_kv=d_token)
+        self.normed = reader == "normed"
+        if self.normed:
+            self.of_tokens, self.of_candidates = nn.LayerNorm(d_token), nn.LayerNorm(D_MOVIE)
+        d_kv = 2 * d_token if self.normed else d_token
+        self.attention = MultiHeadAttention(WIDTH, HEADS, d_kv=d_kv)
         self.out, self.direct = nn.Linear(WIDTH, d_token), nn.Linear(D_MOVIE, d_token)
         self.level = nn.Parameter(torch.ones(()))
 
@@ -107,7 +117,10 @@ class Reader(nn.Module):
         asked = batch["candidates"]
         read = self.direct(asked)
         if self.compressor != "none":
-            read = read + self.out(self.attention(self.query(asked), self.compress(batch)))
+            kept = self.compress(batch)
+            if self.normed:
+                asked, kept = self.of_candidates(asked), torch.cat([self.of_tokens(kept), kept], -1)
+            read = read + self.out(self.attention(self.query(asked), kept))
         return read
 
     def rating(self, batch: dict[str, Tensor]) -> Tensor:
@@ -140,7 +153,7 @@ def share(network: Reader, part: str, target: str) -> tuple[float, float]:
 def run(job: dict) -> dict:
     runs.without_checks()
     seed_everything(job["seed"])
-    network = Reader(job["compressor"], job["m"])
+    network = Reader(job["compressor"], job["m"], job["reader"])
     rows = data()["train"]
 
     def batches(generator: torch.Generator):
@@ -176,6 +189,7 @@ def main() -> None:
             "target": target,
             "compressor": name,
             "m": m,
+            "reader": reader,
             "lr": lr,
             "seed": seed,
             "steps": options.steps,
@@ -184,6 +198,7 @@ def main() -> None:
         for seed in options.seeds
         for lr in RATES
         for name, m in settings
+        for reader in (READERS if m else READERS[:1])
         if target == "answers" or m in (0, LENGTH, 16)
     ]
     counts = {name: [len(p["users"]), len(p["users"].unique())] for name, p in data().items()}
