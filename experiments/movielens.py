@@ -457,6 +457,18 @@ def finals(record: Record, models: Sequence[tuple[str, str]], seeds: Sequence[in
     return [{**job, "strength": strength[job["protocol"]], "seeds": tuple(seeds)} for job in chosen]
 
 
+def standing(record: Record, models: Sequence[tuple[str, str]], jobs: Sequence[dict]) -> Record:
+    """Without the final runs of settings that a longer sweep of these models has put behind."""
+    rows = [
+        row
+        for row in record
+        if row["stage"] not in ("final", "ablation")
+        or (row["model"], row["protocol"]) not in models
+        or any(job.items() <= row.items() for job in jobs)
+    ]
+    return replace(record, rows=tuple(rows))
+
+
 def without_logits(record: Record) -> list[dict]:
     """The rows; of candidates, only the logits of a model's choice are kept."""
     least: dict[str, float] = {}
@@ -580,9 +592,11 @@ def main() -> None:
     for rate in () if quick else MORE_RATES:
         more = longer(swept, models, rate)
         swept = replace(swept, rows=(*swept, *run_all(more)))
-    report(run_all(finals(swept, models, options.seeds, quick)))
+    last = finals(swept, models, options.seeds, quick)
+    report(run_all(last))
     whole = run_all.before()
     assert whole is not None
+    whole = standing(whole, models, last)
     replace(whole, rows=tuple(without_logits(whole))).write(options.out)
 
 

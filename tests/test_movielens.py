@@ -101,22 +101,88 @@ def test_sizes_are_equal(movielens):
     assert max(sizes.values()) <= 160 * 16**2
 
 
+def swept(movielens, model="dhen", rates=None, **losses):
+    """Rows of a sweep: loss 0.6, but for "place_of_job": {setting: loss}."""
+    more = {} if rates is None else {"rates": rates}
+    jobs = movielens.sweeps(model, "user", False, **more)
+    rows = [{**job, "validation": [0.6] * len(movielens.grid(job))} for job in jobs]
+    for name, found in losses.items():
+        for place, loss in found.items():
+            rows[int(name.removeprefix("job_"))]["validation"][place] = loss
+    return rows
+
+
+def recorded(rows):
+    return Record("movielens", "", (), {}, tuple(rows))
+
+
 def test_the_best_of_a_sweep(movielens):
     """The least loss over all stacks of a model; a run that diverged does not count."""
     jobs = movielens.sweeps("dhen", "user", quick=False)
     assert len(jobs) == 4 * 2 * 3 == len({str(job) for job in jobs})
     chosen = movielens.grid(jobs[7])
     assert len(set(chosen)) == len(chosen) == 4 * 6 * 4
-    rows = [{**job, "validation": [0.6] * 96} for job in jobs]
-    rows[7]["validation"] = [None, *[0.6] * 16, 0.5, *[0.6] * 78]
-    others = [{**rows[7], "validation": [0.1] * 96, key: "another"} for key in ("model", "stage")]
-    rows[2]["validation"] = [0.6] * 95 + [0.55]
-    record = Record("movielens", "", (), {}, (*rows, *others))
-    found, second = movielens.candidates(record, jobs, 2)
+    rows = swept(movielens, job_7={0: None, 17: 0.5}, job_2={95: 0.55}, job_13={4: 0.57})
+    others = [
+        {**rows[7], "validation": [0.1] * 96, key: "another"}
+        for key in ("model", "protocol", "stage")
+    ]
+    record = recorded([*rows, *others])
+    found, second = movielens.candidates(record, "dhen", "user", 2, quick=False)
     assert second["dropout"] == jobs[2]["dropout"] and second["lr"] == chosen[95].lr
     assert all(found[key] == jobs[7][key] for key in ("width", "epochs", "dropout"))
     assert found["lr"] == chosen[17].lr and found["weight_decay"] == chosen[17].weight_decay
     assert found["linear_decay"] == chosen[17].linear_decay and found["stage"] == "final"
+    (narrow,) = movielens.candidates(record, "dhen", "user", 1, False, width=jobs[13]["width"])
+    assert narrow["lr"] == chosen[4].lr and narrow["width"] == 16
+
+
+def test_a_sweep_goes_on_while_its_largest_rate_is_among_the_best(movielens):
+    """One of three is enough; the next rate is held against the last, not against the first."""
+    models = [("dhen", "user"), ("fm", "user")]
+    last = len(movielens.grid(movielens.sweeps("dhen", "user", False)[0])) - 1
+    first = swept(movielens, job_0={0: 0.1, 1: 0.2, last: 0.3})
+    others = swept(movielens, "fm", job_0={0: 0.1, 1: 0.2, 2: 0.3})
+    jobs = movielens.longer(recorded([*first, *others]), models, 0.06)
+    assert {job["model"] for job in jobs} == {"dhen"} and len(jobs) == 24
+    assert all(job["rates"] == (0.06,) for job in jobs)
+    assert {setting.lr for setting in movielens.grid(jobs[0])} == {0.06}
+    assert len(movielens.grid(jobs[0])) == 24
+    more = swept(movielens, rates=(0.06,))
+    assert movielens.longer(recorded([*first, *more, *others]), models, 0.12) == []
+    more = swept(movielens, rates=(0.06,), job_3={5: 0.15})
+    jobs = movielens.longer(recorded([*first, *more, *others]), models, 0.12)
+    assert {job["rates"] for job in jobs} == {(0.12,)}
+
+
+def test_final_runs_are_of_networks_and_of_ablations(movielens):
+    """Ablations, and beside them the whole DHEN, at their width; with all seeds, on test rows."""
+    names = ("dhen", "dhen without fm", "dcn")
+    baseline = {"stage": "baseline", "protocol": "user", "quick": False, "strength": 1.5}
+    rows = [row for name in names for row in swept(movielens, name, job_0={3: 0.5})]
+    models = [(name, "user") for name in names]
+    jobs = movielens.finals(recorded([baseline, *rows]), models, (0, 1), False)
+    made = {(job["stage"], job["model"]) for job in jobs}
+    assert made == {
+        ("final", "dhen"),
+        ("final", "dcn"),
+        ("ablation", "dhen"),
+        ("ablation", "dhen without fm"),
+    }
+    assert len(jobs) == 4 * 3 and all(job["seeds"] == (0, 1) for job in jobs)
+    assert all(job["width"] == 16 for job in jobs if job["stage"] == "ablation")
+
+
+def test_a_longer_sweep_leaves_no_final_run_that_it_put_behind(movielens):
+    rows = swept(movielens, job_0={0: 0.1, 1: 0.2, 2: 0.3})
+    baseline = {"stage": "baseline", "protocol": "user", "quick": False, "strength": 1.5}
+    models = [("dhen", "user")]
+    jobs = movielens.finals(recorded([baseline, *rows]), models, (0,), False)
+    other = {**jobs[0], "model": "fm"}
+    record = recorded([baseline, *rows, *jobs, {**jobs[0], "lr": 7.0}, other])
+    kept = movielens.standing(record, models, jobs)
+    assert len(kept) == len(record) - 1 and other in kept.rows and rows[3] in kept.rows
+    assert {row.get("lr") for row in kept} < {None, *movielens.RATES}
 
 
 def test_every_network_has_the_same_sweep(movielens):
