@@ -542,6 +542,7 @@ def main() -> None:
     parser = runs.parser(__doc__, SEEDS, workers=8 if torch.cuda.is_available() else 2)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--models", nargs="+", default=MODELS, help="several GPUs can share")
+    parser.add_argument("--protocols", nargs="+", default=PROTOCOLS)
     options = parser.parse_args()
     quick = options.quick
     if quick and options.out == runs.RECORDED:
@@ -583,8 +584,12 @@ def main() -> None:
     jobs: list[dict] = [
         {"stage": "baseline", "protocol": protocol, "quick": quick} for protocol in PROTOCOLS
     ]
-    models = [(name, "user") for name in MODELS if name in options.models]
-    models += [(name, "time") for name in BY_DATE if name in options.models]
+    models = [
+        (name, protocol)
+        for protocol, names in (("user", MODELS), ("time", BY_DATE))
+        for name in names
+        if name in options.models and protocol in options.protocols
+    ]
     for model, protocol in models:
         jobs += sweeps(model, protocol, quick)
     swept = run_all(jobs)
