@@ -1,6 +1,7 @@
 """The other pages: the ledger names real tests, the contents name every chapter."""
 
 import ast
+import importlib
 import re
 
 import pytest
@@ -36,6 +37,16 @@ def test_chapters_name_tests_that_exist():
             r"(?:tests/)?(test_\w+\.py)::(\w+)", path.read_text(encoding="utf8")
         ):
             assert name in functions(file), f"{path.name} names {file}::{name}"
+
+
+def test_a_chapter_names_a_test_by_its_file(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    mend = importlib.import_module("linear_time_book").name_tests_by_file
+    code = '<code class="docutils literal notranslate"><span class="pre">{}</span></code>'
+    body = code.format("test_scan.py::test_the_tree") + code.format("scan.py")
+    link = '<a class="test" href="tests/test_scan.py" title="test_scan.py::test_the_tree">'
+    wanted = link + "<code>test_scan.py</code></a>" + code.format("scan.py")
+    assert mend(body, "tests") == wanted
 
 
 def test_contents_list_every_chapter():

@@ -109,6 +109,9 @@ def mend_page(
         context.get("body", ""),
         flags=re.DOTALL,
     )
+    if pagename.startswith("chapters/"):
+        tests = f"{app.config.html_theme_options['repository_url']}/blob/main/tests"
+        context["body"] = name_tests_by_file(context["body"], tests)
     # MathJax makes a box of inline mathematics, and a line may break between it and a comma.
     context["body"] = re.sub(
         r"(\(?<span class=\"math notranslate nohighlight\">[^<]*</span>[,.;:!?)’]+)",
@@ -119,6 +122,16 @@ def mend_page(
         r"(?<=<span class=\"pre\">)[^<]+",
         lambda name: re.sub(r"(?<=::|\w_|\w/)(?=\w)", "<wbr/>", name[0]),
         context["body"],
+    )
+
+
+def name_tests_by_file(body: str, tests: str) -> str:
+    """In a chapter's text a test is its file, a link; its own long name is the link's title."""
+    return re.sub(
+        r"<code class=\"docutils literal notranslate\"><span class=\"pre\">"
+        r"((test_\w+\.py)::\w+)</span></code>",
+        rf'<a class="test" href="{tests}/\2" title="\1"><code>\2</code></a>',
+        body,
     )
 
 
