@@ -68,7 +68,7 @@ from linear_time.ranking import (
     smoothed_rate,
 )
 from linear_time.ranking_scores import bootstrap_users, calibration, scores, within_users
-from linear_time.records import Record, packed
+from linear_time.records import Record, packed, unpacked
 from linear_time.training import Config, seed_everything
 
 N_FIELDS = 6
@@ -219,13 +219,17 @@ def test_scores(logits: Tensor, d: Data) -> dict[str, Any]:
 
 
 def difference(logits: Tensor, reference: Tensor, d: Data) -> dict[str, Any]:
-    """To the reference, mean over the seeds; standard error and 95 % over users drawn again."""
+    """To the reference, mean over the seeds; standard error and 95 % over users drawn again.
+
+    The reference may have seeds as well, (seeds, rows).
+    """
     rows = d.split.test.cpu()
-    every = torch.cat([reference[None], logits.cpu().double()])
+    reference = reference.double().reshape(-1, len(rows))
+    every = torch.cat([reference, logits.cpu().double()])
     drawn = bootstrap_users(every, d.label.cpu()[rows], d.user[rows], DRAWS)
     found = {}
     for key, columns in drawn._asdict().items():
-        change = columns[:, 1:].mean(1) - columns[:, 0]
+        change = columns[:, len(reference) :].mean(1) - columns[:, : len(reference)].mean(1)
         low, high = change.quantile(torch.tensor([0.025, 0.975], dtype=change.dtype)).tolist()
         found[key] = {
             "mean": round(float(change.mean()), 5),
@@ -305,6 +309,8 @@ def final(job: dict) -> dict:
     }
     if job["stage"] == "final" and job["protocol"] == "user":
         found["logit"] = packed(logits[0])
+    if job["stage"] == "ablation":
+        found["logits"] = [packed(one) for one in logits]
     return found
 
 
@@ -469,17 +475,42 @@ def standing(record: Record, models: Sequence[tuple[str, str]], jobs: Sequence[d
     return replace(record, rows=tuple(rows))
 
 
+def best_of(record: Record, stage: str) -> dict[str, dict]:
+    """By user, of each model the run of least mean validation loss."""
+    best: dict[str, dict] = {}
+    for row in map(dict, record):
+        if row["stage"] == stage and row["protocol"] == "user":
+            least = best.setdefault(row["model"], row)
+            if statistics.mean(row["validation"]) < statistics.mean(least["validation"]):
+                best[row["model"]] = row
+    return best
+
+
+def beside_the_whole(record: Record, quick: bool) -> Record:
+    """The best run of each ablation gets its difference to DHEN's, on the same users."""
+    best = best_of(record, "ablation")
+    if "logits" not in best.get("dhen", {}):
+        return record
+
+    def seeds(row: dict) -> Tensor:
+        return torch.stack([unpacked(one) for one in row["logits"]])
+
+    d, whole, rows = data("user", torch.device("cpu"), quick), seeds(best["dhen"]), []
+    for row in map(dict, record):
+        variant = row["stage"] == "ablation" and row["model"] != "dhen"
+        if variant and "logits" in row and row == best[row["model"]]:
+            row["to_dhen"] = difference(seeds(row), whole, d)
+        rows.append(row)
+    return replace(record, rows=tuple(rows))
+
+
 def without_logits(record: Record) -> list[dict]:
-    """The rows; of candidates, only the logits of a model's choice are kept."""
-    least: dict[str, float] = {}
-    for row in record:
-        if row["stage"] == "final" and row["protocol"] == "user":
-            loss = statistics.mean(row["validation"])
-            least[row["model"]] = min(loss, least.get(row["model"], loss))
+    """The rows; of candidates, only the logits of a model's choice are kept, of ablations none."""
+    best = best_of(record, "final")
     rows = []
     for row in map(dict, record):
-        own = least.get(row.get("model", ""))
-        if "logit" in row and statistics.mean(row["validation"]) != own:
+        row.pop("logits", None)
+        if "logit" in row and row["stage"] == "final" and row != best[row["model"]]:
             del row["logit"]
         rows.append(row)
     return rows
@@ -601,8 +632,9 @@ def main() -> None:
     report(run_all(last))
     whole = run_all.before()
     assert whole is not None
-    whole = standing(whole, models, last)
-    replace(whole, rows=tuple(without_logits(whole))).write(options.out)
+    if set(options.models) == set(MODELS):  # else that is left to a run of all
+        whole = beside_the_whole(standing(whole, models, last), quick)
+        replace(whole, rows=tuple(without_logits(whole))).write(options.out)
 
 
 if __name__ == "__main__":

@@ -231,6 +231,36 @@ def test_only_a_choice_keeps_its_logits(movielens):
     assert ["logit" in row for row in kept] == [False, True, True, False]
 
 
+def test_ablations_are_compared_with_dhen_on_the_same_users(movielens, monkeypatch):
+    """Means over the seeds of both; the best run of each variant alone, and no logits are kept."""
+    g = torch.Generator().manual_seed(0)
+    user, label = torch.arange(12).repeat_interleave(8), torch.rand(96, generator=g) < 0.5
+    split = Split(torch.arange(0), torch.arange(0), torch.arange(96))
+    made = movielens.Data(None, label, split, {}, user, user)
+    monkeypatch.setattr(movielens, "data", lambda *_: made)
+    shared = {"stage": "ablation", "protocol": "user"}
+    noise = torch.randn(2, 2, 96, generator=g)
+    good = noise[0] + 2 * label
+
+    def row(model, logits, loss):
+        kept = [packed(one) for one in logits]
+        return {**shared, "model": model, "validation": [loss, loss], "logits": kept}
+
+    rows = [
+        row("dhen", good, 0.5),
+        row("dhen", noise[1], 0.7),
+        row("dhen without fm", noise[1], 0.6),
+        row("dhen without fm", good, 0.65),
+        row("dhen without lce", good, 0.5),
+    ]
+    after = movielens.beside_the_whole(recorded(rows), False)
+    assert ["to_dhen" in one for one in after] == [False, False, True, False, True]
+    change = after[2]["to_dhen"]["auc"]
+    assert change["mean"] < -0.2 and change["interval"][1] < 0
+    assert all(one["mean"] == 0 == one["error"] for one in after[4]["to_dhen"].values())
+    assert not any("logits" in one for one in movielens.without_logits(after))
+
+
 def test_packed_numbers():
     numbers = torch.linspace(-8, 8, 50)
     there = unpacked(packed(numbers))
