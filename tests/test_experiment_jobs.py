@@ -31,7 +31,7 @@ JOBS: dict[str, tuple[dict, ...]] = {
     "movielens": (
         {
             **{"stage": "sweep", "protocol": "user", "model": "fm", "width": 4, "epochs": 1},
-            **{"dropout": 0.5, "quick": True},
+            **{"dropout": 0.5, "quick": True, "rates": (1e-2,)},
         },
         {
             **{"stage": "final", "protocol": "user", "model": "lce", "width": 4, "epochs": 1},
@@ -44,7 +44,10 @@ JOBS: dict[str, tuple[dict, ...]] = {
         {"condition": "permuted", "model": "cnn fourier", "lr": 1e-3, "seed": 0, "steps": 2},
     ),
     "perceiver_history": (
-        {"target": "ratings", "compressor": "lce", "m": 4, "lr": 1e-2, "seed": 0, "steps": 2},
+        {
+            **{"target": "ratings", "compressor": "lce", "m": 4, "reader": "normed"},
+            **{"lr": 1e-2, "seed": 0, "steps": 2},
+        },
     ),
     "perceiver_io": ({"task": "both", "queries": 16, "lr": 1e-3, "seed": 0, "steps": 2},),
     "pyramid": (
