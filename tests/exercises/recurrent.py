@@ -2,8 +2,11 @@
 
 import math
 
+import sympy as sp
 import torch
 from torch import nn
+
+from linear_time.recurrent import GRU, ElmanRNN
 
 
 def _paper(order="rz", late=False, swap=False, transpose=False):
@@ -114,6 +117,45 @@ def _table(add=1.0, base=2.0, order=2, on_train=False):
     return bits
 
 
+def gate_slope(k, line):
+    """A proof whose line k is another one."""
+
+    def proof(x):
+        s = 1 / (1 + sp.exp(-x))
+        lines = [
+            sp.exp(-x) / (1 + sp.exp(-x)) ** 2,
+            s * (1 - s),
+            sp.Rational(1, 4) - (s - sp.Rational(1, 2)) ** 2,
+        ]
+        lines[k] = line(x, s)
+        return lines
+
+    return proof
+
+
+def untrained(memory=None, width=16, kind=GRU, readout=None):
+    def made(seed):
+        torch.manual_seed(seed)
+        made = kind(width, memory=memory) if kind is GRU else kind(width)
+        return made, readout or nn.Linear(width, 4)
+
+    return made
+
+
+def exactly_the_task(seed):
+    """Looks at the first entry, and has no state."""
+
+    class Looks(GRU):
+        def prefill(self, x, *arguments, **settings):
+            return x[:, :1].expand(-1, x.shape[1], -1), x[:, 0]
+
+    readout = nn.Linear(16, 4)
+    with torch.no_grad():
+        readout.weight.copy_(torch.eye(4, 16))
+        readout.bias.zero_()
+    return Looks(16), readout
+
+
 def nothing(make):
     pass
 
@@ -142,6 +184,16 @@ def biases_at_zero(make):
             b.zero_()
         x = torch.randn(2, 6, 4, dtype=torch.float64)
         assert torch.allclose(layer(x), oracle(x)[0])
+
+
+def looks_for_a_cell(make):
+    """Rejects what is right and written in another way."""
+    torch.manual_seed(0)
+    layer = make(4).double()
+    u, v, h = (torch.randn(2, n, dtype=torch.float64) for n in (12, 12, 4))
+    z = torch.sigmoid(u[:, 4:8] + v[:, 4:8])
+    n = torch.tanh(u[:, 8:] + torch.sigmoid(u[:, :4] + v[:, :4]) * v[:, 8:])
+    assert torch.allclose(layer.cell(u, v, h), (1 - z) * n + z * h)
 
 
 WRONG = {
@@ -180,5 +232,21 @@ WRONG = {
         _table(order=1),
         _table(on_train=True),
     ],
-    "01-bug": [nothing, shape_only, both_forms_only, biases_at_zero],
+    "01-slope": [
+        gate_slope(0, lambda x, s: sp.exp(-x) / (1 + sp.exp(-x))),
+        gate_slope(0, lambda x, s: sp.Derivative(s, x)),
+        gate_slope(1, lambda x, s: sp.exp(-x) / (1 + sp.exp(-x)) ** 2),
+        gate_slope(2, lambda x, s: s - s**2),
+        gate_slope(2, lambda x, s: sp.Rational(1, 4)),
+        lambda x: [sp.Rational(1, 4) - (1 / (1 + sp.exp(-x)) - sp.Rational(1, 2)) ** 2],
+    ],
+    "01-train": [
+        untrained(),
+        untrained(memory=100),
+        untrained(kind=ElmanRNN),
+        exactly_the_task,
+        untrained(width=20),
+        lambda seed: GRU(16),
+    ],
+    "01-bug": [nothing, shape_only, both_forms_only, biases_at_zero, looks_for_a_cell],
 }
