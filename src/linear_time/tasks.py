@@ -248,7 +248,7 @@ def _subset(
     noise = torch.rand(
         batch_size, n, generator=generator, device=generator.device
     )
-    return noise.argsort(1)[:, :size]
+    return noise.topk(size, largest=False).indices
 
 
 def _sizes(batch_size: int, generator: torch.Generator) -> int:

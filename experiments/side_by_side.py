@@ -1,0 +1,180 @@
+"""Small models trained side by side on one GPU: an update of each is one CUDA graph.
+
+A model of 64 channels leaves a GPU idle, and Python takes longer to ask for its kernels than they
+run. Here a whole update (batch, loss, gradient, clipping, AdamW) is recorded once and replayed, and
+each model has a stream of its own. Every model is trained as ``linear_time.training.train`` trains
+it alone.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from linear_time.training import Config, learning_rate, parameter_groups
+
+Batches = tuple[Tensor, ...]  # each (updates, rows, …)
+CHUNK = 50  # updates whose batches are drawn at once
+
+
+class Trainee:
+    """A network and its own optimizer, batches and stream.
+
+    Args:
+        network: on its device.
+        draw: ``draw(generator, n)`` makes the batches of n updates; random through the generator
+            alone, which lives on the network's device.
+        loss: ``loss(network, *batch)`` gives the terms, as many for every batch.
+        config: as for ``train``; ``target`` and ``eval_every`` are left to the caller.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        draw: Callable[[torch.Generator, int], Batches],
+        loss: Callable[..., Tensor],
+        config: Config,
+    ) -> None:
+        self.network, self.draw, self.loss, self.config = network.train(), draw, loss, config
+        self.device = next(network.parameters()).device
+        self.on_gpu = self.device.type == "cuda"
+        self.groups = parameter_groups(network, 1.0, config.weight_decay)
+        for group in self.groups:
+            group["lr"] = torch.zeros((), device=self.device)
+        self.optimizer = torch.optim.AdamW(
+            self.groups, betas=(0.9, config.beta2), foreach=self.on_gpu, capturable=self.on_gpu
+        )
+        self.stream = torch.cuda.Stream(self.device) if self.on_gpu else None
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        rates = [learning_rate(step, config) for step in range(1, config.steps + 1)]
+        self.rates = torch.tensor([0.0, *rates], device=self.device)
+        self.losses = torch.full((config.steps + 1,), math.nan, device=self.device)
+        self.done = 0
+        self.step = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.place = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.batches: Batches = ()
+        self.replay: Callable[[], None] | None = None
+
+    def on_stream(self) -> Any:
+        return torch.cuda.stream(self.stream) if self.on_gpu else nullcontext()
+
+    def update(self) -> None:
+        """One update, by the step and the place in the batches that the device holds."""
+        batch = [x.index_select(0, self.place)[0] for x in self.batches]
+        rate = self.rates.index_select(0, self.step)[0]
+        for group in self.optimizer.param_groups:
+            group["lr"].copy_(rate * group["lr_scale"])
+        terms = self.loss(self.network, *batch)
+        mean = terms.mean()
+        self.optimizer.zero_grad()
+        mean.backward()
+        if self.config.clip is not None:
+            clip_grad_norm_(self.network.parameters(), self.config.clip)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.losses.index_copy_(0, self.step, mean.detach()[None].float())
+            self.step.add_(1)
+            self.place.add_(1)
+
+    def refill(self, n: int) -> None:
+        """The batches of the next n updates; n never grows."""
+        new = self.draw(self.generator, n)
+        if not self.batches:
+            self.batches = new
+        else:
+            for old, x in zip(self.batches, new, strict=True):
+                old[:n].copy_(x)
+        self.place.zero_()
+
+    def record(self) -> None:
+        """Make the update a graph. It is tried at the rate 0, which changes no parameter."""
+        if not self.on_gpu:
+            self.step.fill_(1)
+            self.replay = self.update
+            return
+        for _ in range(3):
+            self.step.zero_()
+            self.place.zero_()
+            self.update()
+        self.optimizer.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
+            self.update()
+        for state in self.optimizer.state.values():
+            for x in state.values():
+                x.zero_()
+        self.step.fill_(1)
+        self.place.zero_()
+        self.replay = graph.replay
+
+    def finite(self) -> bool:
+        """Whether the losses so far are numbers."""
+        return bool(self.losses[1 : self.done + 1].isfinite().all())
+
+
+def train_side_by_side(
+    trainees: Sequence[Trainee],
+    evaluate: Callable[[Trainee], float],
+    every: int,
+    target: float = math.inf,
+    seconds: float = math.inf,
+) -> bool:
+    """Train them to their ends; whether there was the time for it.
+
+    Args:
+        trainees: whose configs have equal numbers of steps.
+        evaluate: a metric of one, in eval mode, without gradients; the larger the better.
+        every: updates from one evaluation to the next.
+        target: a trainee that is at least this good when evaluated has ended.
+        seconds: if it would take longer, it gives up.
+    """
+    steps, begin = trainees[0].config.steps, time.perf_counter()
+    chunk = min(CHUNK, every)
+    assert every % chunk == 0 and all(t.config.steps == steps for t in trainees)
+    active = list(trainees)
+    for t in active:
+        with t.on_stream():
+            t.refill(chunk)
+            t.record()
+    _wait(active)
+    first, done = time.perf_counter(), 0
+    while active and done < steps:
+        n = min(chunk, steps - done)
+        if done:
+            for t in active:
+                with t.on_stream():
+                    t.refill(n)
+        for _ in range(n):
+            for t in active:
+                with t.on_stream():
+                    assert t.replay is not None
+                    t.replay()
+        done += n
+        for t in active:
+            t.done = done
+        _wait(active)
+        now = time.perf_counter()
+        if now - begin + (now - first) / done * (steps - done) > seconds and target == math.inf:
+            return False
+        if now - begin > seconds:
+            return False
+        if done % every == 0 or done == steps:
+            ended = []
+            for t in active:
+                with t.on_stream(), torch.no_grad():
+                    good = t.finite() and evaluate(t) >= target
+                    t.network.train()
+                if good or not t.finite():
+                    ended.append(t)
+            active = [t for t in active if t not in ended]
+    return True
+
+
+def _wait(trainees: Sequence[Trainee]) -> None:
+    if trainees and trainees[0].on_gpu:
+        torch.cuda.synchronize()
