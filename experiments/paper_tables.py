@@ -17,13 +17,14 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import runs
 import side_by_side
 import torch
 from language_models import WithoutSelection
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from linear_time.decoder import GroupedQueryAttention
@@ -82,32 +83,38 @@ class Table(NamedTuple):
     rates: tuple[float, ...]
     more_rates: tuple[float, ...]  # for a model that is best at that end of the rates
     together: int  # runs side by side
+    sweep: int  # seeds with which the rates are swept; the chosen one is run with all
     target: float  # share of right answers at which a run has ended
     evaluated: int  # sequences
     lengths: tuple[int, ...] = ()  # of further tests
 
 
 COPYING = Table(
-    models={"Mamba": 2, "S6": 2, "Mamba, nothing selected": 2, "S4D": 2, "S4": 2},
-    sizes=({"width": 64, "length": 4096, "n_tokens": 16},),
+    models={"Mamba": 2, "S6": 2, "S4D": 2, "Mamba, nothing selected": 2, "S4": 2},
+    sizes=(
+        {"width": 64, "length": 1024, "n_tokens": 16},
+        {"width": 64, "length": 4096, "n_tokens": 16},
+    ),
     vocab_size=16,
-    batch=64,
-    steps=8000,
-    rates=(1e-3, 2e-3, 4e-3),
-    more_rates=(5e-4, 8e-3),
+    batch=16,
+    steps=12_500,
+    rates=(2.5e-4, 1e-3, 4e-3),
+    more_rates=(6e-5, 1.6e-2),
     together=1,
+    sweep=1,
     target=math.inf,
     evaluated=512,
 )
 INDUCTION = Table(
-    models={"Mamba": 2, "attention": 2, "S4D": 2, "Mamba, nothing selected": 2},
+    models={"Mamba": 2, "attention": 2, "Mamba, nothing selected": 2, "S4D": 2},
     sizes=({"width": 64, "length": 256},),
     vocab_size=16,
     batch=8,
-    steps=40_000,
-    rates=(5e-4, 1e-3, 2e-3),
-    more_rates=(2.5e-4, 4e-3),
-    together=9,
+    steps=20_000,
+    rates=(1.25e-4, 2.5e-4, 5e-4, 1e-3),
+    more_rates=(6e-5, 2e-3),
+    together=12,
+    sweep=3,
     target=math.inf,
     evaluated=512,
     lengths=tuple(2**k for k in range(6, 21)),
@@ -121,18 +128,19 @@ RECALL = Table(
     ),
     vocab_size=8192,
     batch=256,
-    steps=4000,
+    steps=3000,
     rates=tuple(10 ** (-4 + 2 * k / 3) for k in range(4)),
     more_rates=(10 ** (-4 + 8 / 3),),
     together=4,
+    sweep=1,
     target=0.99,  # as Zoology's runs
     evaluated=1024,
 )
 SIZES = {
     "full": {"copying": COPYING, "induction": INDUCTION, "recall": RECALL},
     "published": {
-        "copying": COPYING._replace(steps=400_000, rates=(1e-4, *COPYING.rates)),
-        "induction": INDUCTION._replace(steps=204_800, rates=(2e-4, *INDUCTION.rates)),
+        "copying": COPYING._replace(steps=400_000, batch=64, rates=(1e-4, *COPYING.rates)),
+        "induction": INDUCTION._replace(steps=204_800),
         "recall": RECALL._replace(steps=12_500, batch=512),
     },
     "small": {
@@ -205,7 +213,7 @@ def at_length(
     model: LanguageModel, table: Table, length: int, device: torch.device, piece: int = 2**14
 ) -> dict[str, float] | None:
     """The share of right answers at another length; the state is handed from piece to piece."""
-    n = max(min(512, 2**23 // length), 16)
+    n = max(min(512, 2**24 // length), 32)
     attends = any(isinstance(block.mixer, Attention) for block in model.blocks)
     if attends and length > 2**14:
         return None
@@ -225,6 +233,8 @@ def at_length(
 
 def run(group: Sequence[dict], end: float) -> list[dict] | None:
     """These jobs of one table side by side; None where there is not the time."""
+    if time.perf_counter() > end:
+        return None
     runs.without_checks()
     torch.set_float32_matmul_precision("high")
     device, name = runs.device(), group[0]["table"]
@@ -234,14 +244,16 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
         of: drawn(name, table, size, table.evaluated, torch.Generator(device).manual_seed(of))
         for of in (VALIDATION, TEST)
     }
+    batch = group[0]["batch"]
+
+    def draw(generator: torch.Generator, n: int) -> Any:
+        flat = drawn(name, table, size, n * batch, generator)
+        return tuple(x.unflatten(0, (n, -1)) for x in flat)
+
     trainees, curves = [], {}
     for job in group:
         seed_everything(job["seed"])
         model = network(table, job["model"], size["width"]).to(device)
-
-        def draw(generator: torch.Generator, n: int) -> Any:
-            flat = drawn(name, table, size, n * job["batch"], generator)
-            return tuple(x.unflatten(0, (n, -1)) for x in flat)
 
         settings: Config = runs.config(job, WARMUP, 1)
         trainees.append(side_by_side.Trainee(model, draw, terms, settings))
@@ -283,7 +295,8 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
             found["lengths"] = {
                 str(length): of
                 for length in table.lengths
-                if (of := at_length(model, table, length, device)) is not None
+                if (tokens > 0.5 or length <= 2**12)  # who fails at 256 is not asked for a million
+                and (of := at_length(model, table, length, device)) is not None
             }
         results.append(found)
     return results
@@ -306,7 +319,7 @@ def complete(name: str, options: Any, end: float) -> None:
     table = SIZES[options.size][name]
     steps = options.steps or table.steps
     fixed = {
-        **{k: v for k, v in table._asdict().items() if k not in {"target", "together"}},
+        **{k: v for k, v in table._asdict().items() if k not in {"target", "together", "sweep"}},
         **{"warmup": WARMUP, "target": min(table.target, 2.0), "precision": "float32, TF32"},
     }
     runner = runs.Runner(f"paper_{name}", functools.partial(run, end=end), fixed, options)
@@ -329,24 +342,24 @@ def complete(name: str, options: Any, end: float) -> None:
 
     models = [m for m in table.models if not options.models or m in options.models]
     widths = options.widths or sorted({size["width"] for size in table.sizes})
-    found: Any = None
     for size in table.sizes:
-        if size["width"] not in widths:
+        if size["width"] not in widths or size["length"] not in (
+            options.lengths or [size["length"]]
+        ):
             continue
         for model in models:
             rates = options.rates or table.rates
-            first = every(jobs(size, model, rates, options.seeds[:1]))
-            if len(first) < len(rates) or time.perf_counter() > end:
-                continue
+            swept = options.seeds[: table.sweep]
+            first = every(jobs(size, model, rates, swept))
+            if len(first) < len(rates) * len(swept):
+                continue  # there was not the time
             best = first.chosen("validation_loss")[0]["lr"]
-            others = [*runs.beyond(best, rates, table.more_rates)] if not options.rates else []
-            more = every(jobs(size, model, others, options.seeds[:1])) if others else first
-            both = [*first, *more]
-            best = min(
-                (row for row in both if row["validation_loss"] is not None),
-                key=lambda row: row["validation_loss"],
-            )["lr"]
-            every(jobs(size, model, [best], options.seeds[1:]))
+            if not options.rates:
+                others = runs.beyond(best, rates, table.more_rates)
+                more = every(jobs(size, model, others, swept))
+                both = replace(first, rows=(*first, *more))
+                best = both.chosen("validation_loss")[0]["lr"]
+            every(jobs(size, model, [best], options.seeds))
     found = runner.before()
     if found is not None and len(found):
         report(found)
@@ -357,6 +370,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=SIZES["full"], default=list(SIZES["full"]))
     parser.add_argument("--models", nargs="+", choices=MIXERS)
     parser.add_argument("--widths", type=int, nargs="+")
+    parser.add_argument("--lengths", type=int, nargs="+")
     parser.add_argument("--rates", type=float, nargs="+")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--seconds", type=float, default=math.inf, help="to stop after")

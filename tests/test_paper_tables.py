@@ -57,7 +57,7 @@ def test_side_by_side_is_as_alone(script):
     table, size = script.SIZES["small"]["recall"]._replace(vocab_size=40), SMALL["recall"]
     configs = [
         Config(steps=120, lr=lr, warmup=10, seed=seed, weight_decay=0.3, clip=0.5, progress=False)
-        for lr, seed in ((3e-2, 1), (1e-2, 2))
+        for lr, seed in ((3e-3, 1), (1e-3, 2))
     ]
     draw = batches_of(script, "recall", table, size, 4)
 
