@@ -2,6 +2,7 @@
 
 import math
 
+import sympy as sp
 import torch
 
 
@@ -104,6 +105,53 @@ def values_forgotten(q, k, v, d_y):
     return d_q, d_k, d_y
 
 
+def two_keys(first=None, second=None):
+    def proof(s1, s2, v1, v2):
+        e = sp.exp(s2 - s1)
+        one, two = (v1 + e * v2) / (1 + e), v2 + (v1 - v2) / (1 + e)
+        if first:
+            one = first(s1, s2, v1, v2)
+        if second:
+            two = second(s1, s2, v1, v2)
+        return [one, two]
+
+    return proof
+
+
+def as_it_was(s1, s2, v1, v2):
+    e1, e2 = sp.exp(s1), sp.exp(s2)
+    return (e1 * v1 + e2 * v2) / (e1 + e2)
+
+
+SHOULD = "a value of True indicates that the element *should* take part in attention."
+NOT = "a ``True`` value indicates that the corresponding position is not allowed to attend."
+
+
+def of_bools_as_numbers(length, window):
+    return _window(0, 0)(length, window).int()
+
+
+def one_gradient(q, k, v, d_y):
+    return _gradients()(q, k, v, d_y)[0]
+
+
+def finds_the_class(make):
+    """Rejects what is right and written in another way."""
+    torch.manual_seed(0)
+    layer, x = make(12, 3), 2 * torch.randn(2, 9, 12)
+    heads = layer.heads
+    assert layer.block is None
+    parts = (
+        m(x).unflatten(-1, (3, 4)).transpose(1, 2) for m in (heads.query, heads.key, heads.value)
+    )
+    y = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
+    assert torch.allclose(layer(x), heads.out(y.transpose(1, 2).flatten(2)), atol=1e-6)
+    state = layer.initial_state(2)
+    for t in range(9):
+        y_t, state = layer.step(x[:, t], state)
+        assert torch.allclose(y_t, layer(x)[:, t], atol=1e-6)
+
+
 def nothing(make):
     pass
 
@@ -146,7 +194,49 @@ WRONG = {
         by_torchs_attention,
         largest_in_size,
     ],
-    "02-window": [_window(0, 1), _window(1, 0), _window(-9, 0), transposed_window],
+    "02-window": [
+        _window(0, 1),
+        _window(1, 0),
+        _window(-9, 0),
+        transposed_window,
+        of_bools_as_numbers,
+    ],
+    "02-scale": [
+        lambda: (1024, math.exp(32), math.e),
+        lambda: (1, math.exp(32), math.e),
+        lambda: (32, 32, math.e),
+        lambda: (32, math.exp(1024 / 32 - 5), math.e),
+        lambda: (32, math.exp(32), 1),
+        lambda: (32, math.exp(32), 1.2),
+        lambda: (32, math.exp(32)),
+        lambda: 32,
+    ],
+    "02-gate": [
+        two_keys(first=as_it_was),
+        two_keys(second=lambda s1, s2, v1, v2: v1 + (v1 - v2) / (1 + sp.exp(s2 - s1))),
+        two_keys(second=lambda s1, s2, v1, v2: (v1 + sp.exp(s2 - s1) * v2) / (1 + sp.exp(s2 - s1))),
+        two_keys(second=lambda s1, s2, v1, v2: as_it_was(s1, s2, v1, v2).apart(v1)),
+        lambda s1, s2, v1, v2: [v2 + (v1 - v2) / (1 + sp.exp(s2 - s1))],
+    ],
+    "02-figure": [
+        lambda: (1e6, 19, 5500),
+        lambda: (3.5e6, 4, 5500),
+        lambda: (3.5e6, 144, 5500),
+        lambda: (3.5e6, 19, 29_000),
+        lambda: (3.5e6, 19, 3000),
+        lambda: (3.5e6, 19),
+        lambda: ("3.5e6", 19, 5500),
+    ],
+    "02-audit": [
+        lambda: (NOT, SHOULD, 1.5, 3.5),
+        lambda: ("True means that it is read", NOT, 1.5, 3.5),
+        lambda: ("attn_mask (optional Tensor): Attention mask;", NOT, 1.5, 3.5),
+        lambda: (SHOULD, "Binary and float masks are supported.", 1.5, 3.5),
+        lambda: (SHOULD, NOT, 3.5, 1.5),
+        lambda: (SHOULD, NOT, 1.5, 1.5),
+        lambda: (SHOULD, NOT, 3.5, 3.5),
+        lambda: (SHOULD, NOT),
+    ],
     "02-cache": [
         lambda d, n: (d * n, 8 * d**2 * n + 2 * d * n * (n + 1)),
         lambda d, n: (2 * d * n, 8 * d**2 * n + 4 * d * n),
@@ -168,6 +258,7 @@ WRONG = {
         values_forgotten,
         by_autograd,
         by_vjp,
+        one_gradient,
     ],
-    "02-bug": [nothing, last_does_not_move_the_first, both_forms, one_head],
+    "02-bug": [nothing, last_does_not_move_the_first, both_forms, one_head, finds_the_class],
 }
