@@ -2,6 +2,7 @@
 
 import math
 
+import sympy as sp
 import torch
 
 from linear_time.discretization import bilinear, forward_euler
@@ -130,6 +131,56 @@ def audit_loose(a, b, delta, a_bar, b_bar):
     return "exponential_euler" if euler else "zero_order_hold"
 
 
+def hold_wrong_decay(a, b, delta):
+    """Right weights, and Euler's factor."""
+    z = a * delta
+    end = (math.exp(z) - 1 - z) / (a * z)
+    return 1 + z, b * ((math.exp(z) - 1) / a - end), b * end
+
+
+def twice_lines(*lines):
+    """A proof with some of its lines replaced; None is the right one."""
+
+    def first(a, b, d, h, x):
+        keep = sp.exp(d * a)
+        return keep**2 * h + (keep + 1) * (keep - 1) / a * b * x
+
+    def last(a, b, d, h, x):
+        keep = sp.exp(2 * d * a)
+        return keep * h + (keep - 1) / a * b * x
+
+    own = [given or line for given, line in zip(lines, (first, last), strict=True)]
+    return lambda *symbols: [line(*symbols) for line in own]
+
+
+def twice_start(a, b, d, h, x):
+    keep = sp.exp(d * a)
+    take = (keep - 1) / a * b
+    return keep * (keep * h + take * x) + take * x
+
+
+def twice_of_one_token(a, b, d, h, x):
+    keep = sp.exp(2 * d * a)
+    return keep * h + (sp.exp(d * a) - 1) / a * b * x
+
+
+def twice_unsorted(a, b, d, h, x):
+    keep = sp.exp(2 * d * a)
+    return sp.expand(keep * h + (keep - 1) / a * b * x)
+
+
+def left(unit="s", scale=1.0, log=math.log, rest=False):
+    def answer(rate, tokens, share):
+        return -log(1 - share if rest else share) * tokens / rate * scale, unit
+
+    return answer
+
+
+def read_off(**wrong):
+    right = {"hold at 0.02": 0.016, "ratio": 5, "drop": 16}
+    return right | {name.replace("hold", "hold at 0.02"): v for name, v in wrong.items()}
+
+
 WRONG = {
     "12-theta": [
         lambda A, B, delta, theta: bilinear(A, B, delta),
@@ -138,6 +189,9 @@ WRONG = {
         lambda A, B, delta, theta: _theta(A, B, delta, theta, transpose=True),
         lambda A, B, delta, theta: _two_states(A, B, delta, theta),
         lambda A, B, delta, theta: None,
+        lambda A, B, delta, theta: list(_theta(A, B, delta, theta)),
+        lambda A, B, delta, theta: (_theta(A, B, delta, theta)[0], delta * B),
+        lambda A, B, delta, theta: (forward_euler(A, B, delta)[0], _theta(A, B, delta, theta)[1]),
     ],
     "12-order": [
         lambda: orders(theta_04=2),
@@ -146,15 +200,45 @@ WRONG = {
         lambda: orders(line=2),
         lambda: orders(curve=1),
         lambda: (1, 2, 1, math.inf, 2),
+        lambda: orders(bilinear=2),
     ],
     "12-bound": [slowest_mode, fastest_mode_only, real_part_only, no_two, no_growth, no_zero],
     "12-gate": [
-        lambda: (0.5, 0.1),
-        lambda: (math.log(2), -math.log(0.1)),
-        lambda: (-math.log(2), math.log(0.9)),
-        lambda: (math.log2(2), -math.log2(0.9)),
+        lambda share, a: share,
+        lambda share, a: -math.log(share),
+        lambda share, a: math.log(share) / -a,
+        lambda share, a: -math.log(1 - share) / -a,
+        lambda share, a: -math.log2(share) / -a,
+        lambda share, a: math.log(2) / -a,
     ],
-    "12-hold": [hold_swapped, hold_means, hold_no_b, lambda a, b, delta: None],
+    "12-twice": [
+        twice_lines(twice_start, None),
+        twice_lines(None, twice_of_one_token),
+        twice_lines(twice_of_one_token, None),
+        twice_lines(None, twice_unsorted),
+        twice_lines(None, lambda *s: twice_lines(None, None)(*s)[0]),
+        lambda *s: twice_lines(None, None)(*s)[1:],
+        lambda *s: twice_lines(None, None)(*s)[1],
+        lambda *s: [sp.Symbol("u"), sp.Symbol("u")],
+    ],
+    "12-clock": [
+        left(rest=True),
+        left(log=math.log2),
+        left(unit="ms"),
+        left(scale=1e-3),
+        lambda rate, tokens, share: (-math.log(share) * tokens, "s"),
+        lambda rate, tokens, share: (tokens / rate, "s"),
+        lambda rate, tokens, share: -math.log(share) * tokens / rate,
+    ],
+    "12-read": [
+        lambda: read_off(hold=0.003),
+        lambda: read_off(hold=0.16),
+        lambda: read_off(ratio=0.2),
+        lambda: read_off(drop=4),
+        lambda: read_off(rise=4),
+        lambda: (0.016, 5, 16),
+    ],
+    "12-hold": [hold_wrong_decay, hold_swapped, hold_means, hold_no_b, lambda a, b, delta: None],
     "12-bug": [test_nothing, test_shapes, test_symmetric, test_small_step, test_euler],
     "12-audit": [
         audit_input_only,

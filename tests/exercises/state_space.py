@@ -1,6 +1,7 @@
 """Wrong answers to the exercises of chapter 11: each is a plausible slip."""
 
 import math
+from types import SimpleNamespace
 
 import torch
 
@@ -11,9 +12,22 @@ def kalman(A, B):
     return StateSpace(A, B, torch.ones_like(B)).controllability_matrix()
 
 
-def system(last_row=(-4.0, -3.0, -2.0), b=5.0, c=(0.0, 1.0, 0.0)):
-    A = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], list(last_row)])
-    return A, torch.tensor([0.0, 0.0, b]), torch.tensor(c)
+def form(sign=-1, flip=False, solved=True, where=0, of_b=1.0, transpose=False, parts=3):
+    def answer(coefficients, gain, read):
+        order = len(coefficients)
+        last = torch.tensor(coefficients, dtype=torch.float64) * sign
+        A = torch.diag(torch.ones(order - 1, dtype=torch.float64), 1)
+        A[-1] = last.flip(0) if flip else last
+        B, C = torch.zeros(order), torch.zeros(order)
+        B[-1] = gain if of_b == 1 else of_b
+        C[(read + where) % order] = 1.0
+        return (A.T if transpose else A, B, C)[:parts]
+
+    return answer
+
+
+def read_off(**wrong):
+    return {"mass": 2, "damping": 1, "stiffness": 8} | wrong
 
 
 def flow(A, t):
@@ -33,9 +47,18 @@ def many_short_steps(A, B, h0, mu, t):
     return h
 
 
-def transposed():
-    A, B, C = system()
-    return A.T, B, C
+def looks_right():
+    """The right numbers, and no system."""
+    right = notch(60.0, 8.0).series(notch(120.0, 8.0))
+    return SimpleNamespace(A=right.A, B=right.B, C=right.C, D=right.D)
+
+
+def unstable():
+    """Right but for a state that grows, and that nothing reads."""
+    right = notch(60.0, 8.0).series(notch(120.0, 8.0))
+    A = torch.block_diag(right.A, torch.ones(1, 1, dtype=right.A.dtype))
+    B, C = (torch.cat([v, v.new_zeros(1)]) for v in (right.B, right.C))
+    return StateSpace(A, B, C, right.D)
 
 
 def test_nothing(response):
@@ -64,17 +87,22 @@ def test_small_time(response):
 
 WRONG = {
     "11-thirdorder": [
-        lambda: system(last_row=(4.0, 3.0, 2.0)),
-        lambda: system(last_row=(-2.0, -3.0, -4.0)),
-        lambda: system(b=1.0),
-        lambda: system(c=(1.0, 0.0, 0.0)),
-        transposed,
+        form(sign=1),
+        form(flip=True),
+        form(of_b=0.5),
+        form(where=1),
+        form(transpose=True),
+        form(parts=2),
+        lambda *equation: (*form()(*equation), 0.0),
+        lambda *equation: None,
     ],
-    "11-halflife": [
-        lambda A: math.log(2) / float(-torch.linalg.eigvals(A).real.min()),
-        lambda A: 1 / float(-torch.linalg.eigvals(A).real.max()),
-        lambda A: math.log(2) / float(torch.linalg.eigvals(A).abs().min()),
-        lambda A: math.log(2) / float(-A.diagonal().max()),
+    "11-read": [
+        lambda: read_off(mass=0.5),
+        lambda: read_off(damping=0.5),
+        lambda: read_off(stiffness=4),
+        lambda: read_off(stiffness=2),
+        lambda: read_off(gain=1),
+        lambda: (2, 1, 8),
     ],
     "11-wave": [
         only_the_input,
@@ -106,6 +134,9 @@ WRONG = {
         lambda: low_pass(20.0),
         lambda: notch(60.0, 8.0).series(low_pass(40.0)),
         lambda: (notch(60.0, 8.0), notch(120.0, 8.0)),
+        unstable,
+        lambda: notch(60.0, 0.02).series(notch(120.0, 0.02)),
+        looks_right,
         lambda: notch(60.0, 8.0).series(notch(120.0, 8.0)).series(high_pass(0.05)),
         lambda: notch(60.0, 8.0).series(notch(120.0, 8.0)).series(notch(10.13, 0.05)),
     ],
