@@ -1,5 +1,6 @@
 """Wrong answers to the exercises of chapter 03: each is a plausible slip."""
 
+import sympy as sp
 import torch
 
 from linear_time.attention import KVCache
@@ -81,6 +82,41 @@ def positions_lost(block, x):
     return y, cache._replace(dropped=1)
 
 
+def mean_of_the_rows(weight, n_heads):
+    return torch.stack([weight.mean(0)] * len(weight))
+
+
+def rotated(one=None, two=None):
+    def proof(q0, q1, k0, k1, t, s, theta):
+        c_t, n_t = sp.cos(t * theta), sp.sin(t * theta)
+        c_s, n_s = sp.cos(s * theta), sp.sin(s * theta)
+        dot, cross = q0 * k0 + q1 * k1, q0 * k1 - q1 * k0
+        gap = (s - t) * theta
+        lines = [
+            dot * (c_t * c_s + n_t * n_s) - cross * (c_t * n_s - n_t * c_s),
+            dot * sp.cos(gap) - cross * sp.sin(gap),
+        ]
+        if one:
+            lines[0] = one(lines)
+        if two:
+            lines[1] = two(lines, dot, cross, gap)
+        return lines
+
+    return proof
+
+
+def angle_error(position, d_head, mean=False, share=False, double=False):
+    i = torch.arange(d_head // 2, dtype=torch.float64)
+    theta = 10_000 ** (-2 * i / d_head)
+    short = position * theta if double else (position * theta.float()).double()
+    gap = (short - position * theta).abs()
+    gap = gap / (position * theta) if share else gap
+    return gap.mean() if mean else gap.max()
+
+
+LINE = "position_ids[..., None].float() * self.inv_freq"
+
+
 def relative_only(turn):
     q = torch.ones(1, 8, dtype=torch.float64)
     a = turn(q, torch.tensor([5])) @ turn(q, torch.tensor([3])).T
@@ -100,7 +136,21 @@ def position_zero(turn):
 
 WRONG = {
     "03-count": [count(False), count(norms=1), count(last=0), count(tie=False)],
-    "03-reorder": [lambda weight, n_heads: weight, across_heads, the_way_back],
+    "03-relative": [
+        rotated(one=lambda lines: sp.expand(lines[0])),
+        rotated(one=lambda lines: lines[1]),
+        rotated(two=lambda lines, *_: lines[0]),
+        rotated(two=lambda lines, dot, cross, gap: dot * sp.cos(gap) + cross * sp.sin(gap)),
+        lambda *symbols: rotated()(*symbols)[:1],
+        lambda *symbols: rotated()(*symbols)[1:] * 2,
+    ],
+    "03-reorder": [
+        lambda weight, n_heads: weight,
+        across_heads,
+        the_way_back,
+        mean_of_the_rows,
+        lambda weight, n_heads: None,
+    ],
     "03-fits": [fits(both=1), fits(weight_bytes=4), fits(number_bytes=4), fits(floor=None)],
     "03-share": [share(2.0), share(inverse=True), share(kv=False), share(0.5)],
     "03-prefill": [
@@ -112,6 +162,36 @@ WRONG = {
         keys_in_a_loop,
         of_the_library,
         positions_lost,
+        lambda block, x: block(x),
+        lambda block, x: (2 * block(x), cached(block, x)[1]),
+        lambda block, x: (block(x), cached(block, x)[1]._replace(v=cached(block, x)[1].v.flip(2))),
+    ],
+    "03-figure": [
+        lambda: (112, 0.5, 0.93),
+        lambda: (28, 0.5, 0.93),
+        lambda: (56, 0.7, 0.93),
+        lambda: (56, 0.5, 0.001),
+        lambda: (56, 0.5, 2.5),
+        lambda: (56, 0.5),
+        lambda: "56",
+    ],
+    "03-serve": [
+        lambda: ((3.4, "ms"), (13, "ms"), (53, "GB")),
+        lambda: ((6.7, "ms"), (6.7, "ms"), (53, "GB")),
+        lambda: ((6.7, "ms"), (6.5, "ms"), (53, "GB")),
+        lambda: ((6.7, "ms"), (13, "GB"), (53, "GB")),
+        lambda: ((6.7, "ms"), (13, "ms"), (210, "GB")),
+        lambda: ((6.7, "ms"), (13, "ms"), (0.5, "GB")),
+        lambda: ((6.7, "ms"), (13, "ms")),
+    ],
+    "03-audit": [
+        (LINE, lambda p, d: angle_error(p, d, mean=True)),
+        (LINE, lambda p, d: angle_error(p, d, share=True)),
+        (LINE, lambda p, d: angle_error(p, d, double=True)),
+        ("the positions are turned into float32", angle_error),
+        ("cos = emb.cos() * self.attention_scaling", angle_error),
+        angle_error,
+        (LINE,),
     ],
     "03-bug": [lambda turn: None, relative_only, norm_only, position_zero],
 }
