@@ -2,7 +2,11 @@
 
 import math
 
+import sympy as sp
 import torch
+from torch import nn
+
+from linear_time.compression import LinearCompression
 
 
 def square_root_of_share(n, d, share):
@@ -119,12 +123,103 @@ def commutes_only(make):
     assert torch.allclose(layer(x @ V), layer(x) @ V)
 
 
+def layers(transpose=False, size=1, flip=False, bias=False, convolution_only=False):
+    def made(W):
+        m, n = W.shape
+        linear = nn.Linear(n, m, bias=bias)
+        convolution = nn.Conv1d(n, m, size, padding=size // 2, bias=False)
+        with torch.no_grad():
+            linear.weight.copy_(0 * W if convolution_only else W.flip(1) if flip else W)
+            convolution.weight.copy_(W[:, :, None].expand(-1, -1, size))
+        if transpose:
+            linear = nn.Linear(m, n, bias=False)
+            linear.weight.data = W.T.contiguous()
+        return linear, convolution
+
+    return made
+
+
+def own_layers(W):
+    """Right numbers from classes of its own."""
+
+    class Linear(nn.Linear):
+        pass
+
+    linear, convolution = layers()(W)
+    own = Linear(W.shape[1], W.shape[0], bias=False)
+    own.load_state_dict(linear.state_dict())
+    return own, convolution
+
+
+def projection(one=None, two=None):
+    def proof(x, y, f):
+        c, s = sp.cos(f), sp.sin(f)
+        along = c * x + s * y
+        lines = [
+            x**2 + y**2 - 2 * along**2 + along**2 * (c**2 + s**2),
+            x**2 + y**2 - along**2,
+        ]
+        if one:
+            lines[0] = one(lines, x, y, f)
+        if two:
+            lines[1] = two(lines, x, y, f)
+        return lines
+
+    return proof
+
+
+def share_when_long(n, s):
+    """Right for short inputs, and a half for long ones."""
+    return share(n, s) if n < 1000 else 0.5 + 1e-4
+
+
+class OfOneDirection(LinearCompression):
+    """Right numbers from a class of its own."""
+
+
+def reads_clicks(direction=True, head=1.0, lce=LinearCompression, rows=3):
+    """The direction that decides, written down without training."""
+
+    def made(seed):
+        of_the_task = torch.Generator().manual_seed(5)
+        square = torch.randn(24, 24, generator=of_the_task, dtype=torch.float64)
+        Q = torch.linalg.qr(square).Q
+        first = 20 if direction else 0
+        layer, read = lce(24, rows), nn.Linear(4 * rows, 1)
+        with torch.no_grad():
+            layer.weight.zero_()
+            layer.weight[0].copy_(Q[:, first])
+            read.weight.zero_()
+            read.bias.zero_()
+            read.weight[0, 0] = head
+        return layer, read
+
+    return made
+
+
+def positive_only(make):
+    """Rejects what is right and has another matrix."""
+    layer = make(6, 3)
+    x, V = torch.randn(4, 6, 5), torch.randn(5, 5)
+    assert layer(x).shape == (4, 3, 5)
+    assert torch.allclose(layer(2 * x - x.flip(0)), 2 * layer(x) - layer(x.flip(0)))
+    assert torch.allclose(layer(x @ V), layer(x) @ V, atol=1e-4)
+    assert torch.allclose(layer(x[:1]), layer(x)[:1])
+    W = layer(torch.eye(6)[None])[0]
+    assert (W != 0).all() and torch.linalg.matrix_rank(W) == 3 and (W > 0).any() and (W < 0).any()
+
+
 WRONG = {
-    "05-fold": [
-        lambda W1, V1, W2, V2: (W1 @ W2.T if W1.shape == W2.shape else W1.T @ W2.T, V1 @ V2),
-        lambda W1, V1, W2, V2: (W2 @ W1, V2.T @ V1.T),
-        lambda W1, V1, W2, V2: (W2 @ W1, V1),
-        lambda W1, V1, W2, V2: W2 @ W1,
+    "05-forms": [
+        layers(transpose=True),
+        layers(size=3),
+        layers(flip=True),
+        layers(bias=True),
+        layers(convolution_only=True),
+        lambda W: layers()(W)[::-1],
+        lambda W: (lambda x: (W @ x.mT.mT).mT, layers()(W)[1]),
+        lambda W: layers()(W)[0],
+        own_layers,
     ],
     "05-budget": [
         square_root_of_share,
@@ -142,14 +237,35 @@ WRONG = {
         candidate_first,
         halves_averaged,
     ],
-    "05-causal": [
-        (window_only, share),
-        (before_the_window, share),
-        (mask, lambda n, s: 0.5),
-        (mask, share_of_whole_windows),
-        (mask, share_by_a_loop),
-        (mask, lambda n, s: float(mask(n, s).double().mean())),
-        (lambda n, s: ~mask(n, s), share),
+    "05-pythagoras": [
+        projection(one=lambda lines, *_: sp.expand(lines[0])),
+        projection(one=lambda lines, *_: lines[1]),
+        projection(two=lambda lines, *_: lines[0]),
+        projection(two=lambda lines, x, y, f: x**2 + y**2 + (sp.cos(f) * x + sp.sin(f) * y) ** 2),
+        projection(two=lambda lines, x, y, f: (sp.sin(f) * x - sp.cos(f) * y) ** 2),
+        lambda x, y, f: projection()(x, y, f)[:1],
     ],
-    "05-bug": [nothing, shape_only, additive_only, commutes_only],
+    "05-causal": [
+        (window_only, share, 0.5),
+        (before_the_window, share, 0.5),
+        (mask, lambda n, s: 0.5, 0.5),
+        (mask, share_of_whole_windows, 0.5),
+        (mask, share_by_a_loop, 0.5),
+        (mask, share_when_long, 0.5),
+        (mask, lambda n, s: float(mask(n, s).double().mean()), 0.5),
+        (lambda n, s: ~mask(n, s), share, 0.5),
+        (lambda n, s: mask(n, s).int(), share, 0.5),
+        (mask, share, 1.0),
+        (mask, share, 0.0),
+        (mask, share),
+    ],
+    "05-train": [
+        reads_clicks(direction=False),
+        reads_clicks(head=0.0),
+        reads_clicks(lce=OfOneDirection),
+        reads_clicks(rows=20),
+        lambda seed: reads_clicks()(seed)[0],
+        lambda seed: None,
+    ],
+    "05-bug": [nothing, shape_only, additive_only, commutes_only, positive_only],
 }
