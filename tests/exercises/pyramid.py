@@ -120,9 +120,62 @@ def top_only(merge):
     assert torch.equal(merge(levels)[-1], levels[-1])
 
 
+def seen(layers):
+    reach, step = 1, 1
+    for size, stride in layers:
+        reach, step = reach + (size - 1) * step, step * stride
+    return reach
+
+
+def energies(x, halvings):
+    shares = []
+    for level in range(halvings):
+        coarse = x.reshape(-1, 2).mean(1)
+        shares.append((x - coarse.repeat_interleave(2)).square().sum() * 2**level)
+        x = coarse
+    shares = torch.stack([*shares, x.square().sum() * 2**halvings])
+    return shares / shares.sum()
+
+
+SMALL = {("weights", 1024, "cut"), ("both", 1024, "cut")}
+LARGE = {("both", 1024, "rounded")}
+
+
+def as_a_list(merge):
+    """Rejects what is right and comes as a tuple."""
+    levels = [torch.arange(8.0), torch.tensor([10.0, 20, 30, 40])]
+    levels = [v[None, :, None] for v in (*levels, torch.tensor([100.0, 200]))]
+    merged = merge(levels)
+    assert isinstance(merged, list)
+    assert merged[2].flatten().tolist() == [100, 200]
+    assert merged[1].flatten().tolist() == [110, 120, 230, 240]
+    assert merged[0].flatten().tolist() == [110, 111, 122, 123, 234, 235, 246, 247]
+
+
 WRONG = {
-    "06-parameters": [no_reduction, kernel_not_squared, biases_of_the_output_only],
-    "06-collapse": [rank_of_the_output, rank_of_this_one, wrong_order, last_matrix],
+    "06-parameters": [
+        no_reduction,
+        kernel_not_squared,
+        biases_of_the_output_only,
+        lambda *widths: sum(widths),
+    ],
+    "06-audit": [
+        lambda: (SMALL, SMALL, 379.625),
+        lambda: (LARGE, LARGE, 379.625),
+        lambda: (SMALL | LARGE, LARGE, 379.625),
+        lambda: (SMALL, {("both", 1000, "rounded")}, 379.625),
+        lambda: (SMALL, LARGE, 379.0),
+        lambda: (SMALL, LARGE, 380),
+        lambda: (SMALL, LARGE),
+    ],
+    "06-collapse": [
+        rank_of_the_output,
+        rank_of_this_one,
+        wrong_order,
+        last_matrix,
+        lambda weights: wrong_order(weights)[0].T,
+        lambda weights: (0 * wrong_order(weights)[0].T, wrong_order(weights)[1]),
+    ],
     "06-equal": [
         lambda sizes: whole(sizes) / (sizes[0] + sizes[-1]),
         lambda sizes: whole(sizes) // sizes[0],
@@ -130,7 +183,24 @@ WRONG = {
         lambda sizes: whole(sizes) // (sizes[0] + sizes[-1]) + 1,
         lambda sizes: round(whole(sizes) / (sizes[0] + sizes[-1])),
     ],
-    "06-view": [additive, own_stride, product, inputs_read],
-    "06-energy": [not_weighted, levels_themselves, coarse_first],
-    "06-bug": [nothing, shapes_only, constants_only, top_only],
+    "06-view": [
+        (additive, (9, 500)),
+        (own_stride, (9, 500)),
+        (product, (9, 500)),
+        (inputs_read, (9, 500)),
+        (seen, (10, 500)),
+        (seen, (9, 333)),
+        (seen, 9),
+        seen,
+    ],
+    "06-energy": [
+        (not_weighted, 0.0002),
+        (levels_themselves, 0.0002),
+        (coarse_first, 0.0002),
+        (energies, 0.69),
+        (energies, 0.08),
+        (energies, 0),
+        energies,
+    ],
+    "06-bug": [nothing, shapes_only, constants_only, top_only, as_a_list],
 }
