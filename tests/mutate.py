@@ -651,21 +651,19 @@ def anew(mutant: Mutant, tests: Sequence[str], seconds: float) -> Any:
 # --- a round -------------------------------------------------------------------------------------
 
 
-def sound(tests: Tests, file: str, rows: Sequence[dict], kept: dict) -> list[dict]:
-    """Those of the tests that pass in this order on the unchanged code; others judge nothing."""
-    at = file, tuple(row["test"] for row in rows)
-    while at not in kept:
+def sound(tests: Tests, file: str, chosen: Sequence[str], failed: str, kept: dict) -> bool:
+    """Whether a test that failed passes, after those before it, on the unchanged code."""
+    if failed not in chosen:
+        return True
+    if (file, failed) not in kept:
+        before = list(chosen[: chosen.index(failed) + 1])
+        seconds = 6 * sum(tests.known[test]["seconds"] for test in before) + 60
         same = Mutant(file, 0, 0, "", "none")
-        seconds = 6 * sum(row["seconds"] for row in rows) + 60
-        chosen = [row["test"] for row in rows]
-        answer = tests.ask(ask="mutant", mutant=same, tests=chosen, seconds=seconds, same=True)
-        if isinstance(answer, dict) and answer["by"] in chosen:
-            print(f"left out, it fails beside others: {answer['by']}", flush=True)
-            rows = [row for row in rows if row["test"] != answer["by"]]
-            if rows:
-                continue
-        kept[at] = {row["test"] for row in rows} if isinstance(answer, dict) else set()
-    return [row for row in rows if row["test"] in kept[at]]
+        answer = tests.ask(ask="mutant", mutant=same, tests=before, seconds=seconds, same=True)
+        kept[file, failed] = isinstance(answer, dict) and answer["by"] is None
+        if not kept[file, failed]:
+            print(f"left out, it fails on the unchanged code beside others: {failed}", flush=True)
+    return kept[file, failed]
 
 
 def judged(mutant: Mutant, tests: Tests, kept: dict) -> dict[str, Any]:
@@ -673,30 +671,34 @@ def judged(mutant: Mutant, tests: Tests, kept: dict) -> dict[str, Any]:
     own = tests_of(mutant.file)
     wider = [f"tests/test_{name}.py" for name in WIDER] if mutant.file.startswith("src") else []
     for stage in (own, wider):
-        every = sound(tests, mutant.file, tests.calling(mutant._replace(start=0), stage), kept)
-        fine = {row["test"] for row in every}
-        rows = [row for row in tests.calling(mutant, stage) if row["test"] in fine]
-        if not rows:
-            continue
-        chosen = [row["test"] for row in rows]
-        seconds = 4 * sum(row["seconds"] for row in rows) + 15
-        inside = owner_of(mutant.file, mutant.start) is not None
-        answer: Any = {"again": True}
-        if inside:
-            answer = tests.ask(ask="mutant", mutant=mutant, tests=chosen, seconds=seconds)
-        if answer == {"again": True}:
-            key = mutant.file, "anew"
-            if key not in kept:
-                same = anew(mutant._replace(start=0, stop=0, new=""), chosen[:8], 300)
-                kept[key] = isinstance(same, dict) and same["by"] is None
-            if not kept[key]:
+        rows = tests.calling(mutant, stage)
+        chosen = [row["test"] for row in rows if kept.get((mutant.file, row["test"]), True)]
+        while chosen:
+            answer = asked(mutant, tests, chosen, kept)
+            if answer in ("timeout", "crash"):
+                return {"killed": True, "by": answer}
+            if "by" not in answer:
                 return {"killed": None, "by": "its tests do not pass anew"}
-            answer = anew(mutant, chosen, seconds + 60)
-        if answer in ("timeout", "crash"):
-            return {"killed": True, "by": answer}
-        if answer["by"]:
-            return {"killed": True, "by": answer["by"]}
+            if not answer["by"]:
+                break
+            if sound(tests, mutant.file, chosen, answer["by"], kept):
+                return {"killed": True, "by": answer["by"]}
+            chosen.remove(answer["by"])
     return {"killed": False, "by": None}
+
+
+def asked(mutant: Mutant, tests: Tests, chosen: Sequence[str], kept: dict) -> Any:
+    """The first of the tests to fail, by the collected tests or, if they cannot say, anew."""
+    seconds = 4 * sum(tests.known[test]["seconds"] for test in chosen) + 15
+    answer: Any = {"again": True}
+    if owner_of(mutant.file, mutant.start) is not None:
+        answer = tests.ask(ask="mutant", mutant=mutant, tests=chosen, seconds=seconds)
+    if answer != {"again": True}:
+        return answer
+    if (mutant.file, "anew") not in kept:
+        same = anew(mutant._replace(start=0, stop=0, new=""), chosen[:8], 300)
+        kept[mutant.file, "anew"] = isinstance(same, dict) and same["by"] is None
+    return anew(mutant, chosen, seconds + 60) if kept[mutant.file, "anew"] else {}
 
 
 def results() -> dict[str, dict]:
