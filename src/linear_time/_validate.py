@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MOST = 2**63 - 1  # the largest whole number of torch
 KINDS = {
     "real": ("a floating-point tensor", lambda t: t.is_floating_point()),
     "complex": ("a complex tensor", lambda t: t.is_complex()),
@@ -242,6 +243,14 @@ def state(name: str, value: Any, *sizes: int, kind: str = "real") -> None:
         )
 
 
+def width(name: str, value: Any, size: int) -> None:
+    """A tensor (…, size): what an inner layer asks, and searches nothing."""
+    if not isinstance(value, Tensor) or value.shape[-1:] != (size,):
+        raise ValueError(
+            f"{name}: expected shape (…, {size}), got {describe(value)}"
+        )
+
+
 def finite(name: str, value: Tensor) -> None:
     """No NaN and no infinity among the entries, where values are searched."""
     if not searched():
@@ -350,7 +359,12 @@ def number(
         right = isinstance(value, kinds) and not isinstance(value, bool)
     if not right:
         raise TypeError(f"{name}: expected {wanted}, got {describe(value)}")
-    plain = float(value.item() if isinstance(value, Tensor) else value)
+    try:
+        plain = float(value.item() if isinstance(value, Tensor) else value)
+    except OverflowError:
+        plain = math.inf
+    if isinstance(value, int) and abs(value) > MOST:  # torch has no such whole
+        plain = math.inf
     inside = plain >= above if or_equal else plain > above
     if not (math.isfinite(plain) and inside):
         raise ValueError(f"{name}: expected {wanted}, got {plain:g}")
@@ -389,8 +403,25 @@ def count(name: str, value: Any) -> int:
         raise TypeError(
             f"{name}: expected a whole number >= 1, got {describe(value)}"
         )
-    if value < 1:
-        raise ValueError(f"{name}: expected a whole number >= 1, got {value}")
+    if not 1 <= value <= MOST:
+        raise ValueError(
+            f"{name}: expected a whole number >= 1"
+            f"{'' if value < 1 else ' of 64 bits'}, got {value}"
+        )
+    return int(value)
+
+
+def seed(name: str, value: Any) -> int:
+    """A whole number that a generator takes; returns Python's."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole:
+        raise TypeError(
+            f"{name}: expected a whole number, got {describe(value)}"
+        )
+    if not 0 <= value <= MOST:
+        raise ValueError(
+            f"{name}: expected a whole number >= 0 of 64 bits, got {value}"
+        )
     return int(value)
 
 

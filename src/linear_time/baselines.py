@@ -60,6 +60,11 @@ def n_gram(
         Language Modeling".
     """
     vocab_size = _validate.count("vocab_size", vocab_size)
+    if not isinstance(orders, Sequence):
+        raise TypeError(
+            "orders: expected a list of whole numbers, "
+            f"got {_validate.describe(orders)}"
+        )
     orders = [_validate.count("orders", order) for order in orders]
     highest = max(orders, default=0)
     if highest == 0:

@@ -143,12 +143,21 @@ class Layout:
     #: Ends of keys that say nothing new, and are ignored.
     derived: tuple[str, ...] = ()
 
-    def arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(
+        self,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Any]:
         """The arguments of the model, from the settings of a folder.
 
+        Args:
+            config: the settings.
+            tensors: what the folder holds. A size that is larger than all
+                its numbers together is refused before a model is made.
+
         Raises:
-            ValueError: a setting is missing, is of another type, or says
-                what the model does not have.
+            ValueError: a setting is missing, is of another type, says what
+                the model does not have, or is no size of these tensors.
         """
         if self.model_type is not None:
             found = setting(config, "model_type", str)
@@ -171,6 +180,9 @@ class Layout:
             found[argument] = setting(
                 where, entry.name, entry.kind, entry.default
             )
+            if tensors is not None and type(found[argument]) is int:
+                most = sum(value.numel() for value in tensors.values())
+                _check_most(entry.name, found[argument], most)
         return found
 
     def key(self, name: str) -> str:
@@ -262,6 +274,14 @@ def load(
         raise ValueError("\n".join(shown) + end)
     for key, value in own.items():
         value.copy_(tensors[key])
+
+
+def _check_most(name: str, value: int, most: int) -> None:
+    if value > most:
+        raise ValueError(
+            f"{CONFIG}: expected {name} to be at most {most}, as many numbers "
+            f"as the folder holds, got {value}"
+        )
 
 
 def _check_only(name: str, value: Any, only: Any) -> None:

@@ -327,6 +327,7 @@ def share_kept(
     n = _validate.layout("X", X, "…", "n", "d")[-2]
     m, _ = _validate.layout("encoder", encoder, "m", n)
     _validate.layout("decoder", decoder, n, m)
+    _validate.same_precision(X=X, encoder=encoder, decoder=decoder)
     whole = X.square().sum()
     if whole == 0:
         raise ValueError("X: expected an entry other than 0, got none")
@@ -389,6 +390,9 @@ def linformer_attention(
     _validate.layout("v", v, "…", n, "d_value")
     _validate.layout("compress_k", compress_k, "m", n)
     _validate.layout("compress_v", compress_v, len(compress_k), n)
+    _validate.same_precision(
+        q=q, k=k, v=v, compress_k=compress_k, compress_v=compress_v
+    )
     with _validate.inner():
         return attention(q, compress_k @ k, compress_v @ v)
 
@@ -417,5 +421,6 @@ def token_mixing(
     n = _validate.layout("x", x, "…", "n", "d")[-2]
     _validate.layout("first", first, "hidden", n)
     _validate.layout("second", second, "n_out", len(first))
+    _validate.same_precision(x=x, first=first, second=second)
     hidden = functional.gelu(first @ x)  # (…, hidden, d)
     return second @ hidden

@@ -56,11 +56,7 @@ class RMSNorm(nn.Module):
         self, x: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch d_model"]:
         """Normalise the last dimension; ValueError where it does not fit."""
-        if x.shape[-1:] != self.weight.shape:
-            raise ValueError(
-                f"x: expected shape (…, {len(self.weight)}), "
-                f"got {_validate.describe(x)}"
-            )
+        _validate.width("x", x, len(self.weight))
         z = full(x)  # in float16 the square of 300 is infinite
         mean_square = z.square().mean(-1, keepdim=True)
         y = self.weight * z * torch.rsqrt(mean_square + self.eps)
@@ -91,6 +87,8 @@ class SwiGLU(nn.Module):
     def forward(
         self, x: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch d_model"]:
+        """The MLP at every position; ValueError where x does not fit."""
+        _validate.width("x", x, self.gate.in_features)
         y: Tensor = self.down(nn.functional.silu(self.gate(x)) * self.up(x))
         return y
 
@@ -403,7 +401,7 @@ class LlamaLM(LanguageModel):
                 have, such as scaled rotary frequencies.
         """
         config, tensors = checkpoints.read(folder)
-        arguments = LAYOUT.arguments(config)
+        arguments = LAYOUT.arguments(config, tensors)
         arguments["n_kv_heads"] = (
             arguments["n_kv_heads"] or arguments["n_heads"]
         )

@@ -350,7 +350,7 @@ class MambaLM(LanguageModel):
         config, tensors = checkpoints.read(folder)
         released = "d_model" in config and "model_type" not in config
         layout = RELEASED if released else HUGGING_FACE
-        arguments = layout.arguments(config)
+        arguments = layout.arguments(config, tensors)
         if isinstance(arguments["rank"], str):
             if arguments["rank"] != "auto":
                 raise ValueError(

@@ -389,6 +389,7 @@ class LanguageModel(nn.Module):
         self.check_tokens("prompt", prompt, ("batch", "length"))
         _validate.count("n", n)
         _validate.number("temperature", temperature, above=0, or_equal=True)
+        seed = _validate.seed("seed", seed)
         generator = torch.Generator(prompt.device).manual_seed(seed)
         logits, state = self.prefill(prompt, None, mask)
         tokens = [prompt]

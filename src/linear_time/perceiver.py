@@ -57,8 +57,13 @@ def fourier_features(
     n_bands = _validate.count("n_bands", n_bands)
     if isinstance(max_frequency, (int, float, np.number)):
         highest = [max_frequency] * d
-    else:
+    elif isinstance(max_frequency, Sequence):
         highest = list(max_frequency)
+    else:
+        raise TypeError(
+            f"max_frequency: expected one number or {d}, "
+            f"got {_validate.describe(max_frequency)}"
+        )
     if len(highest) != d:
         raise ValueError(
             f"max_frequency: expected one number or {d}, got {len(highest)}"

@@ -194,6 +194,7 @@ class PerceiverAR(LlamaLM):
                 f"stride: expected at most n_latents = {self.n_latents}, "
                 f"got {stride}"
             )
+        seed = _validate.seed("seed", seed)
         generator = torch.Generator(prompt.device).manual_seed(seed)
         first = self.n_latents - stride + 1
         with _validate.inner():

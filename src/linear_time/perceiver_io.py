@@ -214,7 +214,7 @@ class PerceiverMaskedLM(nn.Module):
                 ``checkpoints.load``; or settings that it does not have.
         """
         config, tensors = checkpoints.read(folder)
-        arguments = _arguments(MASKED_LM, config)
+        arguments = _arguments(MASKED_LM, config, tensors)
         d_model = arguments["d_model"]
         # Three that are not among the settings.
         model = cls(
@@ -308,7 +308,7 @@ class PerceiverImageClassifier(nn.Module):
                 ``checkpoints.load``; or settings that it does not have.
         """
         config, tensors = checkpoints.read(folder)
-        arguments = _arguments(IMAGE_CLASSIFIER, config)
+        arguments = _arguments(IMAGE_CLASSIFIER, config, tensors)
         labels = arguments.pop("labels")
         model = cls(len(labels) or 2, **arguments)
         IMAGE_CLASSIFIER.load(model, tensors)
@@ -343,10 +343,12 @@ class PerceiverImageClassifier(nn.Module):
 
 
 def _arguments(
-    layout: checkpoints.Layout, config: dict[str, Any]
+    layout: checkpoints.Layout,
+    config: dict[str, Any],
+    tensors: dict[str, Tensor],
 ) -> dict[str, Any]:
     """A model's arguments; two settings are one argument here."""
-    arguments = layout.arguments(config)
+    arguments = layout.arguments(config, tensors)
     widths = arguments["widening"], arguments.pop("cross_widening")
     if widths[0] != widths[1]:
         raise ValueError(

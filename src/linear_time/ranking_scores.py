@@ -196,8 +196,10 @@ def bootstrap_users(
 
     Source: Efron & Tibshirani (1993), "An Introduction to the Bootstrap".
     """
-    _validate.layout("logits", logits, "models", "rows")
+    _, rows = _validate.layout("logits", logits, "models", "rows")
+    _validate.layout("user", user, rows, kind="whole")
     draws = _validate.count("draws", draws)
+    seed = _validate.seed("seed", seed)
     users, own = torch.unique(user.cpu(), return_inverse=True)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(users), (draws, len(users)), generator=generator)

@@ -120,6 +120,7 @@ def apply_rotary(
         x turned, (…, length, d_head), computed in at least float32.
 
     Raises:
+        TypeError: an argument is no tensor.
         ValueError: the shapes do not fit.
 
     Source: Su et al. (2021), "RoFormer", equation 34.
@@ -143,6 +144,11 @@ def check_even(name: str, width: int) -> int:
 
 def _check_turn(name: str, value: Tensor, x: Tensor) -> None:
     """Refuse cosines or sines that are not those of x's positions."""
+    if not isinstance(value, Tensor) or not isinstance(x, Tensor):
+        raise TypeError(
+            f"x, {name}: expected two tensors, got {_validate.describe(x)} "
+            f"and {_validate.describe(value)}"
+        )
     own, sizes = tuple(value.shape), tuple(x.shape)
     if x.ndim >= 2 and own[-2:] == (sizes[-2], sizes[-1] / 2):
         before = own[:-2]
