@@ -2,6 +2,7 @@
 
 import math
 
+import sympy as sp
 import torch
 
 from linear_time.attention import attention
@@ -122,13 +123,62 @@ def tests_finite_only(attend):
     assert torch.isfinite(attend(Q, K, V, torch.zeros(4, dtype=torch.bool))).all()
 
 
+def cross(one=None, two=None):
+    def proof(u1, u2, v1, v2):
+        e = sp.exp
+        lines = [
+            e(u1 + v1) / ((e(u1) + e(u2)) * (e(v1) + e(v2))),
+            1 / ((1 + e(u2 - u1)) * (1 + e(v2 - v1))),
+        ]
+        if one:
+            lines[0] = one(u1, u2, v1, v2)
+        if two:
+            lines[1] = two(u1, u2, v1, v2)
+        return lines
+
+    return proof
+
+
+def as_it_was(u1, u2, v1, v2):
+    return sp.exp(u1 + v1) / sum(sp.exp(x + y) for x in (u1, u2) for y in (v1, v2))
+
+
+def wrong_y(Q, K, V):
+    W = _scores(Q, K).softmax(1)
+    return W, W @ V.flip(1)
+
+
+def tests_exactly(attend):
+    """Rejects what is right and rounds in another way."""
+    Q, K, V = torch.randn(3, 4), torch.randn(7, 4), torch.randn(7, 5)
+    real = torch.tensor([True] * 5 + [False] * 2)
+    assert torch.equal(attend(Q, K, V, real), attention(Q, K, V, real.expand(3, 7)))
+    assert (attend(Q, K, V, torch.zeros(7, dtype=torch.bool)) == 0).all()
+
+
 WRONG = {
     "08-matrix": [
         *(softmax_along_latents, no_scale, only_the_output),
-        *(overflows, calls_the_library, no_pair),
+        *(overflows, calls_the_library, no_pair, wrong_y),
     ],
     "08-crossover": [at_m, forgets_the_reading, one_too_small, first_order],
     "08-fourier": [up_to_mu, without_pi, the_papers_order, halves_of_even, the_librarys],
     "08-alias": [nyquist, one_period_on, of_mu_points, not_of_zero],
-    "08-bug": [tests_nothing, tests_without_padding, tests_finite_only],
+    "08-spot": [
+        cross(one=as_it_was),
+        cross(two=lambda *symbols: cross()(*symbols)[0]),
+        cross(two=lambda u1, u2, v1, v2: 1 / (1 + sp.exp(u2 - u1) + sp.exp(v2 - v1))),
+        cross(two=as_it_was),
+        lambda *symbols: cross()(*symbols)[:1],
+    ],
+    "08-photograph": [
+        lambda: ((144, "TB"), (25, "GB")),
+        lambda: ((48, "MB"), (25, "GB")),
+        lambda: ((576, "GB"), (25, "GB")),
+        lambda: ((576, "TB"), (6, "GB")),
+        lambda: ((576, "TB"), (1, "MB")),
+        lambda: ((576, "TB"), (25, "s")),
+        lambda: ((576, "TB"),),
+    ],
+    "08-bug": [tests_nothing, tests_without_padding, tests_finite_only, tests_exactly],
 }

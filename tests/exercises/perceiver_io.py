@@ -1,5 +1,6 @@
 """Wrong answers to the exercises of chapter 09: each is a plausible slip."""
 
+import sympy as sp
 import torch
 
 from linear_time.attention import attention
@@ -69,6 +70,10 @@ def sum_instead_of_mean(losses, p, picks):
     return (losses / p[picks]).mean()
 
 
+def off_by_a_constant(losses, p, picks):
+    return (losses / (len(p) * p[picks])).mean() + 0.1
+
+
 def latents_only(o, m, heads, d_v, d):
     return min(o, m)
 
@@ -108,12 +113,60 @@ def tests_without_repeats(decode):
     assert torch.allclose(decode(q, z), attention(q, z, z), atol=1e-5)
 
 
+def best_draw(one=None, two=None):
+    def proof(a, b, p):
+        lines = [
+            b**2 / (1 - p) ** 2 - a**2 / p**2,
+            (b * p - a * (1 - p)) * (b * p + a * (1 - p)) / (p**2 * (1 - p) ** 2),
+        ]
+        if one:
+            lines[0] = one(a, b, p)
+        if two:
+            lines[1] = two(a, b, p)
+        return lines
+
+    return proof
+
+
+QUOTE = "pos = -1 + 2 * pos / torch.tensor(self.output_index_dims"
+
+
+def shift(i, n):
+    return 2 * i / (n * (n - 1))
+
+
+def tests_a_crash(decode):
+    """Finds what does not take one query, by a crash."""
+    torch.manual_seed(0)
+    q, z = torch.randn(5, 4), torch.randn(3, 4)
+    decode(q, z)[5]
+
+
+def scores_only(n, m, o, layers):
+    return n * m + layers * m * m + o * m
+
+
+def tests_one_kind(decode):
+    """Rejects what is right and rounds in another way."""
+    torch.manual_seed(0)
+    q, z = torch.randn(5, 4), torch.randn(3, 4)
+    q[3] = q[1]
+    assert torch.equal(decode(q, z), attention(q, z, z))
+    assert torch.equal(decode(q[:1], z), attention(q[:1], z, z))
+
+
 WRONG = {
-    "09-count": [inputs_meet_outputs, depth_in_the_extra, the_total_when_doubled, no_layers],
+    "09-count": [
+        inputs_meet_outputs,
+        depth_in_the_extra,
+        the_total_when_doubled,
+        no_layers,
+        scores_only,
+    ],
     "09-where": [as_released, column_first, by_the_height, centres, of_the_grid],
     "09-weights": [
         *(plain_mean, multiplied, normalised_weights),
-        *(sum_instead_of_mean, the_first_draw),
+        *(sum_instead_of_mean, the_first_draw, off_by_a_constant),
     ],
     "09-rank": [
         latents_only,
@@ -122,5 +175,24 @@ WRONG = {
         forgets_what_heads_share,
         channels_only,
     ],
-    "09-bug": [tests_nothing, tests_one_query, tests_shape_only, tests_without_repeats],
+    "09-best": [
+        best_draw(one=lambda a, b, p: a**2 / p**2 - b**2 / (1 - p) ** 2),
+        best_draw(one=lambda a, b, p: sp.Derivative(a**2 / p + b**2 / (1 - p), p)),
+        best_draw(two=lambda a, b, p: b**2 / (1 - p) ** 2 - a**2 / p**2),
+        best_draw(two=lambda a, b, p: (b**2 * p**2 - a**2 * (1 - p) ** 2) / (p * (1 - p)) ** 2),
+        best_draw(two=lambda a, b, p: b * p - a * (1 - p)),
+        lambda a, b, p: best_draw()(a, b, p)[:1],
+    ],
+    "09-audit": [
+        (QUOTE, lambda i, n: 2 / n),
+        (QUOTE, lambda i, n: 2 * i / n),
+        (QUOTE, lambda i, n: -shift(i, n)),
+        ("pos = -1 + 2 * pos / (n - 1)", shift),
+        ("# Map these coordinates to [-1, 1]", shift),
+        (QUOTE,),
+    ],
+    "09-bug": [
+        *(tests_nothing, tests_one_query, tests_shape_only, tests_without_repeats),
+        *(tests_a_crash, tests_one_kind),
+    ],
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import sympy as sp
 import torch
 
 from linear_time.attention import attention
@@ -15,88 +16,225 @@ from linear_time.exercises import (
     expect_close,
     expect_equal,
     expect_finds_bug,
-    randn,
+    expect_parts,
+    instrument,
+    plain,
 )
+from linear_time.exercises.estimate import expect_quantity
+from linear_time.exercises.proof import expect_lines
 from linear_time.perceiver import fourier_features
 
 F64 = torch.float64
 _LIBRARY = Path(__file__).parents[1]
 
 
-def by_hand(answer: Callable[..., Any], *inputs: Any) -> Any:
-    """The answer's result; fail where it called the library for it."""
-    called: set[str] = set()
+class _Noted:
+    """What of the library was called."""
+
+    names: frozenset[str] = frozenset()
+
+
+@instrument
+def noting():
+    """Inside, calls of the library's functions are noted."""
+    found = _Noted()
 
     def note(frame: Any, event: str, _: Any) -> None:
         file = Path(frame.f_code.co_filename)
         if event == "call" and file.parent == _LIBRARY:
-            called.add(f"{file.stem}.{frame.f_code.co_name}")
+            found.names |= {f"{file.stem}.{frame.f_code.co_name}"}
 
     before = sys.getprofile()
     sys.setprofile(note)
     try:
-        got = answer(*inputs)
+        yield found
     finally:
         sys.setprofile(before)
-    used = ", ".join(sorted(called))
+
+
+def by_hand(answer: Callable[..., Any], *inputs: Any) -> Any:
+    """The answer's result; fail where it called the library for it."""
+    with noting() as found:
+        got = answer(*inputs)
+    used = ", ".join(sorted(found.names))
     expect(not used, f"Expected code of your own, got calls of {used}.")
     return got
 
 
 @exercise("08-matrix")
-def matrix(answer):
-    for m, n, d, e in ((1, 1, 1, 1), (3, 7, 4, 5), (6, 2, 9, 3)):
-        Q, K, V = randn(m, d), randn(n, d, seed=1), randn(n, e, seed=2)
+def matrix(answer, cases):
+    drawn = [tuple(cases.integer(2, 9) for _ in "mnde") for _ in "12"]
+    tried = [(1, 1, 1, 1, 1.0), *((*sizes, 1.0) for sizes in drawn)]
+    tried.append((2, cases.integer(4, 7), 4, 3, 40.0))
+    for m, n, d, e, size in tried:
+        Q, K = size * cases.randn(m, d), size * cases.randn(n, d)
+        V = cases.randn(n, e)
         given = f"{m} latents and {n} tokens of {d} channels"
-        W, y = _pair(by_hand(answer, Q.clone(), K.clone(), V.clone()), given)
-        expect_close(W, attention(Q, K, torch.eye(n, dtype=F64)), f"{given}, W")
-        expect_close(y, attention(Q, K, V), f"{given}, y")
-    Q, K, V = 40 * randn(2, 4), 40 * randn(5, 4, seed=1), randn(5, 3, seed=2)
-    given = "2 latents and 5 tokens, scores of some thousands"
-    _, y = _pair(by_hand(answer, Q.clone(), K.clone(), V.clone()), given)
-    expect_close(y, attention(Q, K, V), f"{given}, y")
-
-
-def _pair(got, given):
-    fits = isinstance(got, tuple) and len(got) == 2
-    expect(fits, f"For {given}: expected a pair (W, y), got {got!r}.")
-    return got
+        given += ", scores of some thousands" if size > 1 else ""
+        got = by_hand(answer, Q.clone(), K.clone(), V.clone())
+        W, y = expect_parts(got, 2, f"a pair (W, y) for {given}")
+        want = attention(Q, K, torch.eye(n, dtype=F64))
+        scores = Q @ K.T / math.sqrt(d)
+        expect_close(
+            W,
+            want,
+            f"{given}, W",
+            slips={
+                "the softmax runs along the latents": scores.softmax(0),
+                "the scores are not divided": (
+                    (scores * math.sqrt(d)).softmax(1)
+                ),
+            },
+        )
+        expect_close(y, want @ V, f"{given}, y")
 
 
 @exercise("08-crossover")
-def crossover(answer):
-    for m, layers in ((1, 1), (16, 4), (512, 48), (64, 6), (64, 1), (1000, 2)):
-        # The positive root of layers n² − m n − layers m² = 0.
-        root = m * (1 + math.sqrt(1 + 4 * layers**2)) / (2 * layers)
-        given = f"m = {m} and {layers} layers"
-        expect_equal(answer(m, layers), math.floor(root) + 1, given)
+def crossover(answer, cases):
+    drawn = [(cases.integer(2, 600), cases.integer(1, 50)) for _ in range(4)]
+    for m, layers in ((1, 1), (512, 48), (64, 1), (1000, 2), *drawn):
+        # Whole numbers: layers n² > n m + layers m² from the root on.
+        n = m
+        while layers * n * n <= n * m + layers * m * m:
+            n += 1
+        expect_equal(
+            answer(m, layers),
+            n,
+            f"m = {m} and {layers} layers",
+            slips={
+                "there the two are equal, or it is not fewer yet": n - 1,
+                "the reading costs something too": m + 1,
+            },
+        )
+
+
+@exercise("08-spot")
+def spot(answer, cases):
+    u = sp.symbols(cases.choice(["u1:3", "a1:3", "r1:3"]), real=True)
+    v = sp.symbols(cases.choice(["v1:3", "b1:3", "s1:3"]), real=True)
+    start = sp.exp(u[0] + v[0]) / sum(sp.exp(x + y) for x in u for y in v)
+
+    def of_one_axis(part):
+        return part.free_symbols <= set(u) or part.free_symbols <= set(v)
+
+    def sums_apart(line):
+        _, below = sp.fraction(sp.together(line, deep=False))
+        return (
+            isinstance(below, sp.Mul)
+            and len(below.args) == 2
+            and all(
+                isinstance(part, sp.Add) and of_one_axis(part)
+                for part in below.args
+            )
+        )
+
+    def two_shares(line):
+        return (
+            isinstance(line, sp.Mul)
+            and len(line.args) == 2
+            and all(
+                of_one_axis(part) and len(part.atoms(sp.exp)) == 1
+                for part in line.args
+            )
+        )
+
+    forms = [
+        ("below the line a product of two sums, one for each axis", sums_apart),
+        (
+            "a product of two shares, each with one exponential and one axis",
+            two_shares,
+        ),
+    ]
+    expect_lines(answer(*u, *v), start, forms, cases)
 
 
 @exercise("08-fourier")
-def fourier(answer):
+def fourier(answer, cases):
+    drawn = [
+        (*(cases.integer(2, 5) for _ in "ndb"), 2 * cases.integer(3, 60))
+        for _ in "12"
+    ]
     for n, d, n_bands, mu in (
-        *((5, 1, 1, 8), (6, 2, 3, 28), (4, 3, 2, 100)),
+        (5, 1, 1, 8),
+        *drawn,
         *((3, 2, 4, 7), (2, 1, 2, 2.5)),  # not even, not whole
     ):
-        p = randn(n, d).tanh()
-        given = f"{n} positions of {d} coordinates, {n_bands} bands, μ = {mu}"
+        p = cases.randn(n, d).tanh()
         wanted = fourier_features(p, n_bands, mu)
         got = by_hand(answer, p.clone(), n_bands, mu)
-        expect_close(got, wanted, given, rtol=1e-5)
+        last = (
+            wanted.roll(-d, 1),
+            fourier_features(p, n_bands, 2 * mu),
+            fourier_features(p / math.pi, n_bands, mu),
+        )
+        expect_close(
+            got,
+            wanted,
+            f"{n} positions of {d} coordinates, {n_bands} bands, μ = {mu}",
+            rtol=1e-5,
+            slips={
+                "the positions come first, and then the waves": last[0],
+                "the fastest band has the frequency μ/2": last[1],
+                "the angle is π f p": torch.cat([p, last[2][:, d:]], 1),
+            },
+        )
 
 
 @exercise("08-alias")
-def alias(answer):
-    for f, mu in ((1, 8), (2, 8), (3, 9), (1, 32), (5, 12), (0, 8), (0, 9)):
+def alias(answer, cases):
+    drawn = []
+    for mu in (2 * cases.integer(5, 15), 2 * cases.integer(5, 15) + 1):
+        drawn.append((cases.integer(1, (mu - 2) // 2), mu))
+    for f, mu in ((1, 8), (2, 8), (3, 9), (0, 8), (0, 9), *drawn):
         # On p_j = −1 + 2j/(μ−1), cos πgp_j = cos πfp_j for all j.
         g = next(g for g in range(f + 1, 4 * mu) if _agree(f, g, mu))
-        expect_equal(answer(f, mu), g, f"f = {f} and μ = {mu}")
+        expect_equal(
+            answer(f, mu),
+            g,
+            f"f = {f} and μ = {mu}",
+            slips={
+                "neighbours are 2/(μ − 1) apart, not 2/μ": mu - f,
+                "there is a smaller one": (
+                    f + 2 * (mu - 1) if f + 2 * (mu - 1) > g else -1
+                ),
+                "on this grid that one has the other sign at every second "
+                "point": mu - 1 - f if mu - 1 - f != g else -1,
+            },
+        )
 
 
 def _agree(f, g, mu):
     p = torch.linspace(-1, 1, mu, dtype=F64)
     gap = (math.pi * f * p).cos() - (math.pi * g * p).cos()
     return bool(gap.abs().max() < 1e-9)
+
+
+@exercise("08-photograph")
+def photograph(answer, cases):
+    words = "two pairs of a number and a unit"
+    square, reading = plain(expect_parts(answer(), 2, words))
+    n = 12e6
+    expect_quantity(
+        square,
+        4 * n * n,
+        "B",
+        "the scores of self-attention",
+        slips={
+            "a number has four bytes": n * n,
+            "there is a score for each pair of tokens": 4 * n,
+            "the colours are channels of a pixel, not tokens": 36 * n * n,
+        },
+    )
+    expect_quantity(
+        reading,
+        4 * n * 512,
+        "B",
+        "the scores of 512 latents",
+        slips={
+            "a number has four bytes": n * 512,
+            "the latents compare with pixels, not with each other": 4 * 512**2,
+        },
+    )
 
 
 def masked(Q, K, V, real):
@@ -106,9 +244,21 @@ def masked(Q, K, V, real):
 
 
 @exercise("08-bug")
-def bug(answer):
+def bug(answer, cases):
     def scores(Q, K):
         return Q @ K.T / math.sqrt(Q.shape[1])
+
+    def by_leaving_out(Q, K, V, real):
+        if not real.any():
+            return V.new_zeros(len(Q), V.shape[1])
+        return scores(Q, K[real]).softmax(1) @ V[real]
+
+    def by_weights(Q, K, V, real):
+        s = scores(Q, K)
+        weights = (s - s.amax(1, keepdim=True)).exp()
+        weights = weights.where(real, 0.0)
+        total = weights.sum(1, keepdim=True)
+        return weights / total.where(total > 0, 1.0) @ V
 
     def no_mask(Q, K, V, real):
         return attention(Q, K, V)
@@ -134,4 +284,5 @@ def bug(answer):
         "only the values are masked": values_only,
         "an empty input gives NaN": nan_when_empty,
     }
-    expect_finds_bug(answer, masked, bugs, "implementation")
+    right = [masked, by_leaving_out, by_weights]
+    expect_finds_bug(answer, right, bugs, cases=cases)
