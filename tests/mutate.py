@@ -706,7 +706,8 @@ def results() -> dict[str, dict]:
     path = STATE / "results.jsonl"
     if not path.exists():
         return {}
-    rows = map(json.loads, path.read_text(encoding="utf8").splitlines())
+    lines = path.read_text(encoding="utf8").splitlines()
+    rows = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may cut the last
     return {row["key"]: row for row in rows}
 
 

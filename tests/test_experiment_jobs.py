@@ -125,6 +125,8 @@ def test_a_tiny_job(small, monkeypatch, name, job):
     if name == "language_models" and "compressor" in job:  # of bytes
         few = Text(PLACES.tokens % 200, PLACES.alphabet[:200])
         monkeypatch.setattr(script, "text", lambda: few)
+    if hasattr(script, "width"):
+        script.width.cache_clear()  # what the first job counts, the second finds counted
     first, second = run(script, dict(job)), run(script, dict(job))
     assert first == second
     whole = {*job, *first, *(() if name == "sequential_digits" else ("seconds",))}
@@ -410,6 +412,18 @@ def test_baselines_of_a_text_read_the_training_part(small, monkeypatch):
     ]
 
 
+def test_a_control_is_trained_as_it_says(small, monkeypatch):
+    """Its own start and its own β₂; without them the library's."""
+    script = small("language_models")
+    job = {"model": "llama", "size": "small", "lr": 1e-2, "seed": 0, "steps": 2}
+    plain = caught(script, monkeypatch, job)
+    other = caught(script, monkeypatch, {**job, "beta2": 0.95, "start": "customary"})
+    assert (plain.config.beta2, other.config.beta2) == (0.999, 0.95)
+    spread = [float(c.model.blocks[0].mlp.gate.weight.std()) for c in (plain, other)]
+    assert spread[0] > 3 * spread[1] and spread[1] == pytest.approx(0.02, rel=0.1)
+    assert plain.config.weight_decay == other.config.weight_decay == 0.1
+
+
 def test_what_is_scored_of_a_text_is_the_parts_beginning(small, monkeypatch):
     script = small("language_models")
     sizes = {"small": script.SIZES["small"]._replace(scored=50)}
@@ -469,6 +483,24 @@ def test_digits_are_trained_on_their_part(small, monkeypatch, name):
     assert found.evaluate(judge) == 1
     assert set(judge.seen) == set(parts["validation"]) and len(judge.seen) == 240
     assert not found.config.lower_is_better
+
+
+def test_pixels_and_their_positions(small):
+    """Permuted, a pixel keeps its position's features; permuted first, it gets another's."""
+    script, cpu = small("perceiver_digits"), torch.device("cpu")
+    raw, permuted, first = (script.data(c, cpu) for c in script.CONDITIONS)
+    x = raw["test"][0]
+    assert torch.equal(raw["index"], torch.arange(64))
+    assert torch.equal(raw["positions"], script.POSITIONS)
+    moved = permuted["index"]
+    assert torch.equal(moved.sort().values, torch.arange(64)) and not torch.equal(
+        moved, torch.arange(64)
+    )
+    assert torch.equal(permuted["test"][0], x[:, moved])
+    assert torch.equal(permuted["positions"], script.POSITIONS[moved])
+    assert torch.equal(first["test"][0], x[:, moved])
+    assert torch.equal(first["index"], torch.arange(64))
+    assert torch.equal(first["positions"], script.POSITIONS)
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
@@ -816,6 +848,12 @@ def test_sequences_are_drawn_apart(small, monkeypatch):
         row = script.run(job)
         assert (row["validation_loss"] < 1e-3) == (part is validation)
         assert (row["tokens"], row["sequences"]) == ((0, 0) if part is validation else (1, 1))
+    tokens, targets = test
+    half = targets.clone()
+    half[:, -1] = (half[:, -1] + 1) % 6  # of eight answers, the last is wrong
+    monkeypatch.setattr(script, "network", lambda *given: Answers((tokens, half)))
+    row = script.run(job)
+    assert (row["tokens"], row["sequences"]) == (0.875, 0)
 
 
 def test_the_look_into_a_layer_is_at_the_test_sequences(small):
@@ -858,6 +896,20 @@ def test_ratings_are_split_once(ratings):
         for place in d.groups["cold-movie"].tolist()[:50]:
             row = int(d.split.test[place])
             assert int(d.user[row]) in known[0] and int(d.movie[row]) not in known[1]
+
+
+def test_fields_are_learned_from_the_training_rows(ratings, monkeypatch):
+    given_ = []
+    real = ratings.movielens_fields
+
+    def fields(data, rows):
+        given_.append(rows)
+        return real(data, rows)
+
+    monkeypatch.setattr(ratings, "movielens_fields", fields)
+    for protocol in ratings.PROTOCOLS:
+        d = ratings.data.__wrapped__(protocol, torch.device("cpu"), True)
+        assert torch.equal(given_.pop(), d.split.train)
 
 
 def test_a_final_run_is_scored_on_the_test_rows(ratings, monkeypatch):

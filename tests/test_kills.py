@@ -1,0 +1,205 @@
+"""Killed at any moment, nothing that was finished is lost or done again, and it is said.
+
+Of the book's build ``test_build.py`` kills one whose second chapter waits; here moments are drawn.
+A single ``train`` keeps nothing: what an experiment has finished is its jobs.
+"""
+
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from book import ROOT
+from linear_time.training import Config, seed_everything, train
+
+SCRIPT = '''
+"""A small experiment: each job trains a linear map, and leaves a line when it is done."""
+import itertools, os, time
+import runs, torch
+from torch import nn
+from linear_time.training import Config, seed_everything, train
+
+def run(job):
+    seed_everything(job["seed"])
+    model, x = nn.Linear(3, 1), torch.eye(3)
+    config = Config(steps=5, lr=job["lr"], seed=job["seed"], progress=False)
+    history = train(model, lambda g: itertools.repeat(x), lambda m, b: m(b).square()[:, 0], config)
+    time.sleep(0.05)
+    with open(os.environ["RAN"], "a", encoding="utf8") as ran:
+        print(job["lr"], job["seed"], file=ran)
+    return {"loss": history.loss.tolist()}
+
+if __name__ == "__main__":
+    options = runs.parser("", range(6), workers=1).parse_args()
+    jobs = [{"lr": lr, "seed": seed} for seed in options.seeds for lr in (0.1, 0.2, 0.3)]
+    if os.environ["HOW"] == "together":
+        one = lambda jobs: [run(job) for job in jobs]
+        runs.Runner("small", one, {"rows": 3}, options).together(jobs, lambda job: job["seed"])
+    else:
+        runs.Runner("small", run, {"rows": 3}, options)(jobs)
+'''
+JOBS = [(lr, seed) for seed in range(6) for lr in (0.1, 0.2, 0.3)]
+
+
+def recorded(path: Path) -> set[tuple[float, int]]:
+    """The jobs in the record, which is whole whenever it is looked at."""
+    if not path.exists():
+        return set()
+    return {(r["lr"], r["seed"]) for r in json.loads(path.read_text(encoding="utf8"))["runs"]}
+
+
+def ran(path: Path) -> list[tuple[float, int]]:
+    if not path.exists():
+        return []
+    lines = [line.split() for line in path.read_text(encoding="utf8").splitlines()]
+    return [(float(lr), int(seed)) for lr, seed in lines]
+
+
+def group(pid: int) -> list[int]:
+    """Processes of a session that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            _, _, rest = stat.read_text(encoding="utf8").rpartition(")")
+        except OSError:
+            continue
+        state, _, _, session = rest.split()[:4]
+        if int(session) == pid and state not in "ZX":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize(("how", "kills"), [("together", 2), ("pool", 1)])
+def test_a_killed_experiment_goes_on(tmp_path, how, kills):
+    """Killed while it trains: the record is whole, what is in it is not run again, and the end is
+    what one run gives."""
+    script, log, out = tmp_path / "small.py", tmp_path / "ran", tmp_path / "out"
+    script.write_text(SCRIPT, encoding="utf8")
+    source = os.pathsep.join([str(ROOT / "experiments"), str(ROOT / "src")])
+    environment = {**os.environ, "PYTHONPATH": source, "RAN": str(log), "HOW": how}
+    environment["OMP_NUM_THREADS"] = "1"
+    command = [sys.executable, str(script), "--out", str(out)]
+    record, draw = out / "small.json", random.Random(how)
+    before: set[tuple[float, int]] = set()
+    for kill in range(kills):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        wanted, deadline = len(before) + draw.randint(1, 4), time.monotonic() + 120
+        while len(recorded(record)) < wanted and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(draw.random() * 0.1)
+        assert process.poll() is None, f"it ended before kill {kill}"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        while group(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not group(process.pid), "workers of a killed run go on"
+        now = recorded(record)
+        assert now >= before and len(now) >= wanted
+        for job in before:
+            assert ran(log).count(job) == 1, "a finished job is run again"
+        before = now
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert f"{len(JOBS) - len(before)} runs, {len(before)} done before" in done.stdout
+    assert sorted(recorded(record)) == sorted(JOBS)
+    assert len(json.loads(record.read_text(encoding="utf8"))["runs"]) == len(JOBS)
+    for job in before:
+        assert ran(log).count(job) == 1
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert f"0 runs, {len(JOBS)} done before" in again.stdout
+    for row in json.loads(record.read_text(encoding="utf8"))["runs"]:
+        seed_everything(row["seed"])
+        model, x = nn.Linear(3, 1), torch.eye(3)
+        config = Config(steps=5, lr=row["lr"], seed=row["seed"], progress=False)
+        history = train(
+            model, lambda g, x=x: itertools.repeat(x), lambda m, b: m(b).square()[:, 0], config
+        )
+        assert row["loss"] == history.loss.tolist()
+    assert not list(out.glob("*.new"))
+
+
+def test_a_record_half_written_is_not_read(tmp_path):
+    """What a kill leaves beside the record is not taken for it."""
+    from linear_time.records import Record, read
+
+    record = Record("some", "python some.py", ({"device": "CPU"},), {}, ({"seed": 0},))
+    record.write(tmp_path)
+    (tmp_path / "some.json.new").write_text('{"command": "pyth', encoding="utf8")
+    assert read("some", tmp_path).rows == record.rows
+    record.write(tmp_path)
+    assert not (tmp_path / "some.json.new").exists()
+
+
+@pytest.mark.build
+def test_a_build_killed_at_any_moment_goes_on(tmp_path):
+    """Three chapters, three kills at drawn moments: what was said to be done stays done."""
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    (tmp_path / "book").mkdir()
+    shutil.copy(ROOT / "book" / "build.py", tmp_path / "book")
+    (tmp_path / "requirements.txt").write_text("", encoding="utf8")
+    package = tmp_path / "src" / "linear_time"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("", encoding="utf8")
+    (tmp_path / "chapters").mkdir()
+    names = ["01-a", "02-b", "03-c"]
+    for name in names:
+        source = f"with open('../ran', 'a') as ran:\n    print('{name}', file=ran)"
+        cells = [nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell("print(1)")]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(notebook, tmp_path / "chapters" / f"{name}.ipynb")
+    toc = {"root": "book/a", "chapters": [{"file": f"chapters/{name}"} for name in names]}
+    (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf8")
+    command = [sys.executable, str(tmp_path / "book" / "build.py"), "--execute-only"]
+    finished: set[str] = set()
+    log, draw = tmp_path / "log", random.Random(0)
+    times: dict[str, int] = {}
+
+    def starts() -> list[str]:
+        path = tmp_path / "ran"
+        return path.read_text(encoding="utf8").split() if path.exists() else []
+
+    for kill in range(3):
+        with log.open("w", encoding="utf8") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+        deadline = time.monotonic() + 60
+        begun = sum(times.values())
+
+        def waits(kill: int = kill, begun: int = begun) -> bool:
+            """For nothing; for a chapter to begin; for one to end."""
+            ended = " s\n" in log.read_text(encoding="utf8")
+            return (kill == 1 and len(starts()) == begun) or (kill == 2 and not ended)
+
+        while waits() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(draw.random())
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        told = re.findall(r"\] (\S+): \d+ s", log.read_text(encoding="utf8"))
+        while group(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not group(process.pid), "a kernel of a killed build goes on"
+        for name in finished:
+            assert starts().count(name) == times[name], f"{name} was done, and ran again"
+        finished |= set(told)
+        times = {name: starts().count(name) for name in names}
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Executing" in done.stdout or "are in the cache" in done.stdout
+    for name in finished:
+        assert starts().count(name) == times[name]
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Executed outputs of all 3 chapters are in the cache" in again.stdout
