@@ -114,8 +114,8 @@ def mend_page(
         context["body"] = name_tests_by_file(context["body"], tests)
     # MathJax makes a box of inline mathematics, and a line may break between it and a comma.
     context["body"] = re.sub(
-        r"(\(?<span class=\"math notranslate nohighlight\">[^<]*</span>[,.;:!?)’]+)",
-        r'<span class="unbroken">\1</span>',
+        r"\(?<span class=\"math notranslate nohighlight\">([^<]*)</span>[,.;:!?)’]+",
+        lambda found: f'<span class="unbroken{" short" * (len(found[1]) < 24)}">{found[0]}</span>',
         context["body"],
     )
     context["body"] = re.sub(

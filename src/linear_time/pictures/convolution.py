@@ -54,7 +54,7 @@ def unroll_drawing() -> Drawing:
         side = -1 if x < end[0] else 1
         d.text(
             x + (end[0] - x) * 0.3 + side * 9,
-            258 + (end[1] - 258) * 0.3,
+            258 + (end[1] - 258) * 0.3 + (0 if k in (1, 2) else 9),
             f"*K̄*_{3 - k} (1)",
             anchor="end" if side < 0 else "start",
             kind="weights",

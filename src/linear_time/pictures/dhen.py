@@ -190,7 +190,7 @@ def degree_explorer() -> Explorer:
         ],
         [
             Panel(
-                "order *k* of the difference",
+                "order *p* of the difference",
                 "above rounding, powers of ten",
                 (-0.5, 18.5),
                 (0, 14),
