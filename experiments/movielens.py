@@ -86,7 +86,7 @@ WIDTHS = (4, 8, 16, 32)
 EPOCHS = (2, 6)
 DROPOUTS = (0.0, 0.25, 0.5)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-MORE_RATES = (0.06, 0.12, 0.24, 0.48)  # one after the other, while the largest is the best
+MORE_RATES = (0.06, 0.12, 0.24, 0.48)  # one after the other, while the largest is among the best
 DECAYS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 LINEAR_DECAYS = (0.03, 0.1, 0.3, 1.0)  # logistic regression's: those of DECAYS
 SEEDS = (0, 1, 2)
@@ -436,12 +436,12 @@ def candidates(
 
 
 def longer(record: Record, models: Sequence[tuple[str, str]], rate: float) -> list[dict]:
-    """The jobs of one more rate, for the models whose largest so far is their best."""
+    """The jobs of one more rate, for the models that have the largest so far among their best."""
     largest = max((*RATES, *(more for more in MORE_RATES if more < rate)))
     jobs = []
     for model, protocol in models:
-        (best,) = candidates(record, model, protocol, 1, quick=False)
-        if best["lr"] == largest:
+        best = candidates(record, model, protocol, CANDIDATES, quick=False)
+        if largest in [one["lr"] for one in best]:
             jobs += sweeps(model, protocol, False, (rate,))
     # The longest first, so that no process is left alone with one.
     return sorted(jobs, key=lambda job: job["width"] * job["epochs"], reverse=True)

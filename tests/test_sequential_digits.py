@@ -184,3 +184,36 @@ def test_equal_states_or_equal_parameters_s4_and_s4d_are_not_told_apart():
         assert 357 * len(lin) / 1797 < 6  # what the former test part would have held
     twice, once = (missed((8, "mean", "s4d-real", N)) for N in (128, 64))
     assert abs(len(twice - once) - len(once - twice)) < math.sqrt(len(twice ^ once))
+
+
+def test_read_at_the_last_position_a_gru_with_a_long_start_stands_with_s4():
+    """What the chapter says of it, each number computed anew."""
+    names = {"S4": ("s4", 64), "small": ("s4", 32), "lin": ("s4d-lin", 64)}
+    names |= {"gru": ("gru", None), "long": ("gru-long", None)}
+    last = {key: missed((32, "last", *name)) for key, name in names.items()}
+    mean = {key: missed((32, "mean", *name)) for key, name in names.items()}
+
+    def paired(one, other):
+        b, c = len(one - other), len(other - one)
+        return (c - b) / 17.97, math.sqrt(b + c - (b - c) ** 2 / 1797) / 17.97
+
+    def words(key):
+        by, error = paired(last[key], mean[key])
+        return f"{abs(by):.1f} ± {error:.1f}"
+
+    four = [last[key] for key in ("S4", "small", "lin", "long")]
+    for i, one in enumerate(four):
+        for other in four[:i]:
+            by, error = paired(one, other)
+            assert abs(by) < 1.5 * error
+    assert all(paired(last[key], mean[key])[0] < 0 for key in ("S4", "small", "lin", "gru"))
+    assert paired(last["long"], mean["long"])[0] > 0
+    chapter = (ROOT / "chapters" / "15-s4.ipynb").read_text(encoding="utf8")
+    for sentence in (
+        f"S4 {words('S4')} and {words('small')} points, S4D-Lin {words('lin')}",
+        f"the plain GRU, {words('gru')}.",
+        f"does not (+{words('long')}), and with {len(last['long'])} wrong",
+        f"where S4 stands, {len(last['S4'])} and {len(last['small'])}, and S4D-Lin, "
+        f"{len(last['lin'])}: no two",
+    ):
+        assert sentence in chapter, sentence
