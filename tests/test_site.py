@@ -294,6 +294,7 @@ def test_solutions_are_folded_and_open_on_a_click(page: Page, address: str, chap
     cells = json.loads(chapter.read_text(encoding="utf8"))["cells"]
     expected = sum("solution" in cell["metadata"].get("tags", []) for cell in cells)
     page.goto(f"{address}chapters/{chapter.stem}.html")
+    page.evaluate("document.querySelectorAll('details.lt-detour').forEach(d => (d.open = true))")
     solutions = page.locator(".cell.tag_solution details")
     assert solutions.count() == expected
     for i in range(expected):
