@@ -226,6 +226,28 @@ def shape_only(cross):
     assert cross(torch.ones(2, 3), [torch.ones(3, 3)], [torch.ones(3)]).shape == (2, 3)
 
 
+def difference(a, b, turned=False, biased=False, spread=False, paired=True, apart=True):
+    root = len(a) ** 0.5
+    n = 0 if biased else 1
+    one = (a - b).std(correction=n)
+    other = (a.var(correction=n) + b.var(correction=n)).sqrt()
+    size = 1 if spread else root
+    gap = (b - a).mean() if turned else (a - b).mean()
+    return gap, (one if paired else other) / size, (other if apart else one) / size
+
+
+def leaks(user, timestamp, train, test):
+    return anybody(user, timestamp, train, test), own(user, timestamp, train, test)
+
+
+def of_exact_shape(cross):
+    """Rejects what is right and rounds in another way."""
+    torch.manual_seed(0)
+    x, W, b = torch.randn(64, 9), torch.randn(9, 9), torch.randn(9)
+    assert torch.equal(cross(x, [W], [b]), x * (x @ W.T + b) + x)
+    assert torch.equal(cross(x, [W, W], [b, b])[:, 0] != x[:, 0], torch.ones(64).bool())
+
+
 WRONG = {
     "07-fm": [
         ordered_pairs,
@@ -246,13 +268,27 @@ WRONG = {
     ],
     "07-entropy": [overflows, clipped, plain_log_loss, half_of_the_entropy, upside_down],
     "07-within": [pooled, ties_are_lost, half_for_one_kind, by_pairs],
-    "07-leak": [
-        lambda *a: (own(*a), anybody(*a)),
-        lambda *a: (anybody(*a), 0.0),
-        oldest_instead,
-        as_old_counts,
-        newest_since_1970,
-        lambda *a: (1 - anybody(*a), 1 - own(*a)),
+    "07-sure": [
+        lambda a, b: difference(a, b, turned=True),
+        lambda a, b: difference(a, b, biased=True),
+        lambda a, b: difference(a, b, spread=True),
+        lambda a, b: difference(a, b, paired=False),
+        lambda a, b: difference(a, b, apart=False),
+        lambda a, b: difference(a, b)[:2],
+        lambda a, b: (a - b).mean(),
     ],
-    "07-bug": [nothing, zero_only, one_layer, shape_only],
+    "07-leak": [
+        (lambda *a: (own(*a), anybody(*a)), "own"),
+        (lambda *a: (anybody(*a), 0.0), "own"),
+        (lambda *a: (0.5, own(*a)), "own"),
+        (oldest_instead, "own"),
+        (as_old_counts, "own"),
+        (newest_since_1970, "own"),
+        (lambda *a: (1 - anybody(*a), 1 - own(*a)), "own"),
+        (anybody, "own"),
+        (leaks, "anybody"),
+        (leaks, "both"),
+        leaks,
+    ],
+    "07-bug": [nothing, zero_only, one_layer, shape_only, of_exact_shape],
 }
