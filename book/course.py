@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-#: What an exercise may be (``**Kind:**`` of its statement).
-KINDS = ("proof", "figure", "estimate", "train", "audit", "code", "bug", "written", "project")
 
 
 class Exercise(NamedTuple):
@@ -157,8 +155,82 @@ def faults(given: Chapter) -> list[str]:
     for made in given.exercises.values():
         if made.name not in tested and not made.title.startswith("Diagnostic"):
             found.append(f"{made.name} ({made.objective}) belongs to no objective")
-        if made.kind not in KINDS:
-            found.append(f"{made.name}: expected **Kind:** one of {', '.join(KINDS)}")
+    return found
+
+
+class Half(NamedTuple):
+    """What a class that has skipped a chapter borrows from it: one section, and why."""
+
+    heading: str
+    why: str
+
+
+#: (a chapter, one that it builds on) -> what to borrow where a course leaves the latter out.
+BORROWED = {
+    ("01", "00"): Half(
+        "Vector–Jacobian products", "the chain rule as a product of matrices, for the gradient"
+    ),
+    ("02", "01"): Half(
+        "Bits per character, and three baselines",
+        "how a model of text is scored, at its end",
+    ),
+    ("05", "00"): Half("A roofline on one page", "operations a byte, for what the clock says"),
+    ("07", "06"): Half(
+        "What goes in, what comes out", "several levels side by side, the idea of an ensemble"
+    ),
+    ("08", "02"): Half("A dictionary that answers with a mean", "attention in one equation"),
+    ("08", "05"): Half("One matrix, on the token axis", "$Y = WX$, which the chapter extends"),
+    ("10", "03"): Half("Two residuals", "the block that a Perceiver AR is made of"),
+    ("10", "04"): Half("Counting attention", "how operations are counted"),
+    ("11", "00"): Half("A linear differential equation", "the scalar case of the solution"),
+    ("12", "11"): Half("The solution", "variation of constants, one equation"),
+    ("13", "00"): Half("Convolution and the FFT", "that an FFT turns convolution into a product"),
+    ("13", "12"): Half("What goes in and what comes out", "the recurrence that is unrolled"),
+    ("15", "13"): Half(
+        "What the layers use: diagonal $\\bar A$, $d$ channels", "the kernel of a diagonal system"
+    ),
+    ("16", "12"): Half("$\\Delta$ is a gate", "what a step near zero and a long one do"),
+    ("16", "13"): Half("Where it breaks", "the matrix $K[t, s]$ of a system that changes"),
+    ("17", "02"): Half("Online softmax", "only for one detour; leave it out with no loss"),
+    ("17", "13"): Half("What each costs", "work and depth of a recurrence and of the FFT"),
+    ("17", "16"): Half("S6: Δ, B and C are functions of the input", "whose recurrence is scanned"),
+    ("18", "03"): Half("Two residuals", "the Llama block that Mamba is compared with"),
+    ("18", "17"): Half("A step is a map", "why the scan may be computed in any grouping"),
+}
+
+
+class Week(NamedTuple):
+    """A week of a course, or a session of a workshop, as `teaching.md` names it."""
+
+    course: str
+    chapters: tuple[str, ...]
+    exercises: tuple[str, ...]
+
+
+def weeks(text: str) -> list[Week]:
+    """The weeks that a page's `{week}` directives name, in order."""
+    return [
+        Week(course, tuple(chapters.split()), tuple(exercises.split()))
+        for chapters, course, exercises in re.findall(
+            r"^:::\{week\} ([\d ]+)\n:course: (\w+)\n:exercises: ([^\n]*)$", text, re.MULTILINE
+        )
+    ]
+
+
+def to_borrow(chapters: tuple[str, ...], read: set[str]) -> list[tuple[str, str, Half]]:
+    """What these chapters build on and the class has not read: (chapter, other, the section).
+
+    Raises:
+        ValueError: nothing says what to borrow, or the other chapter has no such section.
+    """
+    known, found = set(read), []
+    for number in chapters:
+        for other in sorted(chapter(number).builds_on - known):
+            half = BORROWED.get((number, other))
+            if half is None or half.heading not in chapter(other).headings:
+                raise ValueError(f"chapter {number}: nothing to borrow from {other}: {half}")
+            found.append((number, other, half))
+        known.add(number)
     return found
 
 

@@ -1,8 +1,13 @@
 """What chapters say of themselves is read rightly; objectives and exercises belong together."""
 
+import importlib.util
+import pydoc
+import re
+
 import pytest
 
 from book import ROOT, load
+from linear_time import records
 
 course = load(ROOT / "book" / "course.py")
 
@@ -56,8 +61,6 @@ def test_a_chapter_is_read():
         ("`12-why`", "`12-how`", "names 12-how"),
         (" (`12-why`)", "", "no exercise tests the objective: say *why*"),
         (" and *A bound*", "", "12-bound (bound it) belongs to no objective"),
-        ("**Kind:** proof", "**Kind:** poem", "12-bound: expected **Kind:**"),
-        (" · **Kind:** proof", "", "12-bound: expected **Kind:**"),
     ],
 )
 def test_what_does_not_belong_together_is_named(before, after, says):
@@ -90,3 +93,130 @@ def test_a_chapter_of_the_book_is_read(number):
     assert 10 <= read.core <= 60 and 5 <= read.detours <= 60
     titles = [made.title for made in read.exercises.values()]
     assert len(titles) == len(set(titles)), "an objective names exercises by their titles"
+
+
+# ---- the teaching pages
+
+TEACHING = (ROOT / "book" / "teaching.md").read_text(encoding="utf8")
+PROJECTS = (ROOT / "book" / "projects.md").read_text(encoding="utf8")
+WEEKS = course.weeks(TEACHING)
+each_week = pytest.mark.parametrize(
+    "week", WEEKS, ids=lambda w: f"{w.course} {'-'.join(w.chapters)}"
+)
+
+
+def in_course(name):
+    return [week for week in WEEKS if week.course == name]
+
+
+def test_the_courses_are_as_long_as_they_say():
+    assert TEACHING.count(":::{week}") == len(WEEKS)
+    assert [len(in_course(name)) for name in ("term", "module", "workshop")] == [12, 4, 4]
+    for number, week in enumerate(in_course("term"), 1):
+        line = f":::{{week}} {' '.join(week.chapters)}\n:course: term"
+        section = TEACHING.index(line)
+        heading = TEACHING.rindex("### ", 0, section)
+        assert TEACHING[heading:].startswith(f"### Week {number}. ")
+    taught = [number for week in in_course("term") for number in week.chapters]
+    assert taught == [number for number in course.stems() if number <= "18"]
+
+
+@each_week
+def test_a_week_s_exercises_exist_and_belong_to_its_chapters(week):
+    for name in week.exercises:
+        assert name[:2] in week.chapters
+        assert name in course.chapter(name[:2]).exercises
+    assert len(set(week.exercises)) == len(week.exercises)
+
+
+@each_week
+def test_a_week_has_the_hours_that_the_page_states(week):
+    assert "at most three hours outside class" in TEACHING
+    assert "Four sessions of 90 minutes" in TEACHING
+    minutes = sum(course.chapter(number).core for number in week.chapters)
+    minutes += sum(course.chapter(name[:2]).exercises[name].minutes for name in week.exercises)
+    assert minutes <= (90 if week.course == "workshop" else 180)
+
+
+@pytest.mark.parametrize("name", ["term", "module", "workshop"])
+def test_what_a_course_skips_can_be_borrowed(name):
+    read: set[str] = set()
+    borrowed = []
+    for week in in_course(name):
+        borrowed += course.to_borrow(week.chapters, read)
+        read |= set(week.chapters)
+    assert bool(borrowed) == (name != "term")
+
+
+def test_nothing_is_borrowed_that_is_not_needed_or_not_there():
+    for (number, other), half in course.BORROWED.items():
+        assert other in course.chapter(number).builds_on
+        assert half.heading in course.chapter(other).headings, (other, half.heading)
+    with pytest.raises(ValueError, match="chapter 04: nothing to borrow from 01"):
+        course.to_borrow(("04",), set())
+
+
+def test_weeks_have_questions_and_milestones():
+    blocks = TEACHING.split(":::{week}")[1:]
+    for block, week in zip(blocks, WEEKS, strict=True):
+        inside = block.split("\n:::\n")[0]
+        assert "**Discuss.** " in inside and inside.count("?") >= 1
+        assert ("**Milestone.** " in inside) == (week.course != "workshop")
+
+
+def test_the_commands_of_the_page_run(capsys):
+    bank = load(ROOT / "book" / "bank.py")
+    commands = [
+        line.split()[2:] for line in TEACHING.splitlines() if line.startswith("python book/bank")
+    ]
+    assert len(commands) == 3
+    for arguments in commands:
+        assert bank.main(arguments) == 0
+        assert len(capsys.readouterr().out) > 100
+
+
+# ---- the projects
+
+SECTIONS = re.split(r"^## ", PROJECTS, flags=re.MULTILINE)[1:]
+COMMON, OWN = SECTIONS[0], SECTIONS[1:]
+each_project = pytest.mark.parametrize("text", OWN, ids=lambda text: text.splitlines()[0])
+
+
+def rubric(text):
+    """The points of a rubric's rows."""
+    rows = [line for line in text.splitlines() if line.startswith("| **")]
+    assert all(row.count("|") == 6 and all(row.strip("| ").split(" | ")) for row in rows)
+    return [int(row.split("|")[2]) for row in rows]
+
+
+def test_there_are_projects_enough_and_points_sum_to_a_hundred():
+    assert len(OWN) == 8 and "Eight projects" in PROJECTS
+    assert "Sixty of a hundred" in COMMON and sum(rubric(COMMON)) == 60
+    assert {sum(rubric(text)) for text in OWN} == {40}
+
+
+@each_project
+def test_a_project_says_all_that_it_must(text):
+    labels = re.findall(r"^\*\*([\w ]+)\.\*\* ", text, re.MULTILINE)
+    assert labels == [
+        "Question", "Hours", "Build on", "Given", "First milestone", "A good result", "Pitfalls",
+    ]  # fmt: skip
+    least, most = map(int, re.search(r"\*\*Hours\.\*\* (\d+) to (\d+)", text).groups())
+    assert 8 <= least < most <= 40
+    assert re.search(r"\*\*Question\.\*\* [^\n]*\?", text)
+
+
+@each_project
+def test_what_a_project_is_given_exists(text):
+    given = re.search(r"\*\*Given\.\*\* (.*)", text)[1]
+    names = re.findall(r"`([\w./]+)`", given)
+    assert len(names) >= 4
+    for name in names:
+        if "/" in name or name.endswith(".md"):
+            assert (ROOT / name).is_file(), name
+        elif name.startswith("linear_time."):
+            assert pydoc.locate(name) is not None, name
+        elif name == "transformers":
+            assert importlib.util.find_spec(name)
+        else:
+            records.read(name)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from book import ROOT, load
+from linear_time.pictures import teaching
 from linear_time.pictures.home import PAGES, PATHS, paths_drawing
 
 course = load(ROOT / "book" / "course.py")
@@ -62,3 +63,23 @@ def test_every_box_of_the_map_leads_to_a_page():
     assert len(links) == sum(1 + len(path.chapters) for path in PATHS.values())
     for link in links:
         assert (ROOT / "book" / f"{link}.ipynb").resolve().is_file(), link
+
+
+def test_the_map_of_dependencies_is_that_of_the_chapters():
+    said = {number: course.chapter(number).builds_on for number in course.stems()}
+    assert {number: set(others) for number, others in teaching.BUILDS_ON.items()} == said
+    assert teaching.PLACES.keys() == said.keys()
+
+
+def test_arrows_left_out_of_the_map_follow_from_those_drawn():
+    for number in teaching.BUILDS_ON:
+        reached = {number}
+        waiting = [number]
+        while waiting:
+            for other in teaching.drawn(waiting.pop()):
+                if other not in reached:
+                    reached.add(other)
+                    waiting.append(other)
+        assert reached - {number} == teaching.needed(number)
+    svg = teaching.dependencies_drawing().svg()
+    assert svg.count('z" fill=') == sum(len(teaching.drawn(n)) for n in teaching.BUILDS_ON)
