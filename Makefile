@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv book test notebooks lab lint clean unit nbval lint-notebooks site browser alone mutants everywhere
+.PHONY: help venv book slides test notebooks lab lint clean unit nbval lint-notebooks site browser alone mutants everywhere
 
 BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -41,6 +41,9 @@ venv: .venv/.installed  ## make .venv and install into it
 book: venv  ## execute what changed and render the book to _build/html
 	@$(BIN)/python book/build.py
 
+slides: venv  ## make the decks of slides again from the pages that `make book` has rendered
+	@$(BIN)/python book/slides.py
+
 # Each step runs even where one before it failed; the summaries stand together at the end.
 test: venv  ## unit tests, notebooks, the book's build and the checks of its pages
 	@failed=""; \
@@ -68,7 +71,7 @@ lint-notebooks: venv
 	@$(BIN)/python book/notebooks.py lint
 
 site: venv
-	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; $(BIN)/python -m pytest tests/test_site.py -m site 2>&1 | tee $(LOGS)/$@.log
+	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; $(BIN)/python -m pytest tests/test_site.py tests/test_slides.py -m site 2>&1 | tee $(LOGS)/$@.log
 
 alone: venv  ## execute every chapter in an empty folder, with nothing but the wheel and what it declares
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_alone.py -m "wheel or not wheel" -n $(CORES) --durations=0

@@ -359,6 +359,14 @@ def main() -> int:
             return 0
         if not render(root, build):
             return 1
+        if (root / "book" / "slides").is_dir():
+            import slides  # not before: a small book has no decks, and needs none of it
+
+            try:
+                slides.build(root)
+            except (FileNotFoundError, ValueError) as error:
+                print(f"slides: {error}", file=sys.stderr)
+                return 1
     print(f"\nThe book is at {(build / 'html' / 'index.html').as_uri()}")
     return 0
 

@@ -181,13 +181,16 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 
 
 def remove_old_pages(app: Sphinx, error: Exception | None) -> None:
-    """A chapter that was renamed or taken out of the contents leaves the site too."""
+    """A chapter that was renamed or taken out of the contents leaves the site too.
+
+    The decks of slides are made, and removed, after the pages.
+    """
     if error or app.builder.format != "html":
         return
     for page in Path(app.outdir).rglob("*.html"):
         docname = page.relative_to(app.outdir).with_suffix("").as_posix()
         folder = page.relative_to(app.outdir).parts[0]
-        if "/" in docname and folder != "_static" and docname not in app.env.found_docs:
+        if "/" in docname and folder not in ("_static", "slides") and docname not in app.env.found_docs:
             page.unlink()
 
 
