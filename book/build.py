@@ -363,7 +363,7 @@ def main() -> int:
             import slides  # not before: a small book has no decks, and needs none of it
 
             try:
-                slides.build(root)
+                slides.build(build / "html")
             except (FileNotFoundError, ValueError) as error:
                 print(f"slides: {error}", file=sys.stderr)
                 return 1

@@ -48,11 +48,9 @@ WIDE = {"img": 1.35, "svg": 4}
 
 
 def mathematics(tex: str, display: bool) -> str:
-    """TeX as the pages hold it: what MathJax draws when the page is open."""
+    """TeX as the pages hold it, within a box of class `math`: MathJax draws it in the browser."""
     tex = html.escape(tex.strip(), quote=False)
-    if display:
-        return f'<div class="math">\\[{tex}\\]</div>'
-    return f'<span class="math">\\({tex}\\)</span>'
+    return f"\\[{tex}\\]" if display else f"\\({tex}\\)"
 
 
 def mathematics_head(page: BeautifulSoup) -> str:
@@ -180,7 +178,7 @@ class Deck:
         body = re.sub(r"<p>@(\d+)@</p>", lambda found: parts[int(found[1])], body)
         # No line breaks between mathematics and the comma after it.
         body = re.sub(
-            r'(<span class="math">[^<]*</span>[,.;:!?)]+)',
+            r'(<span class="math inline">[^<]*</span>[,.;:!?)]+)',
             r'<span class="unbroken">\1</span>',
             body,
         )
@@ -241,14 +239,13 @@ def decks() -> list[Path]:
     return sorted(DECKS.glob("*.md"))
 
 
-def build(root: Path = ROOT) -> int:
-    """Render the decks of the chapters whose pages are there; how many.
+def build(site: Path = ROOT / "_build" / "html") -> int:
+    """Render the decks of the chapters whose pages a site has; how many.
 
     Raises:
         FileNotFoundError: the book is not rendered, or reveal.js is not installed.
         ValueError: a deck asks for a part that its chapter does not have.
     """
-    site = root / "_build" / "html"
     if not site.is_dir():
         raise FileNotFoundError("slides need the book's pages: run `make book` first")
     started = time.monotonic()

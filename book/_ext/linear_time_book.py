@@ -190,7 +190,8 @@ def remove_old_pages(app: Sphinx, error: Exception | None) -> None:
     for page in Path(app.outdir).rglob("*.html"):
         docname = page.relative_to(app.outdir).with_suffix("").as_posix()
         folder = page.relative_to(app.outdir).parts[0]
-        if "/" in docname and folder not in ("_static", "slides") and docname not in app.env.found_docs:
+        own = "/" in docname and folder not in ("_static", "slides")
+        if own and docname not in app.env.found_docs:
             page.unlink()
 
 
