@@ -37,7 +37,8 @@ def link(number: str) -> str:
 def reading(number: str) -> str:
     """A chapter, its minutes, and its slides."""
     chapter = course.chapter(number)
-    slides = f", [slides](../slides/{chapter.stem}.html)" if deck(chapter.stem) else ""
+    address = f"../slides/{chapter.stem}.html"  # made after the pages, so no page to MyST
+    slides = f', <a href="{address}">slides</a>' if deck(chapter.stem) else ""
     return f"{link(number)} ({chapter.core} min; detours {chapter.detours}{slides})"
 
 
