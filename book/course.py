@@ -111,7 +111,7 @@ def exercises_of(stem: str, text: str) -> list[Exercise]:
         r":::\{exercise\} ([^\n]*)\n:label: (\S+)\n\n([^\n]*)", text
     ):
         said = dict(re.findall(r"\*\*(\w+):\*\* (.*?)(?: · (?=\*\*)|$)", line))
-        minutes = re.fullmatch(r"(\d+) min", said.get("Time", ""))
+        minutes = re.match(r"(\d+) min\b", said.get("Time", ""))
         dots = said.get("Difficulty", "")
         if not minutes or not re.fullmatch("●{1,3}", dots) or "Objective" not in said:
             raise ValueError(f"{name}: expected Objective, Difficulty and Time, got {line!r}")
