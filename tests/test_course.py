@@ -164,6 +164,12 @@ def test_weeks_have_questions_and_milestones():
         assert ("**Milestone.** " in inside) == (week.course != "workshop")
 
 
+def test_the_page_counts_the_decks():
+    decks = list((ROOT / "book" / "slides").glob("*.md"))
+    assert len(decks) == 9 and "Nine chapters have a deck" in TEACHING
+    assert "decks of slides](#slides) for nine chapters" in TEACHING
+
+
 def test_the_commands_of_the_page_run(capsys):
     bank = load(ROOT / "book" / "bank.py")
     commands = [

@@ -54,13 +54,13 @@ def exercises(names: tuple[str, ...]) -> list[str]:
     """
     chosen = [course.chapter(name[:2]).exercises[name] for name in names]
     rows = [
-        f"| `{made.name}` | {made.title} | {made.objective} | {made.kind or '–'} "
-        f"| {'●' * made.difficulty} | {made.minutes} |"
+        f"| `{made.name}` | {made.title} | {made.minutes} | {'●' * made.difficulty} "
+        f"| {made.kind or '–'} | {made.objective} |"
         for made in chosen
     ]
     total = sum(made.minutes for made in chosen)
-    head = ["| exercise | title | objective | kind | | min |", "|---|---|---|---|---|---|"]
-    return [*head, *rows, f"| | **together** | | | | **{total}** |"]
+    head = ["| exercise | title | min | | kind | objective |", "|---|---|---|---|---|---|"]
+    return [*head, *rows, f"| | **together** | **{total}** | | | |"]
 
 
 class WeekDirective(SphinxDirective):
