@@ -4,7 +4,7 @@ from linear_time.drawing import Drawing
 from linear_time.pictures.home import PAGES
 
 #: What each chapter's own line "Builds on" names.
-BUILDS_ON = {
+BUILDS_ON: dict[str, tuple[str, ...]] = {
     "00": (),
     "01": ("00",),
     "02": ("01",),
