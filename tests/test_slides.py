@@ -93,7 +93,7 @@ def test_a_deck_says_no_number_that_its_chapter_does_not(deck: Path) -> None:
         number
         for number in numbers
         if not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", page)
-        and f"{float(number):g}" not in page
+        and not ("e" in number and f"{float(number):g}" in page)
     ]
     assert missing == []
 
