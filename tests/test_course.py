@@ -3,8 +3,13 @@
 import importlib.util
 import pydoc
 import re
+import shutil
+from io import StringIO
 
+import nbformat
 import pytest
+from bs4 import BeautifulSoup
+from sphinx.application import Sphinx
 
 from book import ROOT, load
 from linear_time import records
@@ -235,3 +240,100 @@ def test_what_a_project_is_given_exists(text):
             assert importlib.util.find_spec(name)
         else:
             records.read(name)
+
+
+# ---- the directive, on a small site
+
+CONF = """
+import sys
+sys.path.insert(0, {ext!r})
+extensions = ["myst_nb", "linear_time_layers", "linear_time_course"]
+project = "Small"
+nb_execution_mode = "off"
+html_theme = "basic"
+html_static_path = ["_static"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+exclude_patterns = ["_build", "jupyter_execute"]
+"""
+PAGE = """# Teaching
+
+:::{week} 12
+:course: short
+:exercises: 12-gate 12-bug
+
+**Discuss.** Why?
+:::
+
+:::{week} 13
+:course: short
+:exercises: 13-leak
+:::
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The page of two weeks, and the chapters that it names, of which only the titles are there."""
+    folder = tmp_path_factory.mktemp("course")
+    (folder / "_static").mkdir()
+    (folder / "chapters").mkdir()
+    (folder / "book").mkdir()
+    for name in ("layers.css", "layers.js"):
+        shutil.copy(ROOT / "book" / "_static" / name, folder / "_static")
+    (folder / "conf.py").write_text(CONF.format(ext=str(ROOT / "book" / "_ext")), encoding="utf8")
+    (folder / "index.md").write_text("# Small\n", encoding="utf8")
+    for stem in course.stems().values():
+        cell = nbformat.v4.new_markdown_cell(f"# {stem}\n\n**Running time** short.")
+        notebook = nbformat.v4.new_notebook(cells=[cell])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+        nbformat.write(notebook, folder / "chapters" / f"{stem}.ipynb")
+    return folder
+
+
+def built(folder, page):
+    """The page as HTML, and what Sphinx says of it."""
+    (folder / "book" / "teaching.md").write_text(page, encoding="utf8")
+    says = StringIO()
+    out = str(folder / "_build")
+    tree = f"{out}/.doctrees"
+    app = Sphinx(str(folder), str(folder), out, tree, "html", status=None, warning=says)
+    app.build()
+    text = (folder / "_build" / "book" / "teaching.html").read_text(encoding="utf8")
+    said = [line for line in says.getvalue().splitlines() if "toctree" not in line]
+    return BeautifulSoup(text, "html.parser"), "\n".join(said)
+
+
+def test_a_week_prints_what_the_chapters_say(site):
+    page, said = built(site, PAGE)
+    assert not said.strip()
+    first, second = page.select(".lt-week")
+    chapter = course.chapter("12")
+    words = first.get_text()
+    assert f"12 · {chapter.title} ({chapter.core} min; detours {chapter.detours}, slides)" in words
+    assert "the section The solution" in words and "**" not in words
+    total = sum(chapter.exercises[name].minutes for name in ("12-gate", "12-bug"))
+    rows = [[cell.get_text() for cell in row.select("td")] for row in first.select("tbody tr")]
+    assert [row[0] for row in rows] == ["12-gate", "12-bug", ""]
+    assert rows[0][2] == str(chapter.exercises["12-gate"].minutes) and rows[-1][2] == str(total)
+    assert len(first.select("details li")) == len(chapter.objectives)
+    assert first.get_text().rstrip().endswith("Why?")
+    borrowed = second.find("strong", string="Borrow").parent.get_text()
+    assert "Toolbox" in borrowed and "Discretization" not in borrowed, "12 was read a week before"
+    links = {link["href"] for link in first.select("a[href]")}
+    assert {"../chapters/12-discretization.html", "../slides/12-discretization.html"} <= links
+
+
+def test_a_chapter_with_a_deck_links_to_it(site):
+    built(site, PAGE)
+    for stem, there in (("12-discretization", True), ("14-hippo", False)):
+        text = (site / "_build" / "chapters" / f"{stem}.html").read_text(encoding="utf8")
+        assert (f'href="../slides/{stem}.html"' in text) == there
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [("12-gate", "12-nothing", "12-nothing"), ("{week} 13", "{week} 04", "nothing to borrow")],
+)
+def test_a_week_that_does_not_hold_fails_the_build(site, before, after, says):
+    _, said = built(site, PAGE.replace(before, after))
+    assert says in said
