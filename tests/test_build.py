@@ -45,7 +45,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "_config.yml", root)
     for folder in ("_ext", "_static", "_templates"):
         shutil.copytree(ROOT / "book" / folder, root / "book" / folder)
-    shutil.copy(ROOT / "book" / "build.py", root / "book")
+    for name in ("build.py", "course.py"):
+        shutil.copy(ROOT / "book" / name, root / "book")
     (root / "requirements.txt").write_text("torch==2.13.0\n", encoding="utf8")
     (root / "book" / "references.bib").write_text("", encoding="utf8")
     (root / "book" / "preface.md").write_text(
