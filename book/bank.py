@@ -6,7 +6,7 @@
 
 A question is a function of a random generator: it draws its numbers, writes its text, and answers
 by the formula that a student should use. Beside the formula stands the same number by the library
-(`Asked.library`), which the tests compare for many seeds; so the key is not typed anywhere.
+(`library`), which the tests compare for many seeds; so the key is not typed anywhere.
 Answers are numbers, right within the stated tolerance. The questions stand in `questions.py`.
 """
 
@@ -16,49 +16,11 @@ import argparse
 import math
 import random
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
-
-class Asked(NamedTuple):
-    """A question with its numbers.
-
-    `answer` is by the formula, `working` says how; `library()` is the same number by running the
-    library. `tolerance` is relative, and 0 where a whole number is asked for.
-    """
-
-    text: str
-    answer: float
-    working: str
-    library: Callable[[], float]
-    unit: str = ""
-    tolerance: float = 0.01
-
-
-class Question(NamedTuple):
-    """An entry of the bank: how long it takes, and how it is drawn."""
-
-    name: str
-    minutes: int
-    draw: Callable[[random.Random], Asked]
-
-    @property
-    def chapter(self) -> str:
-        return self.name[:2]
-
-
-BANK: dict[str, Question] = {}
-
-
-def ask(name: str, minutes: int) -> Callable[[Callable], Callable]:
-    """Enter a question into the bank, under its chapter's number and a word."""
-
-    def enter(draw: Callable[[random.Random], Asked]) -> Callable:
-        BANK[name] = Question(name, minutes, draw)
-        return draw
-
-    return enter
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from questions import BANK, Asked
 
 
 def question(name: str, seed: int) -> Asked:
@@ -161,11 +123,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(key(names, options.seed))
     return 0
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-if __name__ == "__main__":
-    sys.modules["bank"] = sys.modules[__name__]  # questions.py enters into this one
-import questions  # noqa: E402, F401
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,17 +1,16 @@
-"""The questions of the bank, in the order of the chapters. See bank.py."""
+"""The questions of the bank, in the order of the chapters; bank.py draws and prints them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from bank import Asked, ask
 from linear_time import convolution, cost, discretization, hippo, ranking_scores, scan, state_space
 from linear_time.attention import (
     CausalSelfAttention,
@@ -33,6 +32,47 @@ from linear_time.pyramid import InceptionBlock
 from linear_time.recurrent import GRU, ElmanRNN, jacobian_product_norms
 from linear_time.s4 import S4D
 from linear_time.selective import selective_scan
+
+
+class Asked(NamedTuple):
+    """A question with its numbers.
+
+    `answer` is by the formula, `working` says how; `library()` is the same number by running the
+    library. `tolerance` is relative, and 0 where a whole number is asked for.
+    """
+
+    text: str
+    answer: float
+    working: str
+    library: Callable[[], float]
+    unit: str = ""
+    tolerance: float = 0.01
+
+
+class Question(NamedTuple):
+    """An entry of the bank: how long it takes, and how it is drawn."""
+
+    name: str
+    minutes: int
+    draw: Callable[[Random], Asked]
+
+    @property
+    def chapter(self) -> str:
+        return self.name[:2]
+
+
+BANK: dict[str, Question] = {}
+
+
+def ask(name: str, minutes: int) -> Callable[[Callable], Callable]:
+    """Enter a question into the bank, under its chapter's number and a word."""
+
+    def enter(draw: Callable[[Random], Asked]) -> Callable:
+        BANK[name] = Question(name, minutes, draw)
+        return draw
+
+    return enter
+
 
 # What the library is asked with
 
