@@ -347,6 +347,29 @@ def test_a_hidden_score_may_be_the_largest():
     torch.testing.assert_close(tiled, wanted, rtol=1e-6, atol=1e-6)
 
 
+# --- scales ---------------------------------------------------------------------------------------
+
+
+def test_what_is_drawn_has_its_scale():
+    """Embeddings, latents and queries start with a standard deviation of 0.02, as documented."""
+    torch.manual_seed(0)
+    io = {"n_latents": 64, "d_latent": 64}
+    masked = perceiver_io.PerceiverMaskedLM(64, 64, 64, **io)
+    untied = mixer.LanguageModel(lambda: mixer.Residual(recurrent.GRU(64)), 64, 64, 1, tied=False)
+    small = {"n_heads": 4, "n_kv_heads": 2, "d_ff": 12}
+    for weight in (
+        *(masked.embedding.weight, masked.position.weight, masked.queries, masked.io.latents),
+        *(untied.embedding.weight, untied.head.weight),
+        decoder.LlamaLM(64, 64, 1, **small).embedding.weight,
+        perceiver_ar.PerceiverAR(64, 64, 2, 4, **small).embedding.weight,
+        mamba.MambaLM(mamba.MambaConfig(vocab_size=64, d_model=64, n_layer=1)).embedding.weight,
+        perceiver.Perceiver(8, 64, 64).latents,
+        perceiver_io.PerceiverImageClassifier(5, 4096, n_latents=1, n_bands=1).query,
+    ):
+        assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+        assert abs(float(weight.detach().mean())) < 0.002
+
+
 # --- defaults ------------------------------------------------------------------------------------
 
 

@@ -263,7 +263,7 @@ def test_names_the_files_keys_and_all_that_is_wrong_up_to_eight():
     message = r"(?s)^net.0.bias: expected shape.*\nnet.1.weight: expected .* got no such key$"
     unchanged(lambda mine: load(mine, given, lambda name: f"net.{name}"), message)
     many = {**tensors(), **{f"extra.{i}": torch.ones(1) for i in range(11)}}
-    unchanged(lambda mine: load(mine, many), r"(?s)^extra.0: .*\n… and 3 more$")
+    unchanged(lambda mine: load(mine, many), r"^extra.0: (.*\n){8}… and 3 more$")
 
 
 def test_two_names_of_one_key_are_refused():

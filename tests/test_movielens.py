@@ -266,8 +266,9 @@ def test_packed_numbers():
     there = unpacked(packed(numbers))
     close(there, numbers.clamp(-6.35, 6.35), 0.026)
     assert there.dtype == torch.float32 and packed(there) == packed(numbers)
-    with pytest.raises(ValueError):
-        unpacked("A?==")
+    for damaged in ("A?==", "AAAA$AAA="):
+        with pytest.raises(ValueError):
+            unpacked(damaged)
 
 
 def test_the_linear_part_alone_is_logistic_regression(movielens):

@@ -122,6 +122,19 @@ def test_calibration_is_scikit_learns_regression(seed):
     assert line == pytest.approx((theirs.intercept_[0], theirs.coef_[0, 0]), rel=1e-4, abs=1e-4)
 
 
+def test_a_line_needs_both_kinds_on_both_sides():
+    """Labels that one threshold parts have none, whichever kind is above; touching ones neither."""
+    logit = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    for label in ([0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]):
+        with pytest.raises(ValueError, match="one threshold parts"):
+            calibration(logit, torch.tensor(label).bool())
+    touching = torch.tensor([0.0, 1.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match="one threshold parts"):
+        calibration(touching, torch.tensor([False, False, True, True]))
+    assert calibration(logit, torch.tensor([False, True, False, True])).slope > 0
+    assert calibration(logit, torch.tensor([True, False, True, False])).slope < 0
+
+
 def test_calibration_of_right_odds():
     """Slope 1 and intercept 0 where labels are drawn with the odds that are said."""
     logit = 2 * draw(100_000)
