@@ -220,11 +220,14 @@ def expect_parts(got: Any, number: int, words: str) -> tuple[Any, ...]:
         number: how many parts it has to have.
         words: what they are, for the message.
     """
-    kind = tuple if isinstance(got, tuple) else list
-    fits = isinstance(got, tuple | list) and kind.__len__(got) == number
-    if not fits:
+    parts: list[Any] | None = None
+    if isinstance(got, tuple):
+        parts = list(tuple.__iter__(got))
+    elif isinstance(got, list):
+        parts = list(list.__iter__(got))
+    if parts is None or len(parts) != number:
         raise Wrong(f"Expected {words}.")
-    return tuple(kind.__iter__(got))
+    return tuple(parts)
 
 
 def expect_equal(
