@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from linear_time.hippo import legs, legt
+from linear_time.hippo import legs
 
 
 def _sum(c, age, turn, scale):
@@ -83,13 +83,68 @@ def by_numpys_routine(N):
     return values.min(), values.max()
 
 
+def derived(slope=True, factor=True, transpose=False, parts=2, at=0):
+    def answer(G):
+        i = torch.arange(len(G), dtype=G.dtype)
+        products = 1 / (i[:, None] + i + 1)  # ∫ r^i r^j
+        move = torch.diag(i[1:], -1) if slope else torch.eye(len(G), dtype=G.dtype)
+        move = move - torch.diag(i + 1) if factor else move
+        A = G @ move @ products @ G.T
+        B = G[:, 0] if at == 0 else G.sum(1)
+        return (A.T if transpose else A, B, G)[:parts]
+
+    return answer
+
+
+def read_off(**wrong):
+    right = {"LegS, heartbeat, 128": 0.4, "means, chirp, 64": 0.2, "fall": 70}
+    names = {"legs": "LegS, heartbeat, 128", "means": "means, chirp, 64"}
+    return right | {names.get(name, name): value for name, value in wrong.items()}
+
+
+def named(sign=True, scale=True, checked=True):
+    def answer(A, B):
+        N, normalised = len(B), bool(B[1] > 1.5)
+        own = -A if sign and A[0, 0] > 0 else A
+        name = "paper" if sign and A[0, 0] > 0 else "book"
+        if scale and not normalised:
+            name = "not normalised"
+        right, roots = legs(N)
+        if name == "not normalised":
+            right = right * roots / roots[:, None]
+        known = torch.allclose(own, right) and B[0] > 0
+        return name if known or not checked else None
+
+    return answer
+
+
 WRONG = {
     "14-decode": [wrong_way_round, not_normalised, not_shifted],
-    "14-window": [
-        lambda N, theta: legt(N),
-        lambda N, theta: tuple(theta * v for v in legt(N)),
-        lambda N, theta: (legt(N)[0] / theta, legt(N)[1]),
-        lambda N, theta: tuple(v / theta for v in legs(N)),
+    "14-derive": [
+        derived(at=1),
+        derived(slope=False),
+        derived(factor=False),
+        derived(transpose=True),
+        derived(parts=1),
+        derived(parts=3),
+        lambda G: legs(len(G)),
+        lambda G: (legs(len(G))[0], derived()(G)[1]),
+    ],
+    "14-audit": [
+        named(sign=False),
+        named(scale=False),
+        named(checked=False),
+        lambda A, B: "LegS",
+        lambda A, B: "book",
+        lambda A, B: None,
+    ],
+    "14-read": [
+        lambda: read_off(legs=0.47),
+        lambda: read_off(legs=0.2),
+        lambda: read_off(means=0.1),
+        lambda: read_off(fall=7),
+        lambda: read_off(rise=7),
+        lambda: (0.4, 0.2, 70),
     ],
     "14-update": [as_it_is, one_step_late, forgets_the_constant],
     "14-energy": [

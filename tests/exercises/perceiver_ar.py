@@ -1,5 +1,7 @@
 """Wrong answers to the exercises of chapter 10: each is a plausible slip."""
 
+import copy
+
 import torch
 
 from linear_time.attention import causal_mask
@@ -29,6 +31,16 @@ def as_numbers(n, m):
     return torch.ones(n, n).tril()[n - m :], torch.ones(m, m).tril()
 
 
+def own_masks(n, m):
+    """Right."""
+    latent = torch.arange(n - m, n)[:, None]
+    return latent >= torch.arange(n), latent >= latent.T
+
+
+def own_triple(n, m):
+    return (*own_masks(n, m), True)
+
+
 def the_librarys(n, m):
     return causal_mask(n)[n - m :], causal_mask(m)
 
@@ -51,50 +63,71 @@ def half_of_everything(d, layers, skip):
     return top // (layers - 1) + 1 if layers > 1 else None
 
 
-def _strided(model, tokens, start, stride, first, slide=False, late=0):
+def _strided(prefill, step, tokens, start, stride, first, slide=False, late=0):
     rows = []
     for end in range(start, tokens.shape[1] + 1):
         if (end - start) % stride == 0:
-            n_latents = first(model, stride)
-            logits, state = model.prefill(tokens[:, :end], n_latents=n_latents)
+            logits, state = prefill(tokens[:, :end], n_latents=first)
         else:
-            logits, state = model.step(tokens[:, end - 1 - late], state, slide=slide)
+            logits, state = step(tokens[:, end - 1 - late], state, slide=slide)
         rows.append(logits)
     return torch.stack(rows, dim=1)
 
 
-def always_all_latents(model, tokens, start, stride):
-    return _strided(model, tokens, start, stride, lambda model, stride: None)
+def always_all_latents(prefill, step, tokens, start, stride, most):
+    return _strided(prefill, step, tokens, start, stride, most)
 
 
-def slides(model, tokens, start, stride):
-    return _strided(model, tokens, start, stride, lambda model, stride: None, slide=True)
+def slides(prefill, step, tokens, start, stride, most):
+    return _strided(prefill, step, tokens, start, stride, most, slide=True)
 
 
-def one_latent_too_few(model, tokens, start, stride):
-    def first(model, stride):
-        return max(1, model.n_latents - stride)
-
-    return _strided(model, tokens, start, stride, first)
+def one_latent_too_few(prefill, step, tokens, start, stride, most):
+    return _strided(prefill, step, tokens, start, stride, max(1, most - stride))
 
 
-def the_token_before(model, tokens, start, stride):
-    def first(model, stride):
-        return model.n_latents - stride + 1
-
-    return _strided(model, tokens, start, stride, first, late=1)
+def the_token_before(prefill, step, tokens, start, stride, most):
+    return _strided(prefill, step, tokens, start, stride, most - stride + 1, late=1)
 
 
-def passes_between(model, tokens, start, stride):
+def passes_between(prefill, step, tokens, start, stride, most):
     rows = []
     for end in range(start, tokens.shape[1] + 1):
-        late = (end - start) % stride
-        n_latents = model.n_latents - stride + 1
-        if late == 0:
-            rows.append(model.prefill(tokens[:, :end], n_latents=n_latents)[0])
-        else:
-            rows.append(model(tokens[:, :end], n_latents=n_latents + late)[:, -1])
+        n_latents = most - stride + 1 + (end - start) % stride
+        rows.append(prefill(tokens[:, :end], n_latents=n_latents)[0])
     return torch.stack(rows, dim=1)
+
+
+def steps_twice(prefill, step, tokens, start, stride, most):
+    rows = []
+    for end in range(start, tokens.shape[1] + 1):
+        if (end - start) % stride == 0:
+            logits, state = prefill(tokens[:, :end], n_latents=most - stride + 1)
+        else:
+            step(tokens[:, end - 1], copy.deepcopy(state))
+            logits, state = step(tokens[:, end - 1], state)
+        rows.append(logits)
+    return torch.stack(rows, dim=1)
+
+
+def shares(all_scores=True, both=4, mlp=8, parts=3):
+    def answer(d, n, visible):
+        keys = n if not visible or not all_scores else (n + 1) / 2
+        seen, weights = both * d * keys, 2 * (4 + mlp) * d**2
+        total = seen + weights
+        return (weights / total, 2 * mlp * d**2 / total, seen / total)[:parts]
+
+    return answer
+
+
+def read_off(**wrong):
+    right = {
+        "decoder, batches of 16": 3.03,
+        "decoder, 1,024 losses": 2.43,
+        "64 alone, 5 x compute": 1.87,
+    }
+    names = dict(zip(("left", "middle", "right"), right, strict=True))
+    return right | {names.get(name, name): value for name, value in wrong.items()}
 
 
 def one_window(t, m, layers):
@@ -156,12 +189,32 @@ WRONG = {
         true_where_hidden,
         latents_see_all,
         as_numbers,
+        own_triple,
+        lambda n, m: list(own_masks(n, m)),
         the_librarys,
     ],
     "10-pays": [all_layers_save, equality_is_enough, skipping_changes_nothing, half_of_everything],
     "10-stride": [
         *(always_all_latents, slides, one_latent_too_few),
-        *(the_token_before, passes_between),
+        *(the_token_before, passes_between, steps_twice),
+    ],
+    "10-audit": [
+        shares(all_scores=False),
+        shares(both=2),
+        shares(mlp=4),
+        shares(parts=2),
+        lambda d, n, visible: (*shares()(d, n, visible), 0),
+        lambda d, n, visible: (shares()(d, n, visible)[0],) * 2 + shares()(d, n, visible)[2:],
+        lambda d, n, visible: (0.986, 0.66, 0.014),
+        lambda d, n, visible: (0.98, *shares()(d, n, visible)[1:]),
+    ],
+    "10-read": [
+        lambda: read_off(left=2.3),
+        lambda: read_off(middle=3.03),
+        lambda: read_off(middle=2.3),
+        lambda: read_off(right=1.94),
+        lambda: read_off(other=1.94),
+        lambda: (3.03, 2.43, 1.87),
     ],
     "10-reach": [one_window, m_a_layer, counts_the_first_layer, before_the_beginning],
     "10-bug": [

@@ -4,7 +4,9 @@ import numpy as np
 import torch
 
 from linear_time.convolution import causal_convolution
+from linear_time.exercises import Cases
 from linear_time.exercises.s4 import by_powers, system
+from linear_time.hippo import legs, normal_plus_low_rank
 from linear_time.s4 import S4D
 
 
@@ -85,18 +87,58 @@ def nothing(make):
 
 
 def shape_only(make):
-    assert make(*system(2), torch.tensor(0.1, dtype=torch.float64), 8).shape == (8,)
+    assert make(*system(Cases(), 2), torch.tensor(0.1, dtype=torch.float64), 8).shape == (8,)
 
 
 def odd_length_only(make):
-    arguments = (*system(2), torch.tensor(0.1, dtype=torch.float64), 9)
+    arguments = (*system(Cases(), 2), torch.tensor(0.1, dtype=torch.float64), 9)
     assert torch.allclose(make(*arguments), by_powers(*arguments), atol=1e-9)
 
 
 def without_a_low_rank_part(make):
-    eigenvalues, P, B, C = system(2)
+    eigenvalues, P, B, C = system(Cases(), 2)
     arguments = (eigenvalues, 0 * P, B, C, torch.tensor(0.1, dtype=torch.float64), 8)
     assert torch.allclose(make(*arguments), by_powers(*arguments), atol=1e-9)
+
+
+def rank_one_lines(*lines):
+    """A proof with some of its lines replaced; None is the right one."""
+    right = (
+        lambda r, b, p, q: r / (1 + b * p * q * r),
+        lambda r, b, p, q: r - b * p * q * r**2 / (1 + b * p * q * r),
+    )
+    own = [given or line for given, line in zip(lines, right, strict=True)]
+    return lambda *symbols: [line(*symbols) for line in own]
+
+
+def around_two_r(r, b, p, q):
+    turn = b * p * q * r
+    return 2 * r - r * (1 + 2 * turn) / (1 + turn)
+
+
+def read_off(**wrong):
+    right = {"lin, fastest": 97, "legs, fastest": 1200, "legs, below 10": 9, "lin, below 10": 4}
+    names = {"lin": "lin, fastest", "legs": "legs, fastest", "slow": "legs, below 10"}
+    names |= {"slow_lin": "lin, below 10"}
+    return right | {names.get(name, name): value for name, value in wrong.items()}
+
+
+def distances(share=0.5, relative=True, first=False, step=True, norm="max", parts=2):
+    def answer(N, n, t):
+        n = 0 if first else n
+        split, (A, B) = normal_plus_low_rank(N), legs(N)
+        weights = split.V[n] * (split.V.mH @ (share * B).to(split.V.dtype))
+        waves = torch.exp(t[:, None] * split.eigenvalues)
+        exact = torch.linalg.matrix_exp(t[:, None, None] * A) @ B
+        off = ((waves @ weights).real - exact[:, n]).norm()
+        off = off / exact[:, n].norm() if relative else off
+        if step:
+            waves = (waves - 1) / split.eigenvalues
+            exact = torch.linalg.solve(A, (exact - B).mT).mT
+        gaps = ((waves @ weights).real - exact[:, n]).abs()
+        return (off, gaps.max() if norm == "max" else gaps.mean())[:parts]
+
+    return answer
 
 
 WRONG = {
@@ -106,6 +148,7 @@ WRONG = {
         lambda d, N, L: (d * L * N**2, d * N // 2, _parameters(d, N)),
         lambda d, N, L: (d * L * N**2, d * N, d * (3 * N + 2)),
         lambda d, N, L: (d * L * N**2, d * N, d * (2 * N + 2)),
+        lambda d, N, L: (d * L * N**2, d * N, _parameters(d, N), 0),
         lambda d, N, L: d * L * N**2,
     ],
     "15-pairs": [
@@ -114,6 +157,7 @@ WRONG = {
         lambda lam, B, C: blocks(lam, B, C, factor=1),
         lambda lam, B, C: blocks(lam, B, C, turn=1),
         lambda lam, B, C: (torch.diag(lam), B, C),
+        lambda lam, B, C: [v.to(torch.complex128) for v in blocks(lam, B, C)],
     ],
     "15-woodbury": [
         lambda *a: _solve(*a, inside=1),
@@ -123,6 +167,34 @@ WRONG = {
         lambda lam, P, Q, alpha, beta, v: _solve(lam, -P, Q, alpha, beta, v),
         dense_solve,
         dense_solve_by_numpy,
+    ],
+    "15-rankone": [
+        rank_one_lines(lambda r, b, p, q: 1 / (1 / r + b * p * q), None),
+        rank_one_lines(lambda r, b, p, q: r / (1 - b * p * q * r), None),
+        rank_one_lines(None, lambda r, b, p, q: r / (1 + b * p * q * r)),
+        rank_one_lines(None, lambda r, b, p, q: r - b * p * q * r / (1 + b * p * q * r)),
+        rank_one_lines(
+            None, lambda r, b, p, q: 2 * r - r * (1 + 2 * b * p * q * r) / (1 + b * p * q * r)
+        ),
+        lambda *s: rank_one_lines(None, None)(*s)[1:],
+        lambda *s: None,
+    ],
+    "15-read": [
+        lambda: read_off(lin=15),
+        lambda: read_off(legs=97),
+        lambda: read_off(slow=4),
+        lambda: read_off(slow_lin=9),
+        lambda: read_off(other=9),
+        lambda: (97, 1200, 9, 4),
+    ],
+    "15-limit": [
+        distances(share=1.0),
+        distances(relative=False),
+        distances(first=True),
+        distances(step=False),
+        distances(norm="mean"),
+        distances(parts=1),
+        lambda N, n, t: (0.7, 0.001),
     ],
     "15-length": [
         lambda C, A, old, new: C,

@@ -2,10 +2,12 @@
 
 import math
 
+import sympy as sp
 import torch
 
+from linear_time.mixer import LanguageModel, Residual
 from linear_time.pictures.selective import TWINS
-from linear_time.selective import selective_scan
+from linear_time.selective import Selective, selective_scan
 
 
 def _scan(u, delta, A, B, C, h, b_bar, a_bar=torch.exp):
@@ -27,6 +29,11 @@ def forgets_the_state(u, delta, A, B, C, h):
 
 def euler_for_A(u, delta, A, B, C, h):
     return _scan(u, delta, A, B, C, h, lambda z, d, a: torch.expm1(z) / a, lambda z: 1 + z)
+
+
+def own_scan(u, delta, A, B, C, h):
+    """Right."""
+    return _scan(u, delta, A, B, C, h, lambda z, d, a: torch.expm1(z) / a)
 
 
 def output_only(u, delta, A, B, C, h):
@@ -143,7 +150,41 @@ def at_a_small_step(scan):
     return "exponential_euler" if math.isclose(y.item(), 1e-6, rel_tol=1e-3) else "zero_order_hold"
 
 
-LAYER = 2048 * 16 * 16
+def theorem_lines(*lines):
+    """Lines as functions of e^z and e^−z; None is the right one."""
+    right = (
+        lambda e, f: 1 - 1 / (1 + e),
+        lambda e, f: e / (1 + e),
+        lambda e, f: 1 / (1 + f),
+    )
+
+    def answer(z):
+        own = [given or line for given, line in zip(lines, right, strict=True)]
+        return [line(sp.exp(z), sp.exp(-z)) for line in own]
+
+    return answer
+
+
+def with_the_integral(z):
+    s = sp.Symbol("s", real=True)
+    step = sp.log(1 + sp.exp(z))
+    start = sp.Integral(sp.exp(-(step - s)), (s, 0, step))
+    return [start, *theorem_lines(None, None, None)(z)[1:]]
+
+
+def read_off(**wrong):
+    right = {"hold at z = 3": 0.95, "released at z = 3": 3.05, "level": 0.06, "part": 1.6}
+    names = {"hold": "hold at z = 3", "released": "released at z = 3"}
+    return right | {names.get(name, name): value for name, value in wrong.items()}
+
+
+def weights(width=24, blocks=2, **settings):
+    """Of a network that was never trained."""
+    torch.manual_seed(0)
+    make = lambda: Residual(Selective(width, 16, **settings))  # noqa: E731
+    return LanguageModel(make, 6, width, blocks).float().state_dict()
+
+
 WRONG = {
     "16-twins": [
         lambda n, i: torch.tensor(TWINS),
@@ -151,10 +192,18 @@ WRONG = {
         lambda n, i: _twins(n, i, [[1, 3, 7, 0], [0, 3, 7, 5], [1, 7, 3, 0], [0, 7, 3, 5]]),
         lambda n, i: _twins(n, i, [[1, 3, 0, 5], [1, 3, 0, 5], [1, 7, 0, 5], [1, 7, 0, 5]]),
         lambda n, i: _twins(n, i, TWINS).double(),
+        lambda n, i: _twins(n, i, [[4 if k == 3 else k for k in row] for row in TWINS]),
         lambda n, i: _twins(n, i, [[20 if k == 1 else k for k in row] for row in TWINS]),
         lambda n, i: _twins(n, i, TWINS)[:, :-1],
     ],
-    "16-scan": [released, forgets_the_state, euler_for_A, output_only, the_librarys],
+    "16-scan": [
+        lambda *x: (*own_scan(*x), 0),
+        released,
+        forgets_the_state,
+        euler_for_A,
+        output_only,
+        the_librarys,
+    ],
     "16-gate": [
         naive_phi,
         series_near_zero,
@@ -178,12 +227,36 @@ WRONG = {
         by_the_librarys_scan,
     ],
     "16-bits": [
-        lambda: (_bits(lambda p, V: (1 - p) * math.log2(V)), LAYER // 13),
-        lambda: (_bits(lambda p, V: _entropy(p)), LAYER // 13),
-        lambda: (
-            _bits(lambda p, V: _entropy(p) + (1 - p) * math.log2(V - 1)),
-            2048 * 16 // 13,
-        ),
+        _bits(lambda p, V: (1 - p) * math.log2(V)),
+        _bits(lambda p, V: _entropy(p)),
+        _bits(lambda p, V: _entropy(p) + (1 - p) * math.log2(V)),
+        lambda n, V, p: n * p * math.log2(V),
+        lambda n, V, p: n * math.log2(V),
+    ],
+    "16-theorem": [
+        theorem_lines(None, None, lambda e, f: e / (1 + e)),
+        theorem_lines(None, lambda e, f: 1 - 1 / (1 + e), None),
+        theorem_lines(lambda e, f: 1 / (1 + e), None, None),
+        theorem_lines(None, None, lambda e, f: 1 / (1 + e)),
+        theorem_lines(None, None, lambda e, f: f / (f + f**2)),
+        with_the_integral,
+        lambda z: [1 / (1 + sp.exp(-z))],
+    ],
+    "16-read": [
+        lambda: read_off(hold=3.05),
+        lambda: read_off(released=0.95),
+        lambda: read_off(level=1.0),
+        lambda: read_off(level=16),
+        lambda: read_off(part=0.1),
+        lambda: read_off(steps=0.1),
+        lambda: (0.95, 3.05, 0.06, 1.6),
+    ],
+    "16-train": [
+        weights,
+        lambda: weights(width=32),
+        lambda: weights(select_delta=False, select_B_C=False),
+        lambda: list(weights()),
+        lambda: {k: math.nan * v for k, v in weights().items()},
     ],
     "16-bug": [nothing, shape_only, constant_inputs, no_options],
 }

@@ -2,6 +2,7 @@
 
 import torch
 
+from linear_time import records
 from linear_time.attention import (
     attend,
     causal_mask,
@@ -14,7 +15,9 @@ from linear_time.exercises import (
     expect_close,
     expect_equal,
     expect_finds_bug,
+    plain,
 )
+from linear_time.exercises.estimate import expect_reading
 from linear_time.exercises.perceiver import by_hand
 from linear_time.perceiver_ar import PerceiverAR
 from linear_time.rotary import apply_rotary, rotary_embedding
@@ -22,62 +25,79 @@ from linear_time.rotary import apply_rotary, rotary_embedding
 F64 = torch.float64
 
 
-def model_of(layers, n_latents, seed=0):
+def model_of(cases, layers, n_latents):
     """A small model, away from its start."""
-    generator = torch.Generator().manual_seed(seed)
     model = PerceiverAR(
         11, 16, layers, n_latents, n_heads=4, n_kv_heads=2, d_ff=24
     ).to(F64)
     with torch.no_grad():
         for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=F64)
+            noise = cases.randn(*parameter.shape)
             parameter.copy_(0.3 * noise + (parameter.ndim == 1))
     return model
 
 
-def tokens_of(batch, length, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(11, (batch, length), generator=generator)
+def tokens_of(cases, batch, length):
+    return torch.tensor(
+        [[cases.integer(0, 10) for _ in range(length)] for _ in range(batch)]
+    )
 
 
 @exercise("10-masks")
-def masks(answer):
-    for n, m in ((1, 1), (7, 3), (5, 5), (9, 1)):
-        both = by_hand(answer, n, m)
+def masks(answer, cases):
+    drawn = [
+        (n, cases.integer(2, n - 1))
+        for n in (cases.integer(4, 12) for _ in range(2))
+    ]
+    for n, m in ((1, 1), (5, 5), (9, 1), *drawn):
+        both = plain(by_hand(answer, n, m))
         given = f"n = {n} and m = {m}"
         expect(
             isinstance(both, tuple) and len(both) == 2,
             f"For {given}: expected a pair of masks.",
         )
-        wanted = causal_mask(n)[n - m :], causal_mask(m)
-        for name, got, right in zip(
-            ("input", "latent"), both, wanted, strict=True
+        rows = causal_mask(n)
+        wanted = rows[n - m :], causal_mask(m)
+        slips = {
+            "latent 0 stands at position n − m, not at 0": (
+                rows[:m],
+                wanted[1],
+            ),
+            "True is where a latent may read": (~wanted[0], ~wanted[1]),
+            "a latent may read its own position": (
+                rows[n - m :].tril(n - m - 1),
+                wanted[1].tril(-1),
+            ),
+        }
+        for k, (name, got) in enumerate(
+            zip(("input", "latent"), both, strict=True)
         ):
             text = f"{given}, the {name} mask"
             expect(
                 isinstance(got, torch.Tensor) and got.dtype == torch.bool,
                 f"For {text}: expected a boolean tensor.",
             )
-            expect_close(got.int(), right.int(), text)
+            own = {slip: pair[k].int() for slip, pair in slips.items()}
+            expect_close(got.int(), wanted[k].int(), text, slips=own)
 
 
 @exercise("10-pays")
-def pays(answer):
-    for d, layers in (
-        (16, 2),
-        (16, 3),
-        (64, 4),
-        (64, 17),
-        (12, 5),
-        (8, 1),
-        (4096, 32),
-    ):
+def pays(answer, cases):
+    drawn = [(cases.integer(4, 150), cases.integer(2, 20)) for _ in range(5)]
+    for d, layers in ((16, 2), (16, 3), (8, 1), (64, 17), (4096, 32), *drawn):
         for skip in (False, True):
             right = next(
-                (m for m in range(1, 300) if _cheaper(m, d, layers, skip)), None
+                (m for m in range(1, 500) if _cheaper(m, d, layers, skip)), None
             )
+            top, bottom = (2 * d, layers - 2) if skip else (d, layers - 1)
+            slips = {
+                "at equality nothing is saved": -(-top // bottom),
+                "the first layer reads the whole prefix and saves nothing": top
+                // (bottom + 1)
+                + 1,
+            } if bottom > 0 else {}  # fmt: skip
             given = f"d = {d}, {layers} layers, skip = {skip}"
-            expect_equal(answer(d, layers, skip), right, given)
+            expect_equal(answer(d, layers, skip), right, given, slips=slips)
 
 
 def _cheaper(m, d, layers, skip):
@@ -94,57 +114,141 @@ def _cheaper(m, d, layers, skip):
     return latents * n < decoder * m  # a loss each
 
 
+@exercise("10-audit")
+def audit(answer, cases):
+    drawn = [
+        (64 * cases.integer(2, 200), 2 ** cases.integer(7, 17))
+        for _ in range(4)
+    ]
+    for d, n in ((12288, 2048), *drawn):
+        for visible in (False, True):
+            mlp, rest = 2 * 8 * d**2, 2 * 4 * d**2
+            every = sum(4 * d * t for t in range(1, n + 1)) / n
+            seen = every if visible else 4 * d * n
+            total = mlp + rest + seen
+            right = {
+                "products with weights": (mlp + rest) / total,
+                "the MLP": mlp / total,
+                "looking": seen / total,
+            }
+            given = f"d = {d}, n = {n}, only visible scores: {visible}"
+            got = plain(answer(d, n, visible))
+            expect(
+                isinstance(got, tuple | list) and len(got) == 3,
+                f"For {given}: expected three shares.",
+            )
+            other = 4 * d * n if visible else every
+            slips = {
+                "that counts the other scores": other / (mlp + rest + other),
+                "scores and weighted sums both count": seen
+                / 2
+                / (total - seen / 2),
+            }
+            for (name, want), have in zip(right.items(), got, strict=False):
+                own = slips if name == "looking" else {}
+                expect_close(have, want, f"{given}, {name}", slips=own)
+
+
 @exercise("10-stride")
-def stride(answer):
-    for m, every, start in ((4, 3, 6), (5, 1, 7), (3, 3, 4), (4, 2, 9)):
-        model, tokens = model_of(3, m), tokens_of(2, 13)
+def stride(answer, cases):
+    length = cases.integer(11, 14)
+    drawn = [
+        (m, cases.integer(1, m), cases.integer(m, 9))
+        for m in (cases.integer(3, 6) for _ in range(2))
+    ]
+    for m, every, start in ((4, 3, 6), (3, 3, 4), *drawn):
+        model, tokens = model_of(cases, 3, m), tokens_of(cases, 2, length)
         calls, steps = [], []
-        plain, plain_step = model.prefill, model.step
 
-        def prefill(tokens, *rest, calls=calls, plain=plain, **options):
+        def prefill(tokens, *rest, calls=calls, model=model, **options):
             calls.append(tokens.shape[1])
-            return plain(tokens, *rest, **options)
+            return model.prefill(tokens, *rest, **options)
 
-        def step(token, *rest, steps=steps, plain=plain_step, **options):
+        def step(token, *rest, steps=steps, model=model, **options):
             steps.append(len(token))
-            return plain(token, *rest, **options)
+            return model.step(token, *rest, **options)
 
-        model.prefill, model.step = prefill, step
         with torch.no_grad():
-            got = answer(model, tokens.clone(), start, every)
-            del model.prefill, model.step
-            ends = range(start, 14)
-            rows = [
-                model(
-                    tokens[:, :end],
-                    n_latents=m - every + 1 + (end - start) % every,
-                )[:, -1]
-                for end in ends
-            ]
+            got = answer(prefill, step, tokens.clone(), start, every, m)
+            late = [k % every for k in range(length + 1 - start)]
+
+            def passed(counts, model=model, tokens=tokens, start=start):
+                rows = [
+                    model(tokens[:, : start + k], n_latents=count)[:, -1]
+                    for k, count in enumerate(counts)
+                ]
+                return torch.stack(rows, 1)
+
+            wanted = passed([m - every + 1 + k for k in late])
+            slips = {
+                "there are as many latents as fit, always": passed(
+                    [m for _ in late]
+                ),
+                "one latent more would fit": passed(
+                    [max(1, m - every) + k for k in late]
+                ),
+            }
         given = f"{m} latents, stride {every}, from prefix {start} on"
-        expect_close(got, torch.stack(rows, 1), given, atol=1e-8)
+        expect_close(got, wanted, given, atol=1e-8, slips=slips)
         expect_equal(
-            calls, list(range(start, 14, every)), f"{given}, the prefills"
+            calls,
+            list(range(start, length + 1, every)),
+            f"{given}, the prefills",
         )
-        wanted = 14 - start - len(calls)
-        expect_equal(len(steps), wanted, f"{given}, the number of steps")
+        expect_equal(
+            len(steps),
+            length + 1 - start - len(calls),
+            f"{given}, the number of steps",
+        )
 
 
 @exercise("10-reach")
-def reach(answer):
-    for t, m, layers in (
-        (20, 4, 2),
-        (20, 4, 3),
-        (30, 2, 9),
-        (9, 5, 4),
-        (7, 1, 6),
-        (12, 5, 1),
-    ):
+def reach(answer, cases):
+    drawn = [
+        tuple(cases.integer(*ends) for ends in ((5, 40), (2, 6), (2, 9)))
+        for _ in range(4)
+    ]
+    for t, m, layers in ((20, 4, 2), (7, 1, 6), (12, 5, 1), (9, 5, 4), *drawn):
         seen = {t}
         for _ in range(layers - 1):
             seen = {s for u in seen for s in range(max(0, u - m + 1), u + 1)}
+        slips = {
+            "that is what one layer sees": max(0, t - m + 1),
+            "a window of m reaches m − 1 back": max(0, t - (layers - 1) * m),
+            "layer 1 is not windowed": max(0, t - layers * (m - 1)),
+            "nothing is before position 0": t - (layers - 1) * (m - 1),
+        }
         given = f"t = {t}, m = {m}, {layers} layers"
-        expect_equal(answer(t, m, layers), min(seen), given)
+        expect_equal(answer(t, m, layers), min(seen), given, slips=slips)
+
+
+@exercise("10-read")
+def read(answer, cases):
+    """Points of the figure, from the record that it reads."""
+    budgets = records.read("perceiver_ar").by("steps")
+
+    def point(steps, n, m, batch):
+        runs = budgets[steps].where(M=n, N=m, batch=batch).chosen("validation")
+        values = runs.values("test")
+        return sum(values) / len(values)
+
+    batches, losses = point(200, 256, 256, 16), point(200, 256, 256, 4)
+    few = point(200, 256, 64, 16)
+    right = {
+        "decoder, batches of 16": (batches, {"that is with 64 latents": few}),
+        "decoder, 1,024 losses": (losses, {"that is the left panel": batches}),
+        "64 alone, 5 x compute": (
+            point(1000, 64, 64, 16),
+            {"that is what reads 256 characters": point(1000, 256, 64, 16)},
+        ),
+    }  # fmt: skip
+    got = plain(answer())
+    expect(
+        isinstance(got, dict) and set(got) == set(right),
+        f"Expected a dictionary with the keys {'; '.join(right)}.",
+    )
+    for name, (value, slips) in right.items():
+        expect_reading(got[name], value, name, factor=1.025, slips=slips)
 
 
 def broken(model, tokens, mask=None, start=None, residual=True):
@@ -176,9 +280,25 @@ def broken(model, tokens, mask=None, start=None, residual=True):
     return model.logits(z)
 
 
+def by_hand_layers(model, tokens):
+    """Right: the first layer written out, with nothing wrong in it."""
+    return broken(model, tokens)
+
+
+def by_prefixes(model, tokens):
+    """Right: each latent as the last one of a prefix."""
+    n = tokens.shape[1]
+    m = min(model.n_latents, n)
+    rows = [
+        model(tokens[:, : n - m + 1 + i], n_latents=i + 1)[:, -1]
+        for i in range(m)
+    ]
+    return torch.stack(rows, dim=1)
+
+
 @exercise("10-bug")
-def bug(answer):
-    def good(model, tokens):
+def bug(answer, cases):
+    def library(model, tokens):
         return model(tokens)
 
     bugs = {
@@ -205,4 +325,5 @@ def bug(answer):
             lambda model, tokens: broken(model, tokens, residual=False)
         ),
     }
-    expect_finds_bug(answer, good, bugs, "implementation")
+    right = [library, by_hand_layers, by_prefixes]
+    expect_finds_bug(answer, right=right, bugs=bugs, cases=cases)

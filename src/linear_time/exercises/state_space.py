@@ -90,6 +90,42 @@ def read(answer, cases):
         expect_reading(got[name], value, name, factor=factor, slips=slips)
 
 
+@exercise("11-fit")
+def fit(answer, cases):
+    for _ in range(3):
+        mass, alpha = cases.uniform(0.5, 3), cases.uniform(0.1, 0.5)
+        omega = cases.uniform(1.5, 6)
+        t = torch.linspace(0, 16, 321, dtype=F64)
+        y = torch.exp(-alpha * t) * torch.sin(omega * t) / (mass * omega)
+        y = y + 0.02 * y.abs().max() * cases.randn(len(t))
+        got = plain(answer(t.clone(), y.clone()))
+        given = f"m = {mass:.2f}, a time constant of {1 / alpha:.1f} s, {omega:.2f} radians a second"
+        expect(
+            isinstance(got, tuple | list) and len(got) == 3,
+            f"For {given}: expected three numbers.",
+        )
+        damping, stiffness = 2 * alpha * mass, mass * (omega**2 + alpha**2)
+        for name, have, want, slips in (
+            ("the mass", got[0], mass, {"that is 1/m": 1 / mass}),
+            (
+                "the damping",
+                got[1],
+                damping,
+                {
+                    "that is the rate of decay, c/2m": alpha,
+                    "that is c/m": 2 * alpha,
+                },
+            ),
+            (
+                "the stiffness",
+                got[2],
+                stiffness,
+                {"that is the square of the frequency, without m": omega**2},
+            ),
+        ):
+            expect_close(have, want, f"{given}, {name}", rtol=0.05, slips=slips)
+
+
 @exercise("11-wave")
 def wave(answer, cases):
     omega, friction = cases.uniform(1, 3), cases.uniform(0.1, 0.9)
