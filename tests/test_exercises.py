@@ -36,7 +36,7 @@ def exercise_labels(path):
 
 
 #: Chapters whose exercises do not state their kind yet.
-UNKINDED = ["07", "08"]
+UNKINDED = ["07"]
 #: What an exercise asks for; all but the written ones have a check.
 KINDS = ["proof", "figure", "estimate", "train", "audit", "code", "bug", "written", "project"]
 
