@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv book slides test notebooks lab lint clean unit nbval lint-notebooks site browser alone mutants everywhere
+.PHONY: help venv book handout grade instructor slides test notebooks lab lint clean unit nbval lint-notebooks site browser alone mutants everywhere
 
 BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -38,8 +38,17 @@ venv: .venv/.installed  ## make .venv and install into it
 	mkdir -p .venv/etc/ipython; echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py; \
 	mv .venv/.installing $@; touch $@
 
-book: venv  ## execute what changed and render the book to _build/html
-	@$(BIN)/python book/build.py
+book: venv  ## execute what changed and render the book to _build/html (SOLUTIONS=no: without any solution)
+	@$(BIN)/python book/build.py $(if $(filter no,$(SOLUTIONS)),--edition without-solutions)
+
+handout: venv  ## CH="12 16": notebooks without solutions, to _build/handout (FOR=nbgrader or FOR=otter: assignments)
+	@$(BIN)/python book/handout.py $(or $(FOR),student) _build/$(if $(FOR),$(FOR),handout) $(CH)
+
+grade: venv  ## DIR=submissions: grade what came back, to DIR/grades
+	@$(BIN)/python book/grade.py $(DIR)
+
+instructor: venv  ## the book with solutions shown and notes for teaching, to _build/instructor
+	@$(BIN)/python book/build.py --edition instructor
 
 slides: venv  ## make the decks of slides again from the pages that `make book` has rendered
 	@$(BIN)/python book/slides.py

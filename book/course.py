@@ -139,6 +139,11 @@ def objective(bullet: str, exercises: dict[str, Exercise]) -> Objective:
     return Objective(words.strip().rstrip(";."), tuple(named))
 
 
+def points(made: Exercise) -> int:
+    """An exercise's points: its difficulty, once for every ten minutes begun."""
+    return made.difficulty * -(-made.minutes // 10)
+
+
 def faults(given: Chapter) -> list[str]:
     """Where objectives and exercises of a chapter do not belong together."""
     found = []

@@ -28,7 +28,8 @@ from nbclient.exceptions import CellExecutionError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from book import NOTEBOOKS, ROOT, load
+from book import CHAPTERS, NOTEBOOKS, ROOT, load
+from classroom import handout
 
 build = load(ROOT / "book" / "build.py")
 DEFAULT = ("03", "07")  # a chapter that compares with transformers, one with data and a record
@@ -263,6 +264,31 @@ def test_takes_nothing_private_of_transformers(path):
             assert not any(part.startswith("_") for part in (*modules, last)), name
             inside = any(part.startswith("modeling_") for part in modules)
             assert last[0].isupper() or not inside, name
+
+
+HANDED_OUT = ("04",)  # executed by default
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path, id=path.stem, marks=[] if path.stem[:2] in HANDED_OUT else pytest.mark.wheel
+        )
+        for path in CHAPTERS
+    ],
+)
+def test_a_handout_alone(path, kernel, tmp_path):
+    """What a student gets runs to its end, where every check says that nothing was attempted."""
+    notebook = handout.student(path.stem[:2])
+    execute(notebook, kernel, tmp_path)
+    assert not list(tmp_path.iterdir()), "it leaves files where it was started"
+    said = {
+        cell.id: "".join(output.get("text", "") for output in cell.outputs)
+        for cell in notebook.cells
+        if "check" in cell.metadata.get("tags", [])
+    }
+    assert said and all(text.endswith(": not attempted yet.\n") for text in said.values()), said
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from linear_time.exercises.cases import (
     no_derivatives,
     randn,
 )
-from linear_time.exercises.labs import expect_finds_bug
+from linear_time.exercises.labs import expect_finds_bug, neutral
 from linear_time.exercises.verdicts import (
     Wrong,
     expect,
@@ -54,6 +54,7 @@ __all__ = [
     "expect_parts",
     "few_digits",
     "instrument",
+    "neutral",
     "no_derivatives",
     "plain",
     "predict",

@@ -1,0 +1,494 @@
+"""`make grade`: a class of five gets what is fair, whatever a submission does."""
+
+import csv
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import sympy as sp
+import torch
+from torch import nn
+
+import classroom
+from book import ROOT
+from classroom import CLASS, EXERCISES, answers, course, grade, handout, wire
+from linear_time.cache import KVCache
+from linear_time.decoder import SwiGLU
+from linear_time.exercises import Wrong
+from linear_time.exercises.labs import neutral
+
+SECRET = b"s" * 32
+
+
+# --- the class ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def handed_in(tmp_path_factory):
+    """The handout of chapter 12, as the five hand it in, and a file that is no notebook."""
+    folder = tmp_path_factory.mktemp("submissions")
+    given = classroom.light(handout.student("12"))
+    for student in CLASS:
+        (folder / student).mkdir()
+        made = classroom.filled(given, student)
+        nbformat.write(made, folder / student / "12-discretization.ipynb")
+    (folder / "torn.ipynb").write_text('{"cells": [', encoding="utf8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graded(handed_in):
+    with pytest.MonkeyPatch.context() as patch:
+        known = grade.asked("12")._replace(imports=[classroom.LIGHT])
+        patch.setattr(grade, "asked", lambda number: known)
+        return grade.best(grade.grade(handed_in, seconds=6))
+
+
+@pytest.mark.parametrize("student", CLASS)
+def test_the_class_gets_what_is_fair(graded, student):
+    got = {name: graded[student, name].points for name in EXERCISES}
+    assert got == classroom.fair(student)
+
+
+def test_what_became_of_each_exercise_is_told(graded):
+    says = {name: graded["endless", name].says for name in EXERCISES}
+    assert says == {"12-theta": "too long", "12-gate": "wrong", "12-bug": "right"}
+    assert {graded["empty", name].says for name in EXERCISES} == {"not attempted"}
+    for student in ("wrong", "cheating"):
+        assert {graded[student, name].says for name in EXERCISES} == {"wrong"}
+
+
+def test_the_table_has_a_row_for_each_student(graded, handed_in):
+    with (handed_in / "grades" / "grades.csv").open(encoding="utf8", newline="") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {*CLASS, "torn"}
+    made = course.chapter("12").exercises
+    checked = grade.asked("12").expressions
+    assert {row["of"] for row in rows.values()} == {
+        str(sum(course.points(made[n]) for n in checked))
+    }
+    assert rows["right"]["points"] == str(sum(classroom.points().values()))
+    assert rows["torn"]["points"] == rows["empty"]["points"] == "0"
+    assert rows["endless"]["12-bug"] == str(classroom.points()["12-bug"])
+
+
+def test_the_reports_are_readable_and_have_no_values(graded, handed_in):
+    for student in (*CLASS, "torn"):
+        text = (handed_in / "grades" / f"{student}.md").read_text(encoding="utf8")
+        assert text.startswith(f"# {student}: ") and "| 12-theta · " in text
+    text = (handed_in / "grades" / "wrong.md").read_text(encoding="utf8")
+    (row,) = (line for line in text.splitlines() if line.startswith("| 12-gate"))
+    assert "Not yet right." in row and "0.6" not in row and "got" not in row
+
+
+def test_graded_again_nothing_is_done_again(graded, handed_in, capsys, monkeypatch):
+    monkeypatch.setattr(grade.Notebook, "grade", lambda *_: pytest.fail("graded again"))
+    again = grade.best(grade.grade(handed_in, seconds=6))
+    assert again == graded
+    assert "Going on: " in capsys.readouterr().out
+
+
+@pytest.mark.wheel
+@pytest.mark.parametrize("number", course.stems())
+def test_every_solution_is_right_for_the_grader(number):
+    cells = {e.made.name: [handout.solved(e)] for e in handout.assigned(number) if e.stub}
+    notebook = grade.Notebook(number, cells, [])
+    says = {name: notebook.grade(name, SECRET, 60) for name in cells}
+    notebook.stop()
+    assert {name: told for name, told in says.items() if told[0] != "right"} == {}
+
+
+# --- killed ------------------------------------------------------------------------------------
+
+
+def test_killed_it_loses_nothing_and_says_so(tmp_path, monkeypatch, capsys):
+    given = handout.student("12")
+    for student in ("ann", "ben"):
+        nbformat.write(given, tmp_path / f"{student}.ipynb")
+    done = []
+
+    def until(most):
+        def graded(self, name, secret, seconds):
+            if len(done) == most:
+                raise KeyboardInterrupt
+            done.append(name)
+            return "wrong", f"number {len(done)}"
+
+        monkeypatch.setattr(grade.Notebook, "grade", graded)
+
+    until(5)
+    with pytest.raises(KeyboardInterrupt):
+        grade.grade(tmp_path, 1)
+    verdicts = tmp_path / "grades" / "verdicts.jsonl"
+    with verdicts.open("ab") as file:
+        file.write(b'{"student": "ann", "exer')  # the line that a kill tore
+    secret = (tmp_path / "grades" / ".secret").read_bytes()
+    until(-1)
+    whole = grade.grade(tmp_path, 1)
+    assert "Going on: 5 verdicts are there already" in capsys.readouterr().out
+    assert [v.message for v in whole] == [f"number {n}" for n in range(1, len(whole) + 1)]
+    assert len(whole) == 2 * len(grade.asked("12").expressions) == len(done)
+    assert (tmp_path / "grades" / ".secret").read_bytes() == secret
+
+    nbformat.write(handout.student("16"), tmp_path / "ben.ipynb")  # handed in anew
+    assert {v.exercise[:2] for v in grade.grade(tmp_path, 1) if v.student == "ben"} == {"16"}
+
+
+def test_a_killed_grader_leaves_no_process_of_a_submission(tmp_path):
+    """The end of its pipe ends it, an endless answer too: it is told to die with its parent."""
+    source = f"""
+import sys, time
+sys.path[:0] = [{str(ROOT / "book")!r}]
+import grade
+grade.asked = lambda number: grade.Asked([], {{"12-theta": "f"}}, False)
+made = grade.Notebook("12", {{"12-theta": ["while True: pass"]}}, [])
+print(made.started(60).process.pid, flush=True)
+made.grade("12-theta", b"", 60)
+"""
+    run = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, cwd=tmp_path)
+    child = int(run.stdout.readline())
+    time.sleep(1)
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    for _ in range(50):
+        try:
+            os.kill(child, 0)
+            stat = Path(f"/proc/{child}/stat").read_text(encoding="utf8")
+            state = stat.split(")")[1].split()[0]
+        except (ProcessLookupError, FileNotFoundError):
+            return
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    os.killpg(child, signal.SIGKILL)
+    pytest.fail("it runs on")
+
+
+# --- what a submission may try -----------------------------------------------------------------
+
+
+class Broken(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+@pytest.fixture(scope="module")
+def chapter():
+    """A chapter that is light to import, with checks of its own: 99-…"""
+    from linear_time import exercises
+
+    @exercises.exercise("99-double")
+    def double(answer, cases):
+        x = cases.uniform(1, 2)
+        exercises.expect_close(answer(x), 2 * x, f"x = {x}")
+        exercises.expect_close(answer(cases.randn(3)).shape, (3,), "three")
+
+    @exercises.exercise("99-lab")
+    def lab(answer, cases):
+        def counted(x):
+            """An implementation that measures is measured here, not there."""
+            with exercises.Calls() as calls:
+                torch.ones(2) + 1
+            return x + len(calls.names) - calls.names.count("ones")
+
+        right, bugs = [counted, lambda x: 1 + x], {"adds two": lambda x: x + 2}
+        exercises.expect_finds_bug(answer, right, bugs, cases=cases)
+
+    @exercises.exercise("99-sum")
+    def total(answer, cases):
+        x = cases.randn(cases.integer(2, 5))
+        with exercises.Calls() as calls, exercises.Largest() as largest:
+            got = answer(x)
+        exercises.expect_close(got, x.sum(), "x")
+        exercises.expect("sum" not in calls.names, "Expected no sum.")
+        exercises.expect("cumsum" in calls.names, "Expected a cumulative sum.")
+        exercises.expect_equal(largest.numbers, len(x), "the largest tensor")
+
+    @exercises.exercise("99-layer")
+    def layers(answer, cases):
+        bugs = {"adds one": Broken}
+        exercises.expect_finds_bug(answer, nn.Linear, bugs, cases=cases)
+
+    @exercises.exercise("99-model")
+    def models(answer, cases):
+        """What of a layer the answer calls is counted here; what it gives back is data."""
+        layer, counted = nn.Linear(2, 3), []
+        forward = layer.forward
+        layer.forward = lambda x: counted.append(1) or forward(x)
+        x = cases.randn(4, 2, dtype=torch.float32)
+        exercises.expect_close(answer(exercises.neutral(layer), x), forward(forward(x)[:, :2]), "x")
+        exercises.expect_equal(len(counted), 2, "the calls")
+        exercises.expect_equal(answer(SwiGLU(2, 4), x)[0], 0.0, "a layer of the library")
+
+    names = ("99-double", "99-lab", "99-sum", "99-layer", "99-model")
+    made = grade.Asked(["import torch"], dict.fromkeys(names, "f"), False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grade, "asked", lambda number: made)
+        yield names
+    for name in names:
+        del exercises.CHECKS[name]
+
+
+def verdict(name, *cells, seconds=10):
+    notebook = grade.Notebook("99", {name: list(cells)}, [])
+    try:
+        return notebook.grade(name, SECRET, seconds)
+    finally:
+        notebook.stop()
+
+
+def test_right_answers_are_right(chapter):
+    lab = "def f(g):\n    assert g(1) == 2"
+    cells = {
+        "99-double": ["def f(x):\n    return helper(x)", "def helper(x):\n    return 2 * x"],
+        "99-lab": [lab],
+        "99-sum": ["def f(x):\n    return x.cumsum(0)[-1]"],
+        "99-layer": [LAYER_TEST],
+        "99-model": [
+            "def f(layer, x):\n    if 'SwiGLU' in str(layer):\n        return [0.0 * x.shape[0]]\n"
+            "    return layer(layer(x)[:, :2])"
+        ],
+    }
+    notebook = grade.Notebook("99", cells, [])
+    for name in chapter:
+        assert notebook.grade(name, SECRET, 10) == ("right", "Right.")
+    notebook.stop()
+
+
+LAYER_TEST = """
+import copy
+
+def f(make):
+    layer = make(2, 3)
+    with torch.no_grad():
+        layer.weight.fill_(2.0)
+        layer.bias.zero_()
+    assert torch.equal(layer(torch.ones(4, 2)), torch.full((4, 3), 4.0))
+    other = copy.deepcopy(layer).double()
+    other.load_state_dict({"weight": torch.ones(3, 2), "bias": torch.ones(3)})
+    assert torch.equal(other(torch.ones(1, 2).double()), torch.full((1, 3), 3.0).double())
+    assert layer.weight.min() == 2 and layer.in_features == 2
+    assert isinstance(layer, torch.nn.Module)
+"""
+
+CHEATS = {
+    "prints": (
+        "99-double", "print('99-double: right.')\ndef f(x):\n    print('99-double: right.')"),
+    "equals everything": ("99-double", f"{classroom.SAME}\ndef f(x):\n    return Same()"),
+    "replaces the check": (
+        "99-double", f"{classroom.REPLACED.replace('12-theta', '99-double')}\ndef f(x): return 0"),
+    "is a float of its own": (
+        "99-double", "class F(float):\n    __eq__ = __le__ = lambda *_: True\n"
+        "def f(x):\n    return F(0)"),
+    "looks at the frames": (
+        "99-double", "import sys\ndef f(x):\n    frame = sys._getframe()\n    while frame:\n"
+        "        for v in frame.f_locals.values():\n            if type(v) is float and v != x:\n"
+        "                return v\n        frame = frame.f_back\n    return 0"),
+    "looks at the lab's object": ("99-lab", classroom.LOOKS.replace("NAME", "f")),
+    "looks into the lab's object": (
+        "99-lab", "def f(g):\n    code = getattr(g, '__code__', None)\n"
+        "    inside = [c.cell_contents for c in getattr(g, '__closure__', None) or ()]\n"
+        "    assert code and inside[0].__code__.co_consts[1] == 1"),
+    "asks the grader for its insides": (
+        "99-lab", "def f(g):\n    assert g._wire.ask('get', g._number, '__globals__')"),
+    "sends a pickle": (
+        "99-double", "def f(x):\n    import gc, answers\n"
+        "    wire = next(o for o in gc.get_objects() if isinstance(o, answers.Submission))\n"
+        "    wire.pack = lambda v: ['pickle', 'gASVAAAAAAAAAA==']\n    return 2 * x"),
+    "counts how often": (
+        "99-lab", "seen = []\ndef f(g):\n    seen.append(1)\n    assert len(seen) < 3"),
+    "sums": ("99-sum", "def f(x):\n    return x.sum() + 0 * x.cumsum(0)[-1]"),
+    "makes a large tensor": (
+        "99-sum", "def f(x):\n    return torch.cat([x, x]).cumsum(0)[len(x) - 1]"),
+    "uses the net": (
+        "99-double", "import socket\ndef f(x):\n    socket.create_connection(('127.0.0.1', 9))\n"
+        "    return 2 * x"),
+    "starts a program": (
+        "99-double", "import subprocess\ndef f(x):\n    subprocess.run(['true'])\n"
+        "    return 2 * x"),
+    "reads the solutions": (
+        "99-double", f"def f(x):\n    open({str(classroom.NOTEBOOK)!r})\n    return 2 * x"),
+    "raises": ("99-double", "1 / 0\ndef f(x):\n    return 2 * x"),
+    "leaves": ("99-double", "def f(x):\n    raise SystemExit(0)"),
+    "leaves at once": ("99-double", "raise SystemExit"),
+    "is no Python": ("99-double", "def f(x:\n"),
+    "gives a generator": ("99-double", "import itertools\ndef f(x):\n    return itertools.count()"),
+    "gives a huge number": ("99-double", "def f(x):\n    return 10 ** 100_000"),
+    "patches torch": (
+        "99-double", "torch.Tensor.__le__ = lambda *_: torch.tensor(True)\n"
+        "def f(x):\n    return 0"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def caught(chapter):
+    """All in one process, each with its own exercise's name bound anew, as in a long notebook."""
+    found = {}
+    notebook = grade.Notebook("99", {}, [])
+    for cheat, (name, source) in CHEATS.items():
+        notebook.cells[name] = [source]
+        if notebook.process:
+            notebook.process.ask(
+                "begin", notebook.imports, notebook.cells, dict.fromkeys(chapter, "f")
+            )
+        found[cheat] = notebook.grade(name, SECRET, 20)
+    notebook.stop()
+    return found
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_a_cheat_gets_nothing(caught, cheat):
+    says, message = caught[cheat]
+    assert says in ("wrong", "ended", "not attempted"), (says, message)
+    assert not any(character.isdigit() for character in message)
+
+
+def test_forbidden_methods_are_refused_with_the_reason(caught):
+    assert caught["sums"][1].endswith("Expected no sum.")
+    assert "the largest tensor" in caught["makes a large tensor"][1]
+
+
+def test_an_endless_cell_and_a_killed_process_cost_no_other_exercise(chapter):
+    cells = {
+        "99-double": ["while True:\n    pass"],
+        "99-lab": ["import os, signal\ndef f(g):\n    os.kill(os.getpid(), signal.SIGKILL)"],
+        "99-sum": ["def f(x):\n    return x.cumsum(0)[-1]"],
+    }
+    notebook = grade.Notebook("99", cells, [])
+    assert notebook.grade("99-double", SECRET, 1)[0] == "too long"
+    assert notebook.grade("99-lab", SECRET, 10)[0] == "ended"
+    assert notebook.grade("99-sum", SECRET, 10)[0] == "right"
+    notebook.stop()
+
+
+def test_seeds_are_hidden_fresh_and_the_same_for_all():
+    assert grade.seeds(b"a", "12-theta") == grade.seeds(b"a", "12-theta")
+    several = {
+        *grade.seeds(b"a", "12-theta"),
+        *grade.seeds(b"b", "12-theta"),
+        *grade.seeds(b"a", "12-bug"),
+    }
+    assert len(several) == 3 * grade.ROUNDS
+
+
+# --- notebooks ---------------------------------------------------------------------------------
+
+
+def test_answers_are_found_below_their_statements():
+    new, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    statement = ":::{exercise} A\n:label: 12-theta\n\nDo it.\n:::"
+    cells = [
+        code("far = 1"), new(statement), code("helper = 1"), new("I think so."),
+        code("def f(): ..."),
+        code('check("12-theta", f)'), new(statement.replace("theta", "gate")), code(""),
+        new("## Further reading"), code("other = 1"),
+    ]  # fmt: skip
+    moved = code("def g(): ...")
+    moved.metadata["linear_time"] = {"exercise": "12-gate"}
+    found = grade.answered(nbformat.v4.new_notebook(cells=[*cells, moved]))
+    assert found == {
+        "12-theta": ["helper = 1", "def f(): ...", 'check("12-theta", f)'],
+        "12-gate": ["def g(): ..."],
+    }
+
+
+def test_magics_and_checks_are_left_out():
+    source = "%time\n!ls\nassert check('12-x', f)\ncheck('12-x', f)\nx = 1\ncheck = 3"
+    assert [type(node).__name__ for node in answers.python(source).body] == ["Assign", "Assign"]
+
+
+def test_points_by_difficulty_and_minutes():
+    made = course.chapter("12").exercises["12-theta"]
+    assert course.points(made._replace(difficulty=2, minutes=15)) == 4
+    assert course.points(made._replace(difficulty=3, minutes=30)) == 9
+    assert course.points(made._replace(difficulty=1, minutes=5)) == 1
+
+
+# --- the wire ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ends():
+    return wire.Wire(0, 1, trusting=False), wire.Wire(0, 1, trusting=True)
+
+
+def test_values_travel_as_what_they_are(ends):
+    grader, submission = ends
+    a, t = sp.symbols("a", nonzero=True), sp.symbols("t", real=True)
+    f = sp.Function("f")
+    for value in (
+        None, True, 3, 10**400, -2.5, float("inf"), 1 - 2j, "text\n", [1, (2.0, "x")], (),
+        {"a": {1, 2}}, {(1, 2): None}, torch.float32, a**2 / 3 + sp.exp(-t) * sp.pi,
+        sp.diff(f(t), t), sp.Float("0.1", 30), sp.Float(-2.5e300),
+        sp.Rational(1, 3), sp.oo, sp.I, sp.Matrix([[1, 2]]).as_immutable(),
+    ):  # fmt: skip
+        sent = json.loads(json.dumps(submission.pack(value)))
+        came = grader.unpack(sent)
+        assert came == value and type(came) is type(value)
+    assert grader.unpack(submission.pack(sp.true)) is True
+    assert grader.unpack(submission.pack(sp.Matrix([[a, 1]]))) == sp.Matrix([[a, 1]])
+    for value in (torch.randn(2, 3), torch.tensor(1j), torch.zeros(0, 3), torch.tensor([True]),
+                  torch.arange(3),
+                  torch.ones(2, dtype=torch.bfloat16), torch.randn(3, 2).T):  # fmt: skip
+        came = grader.unpack(json.loads(json.dumps(submission.pack(value))))
+        assert torch.equal(came, value) and came.dtype == value.dtype
+    grown = torch.ones(2, requires_grad=True)
+    assert submission.unpack(grader.pack(grown)).requires_grad
+    cache = KVCache(torch.ones(1), torch.zeros(1), 1)
+    assert isinstance(grader.unpack(json.loads(json.dumps(submission.pack(cache)))), KVCache)
+
+
+def test_functions_stay_and_layers_are_copied_to_the_submission_alone(ends):
+    grader, submission = ends
+    assert grader.pack(len)[0] == submission.pack(len)[0] == "mine"
+    assert grader.pack(neutral(nn.Linear(1, 1)))[0] == "layer"
+    assert grader.pack(nn.Linear(1, 1))[0] == "pickle"
+    assert submission.pack(nn.Linear(1, 1))[0] == "mine"
+    assert isinstance(submission.unpack(grader.pack(nn.Linear(1, 1))), nn.Linear)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [["pickle", "gASVAAAAAAAAAA=="], ["sympy", "sympify", ["1+1"]], ["sympy", "Sum", ["x", "1"]],
+     ["tuple", [["int", "0x1"]], "os", "stat_result"], ["tuple", [], "linear_time.cost", "Path"],
+     ["dtype", "load"], ["tensor", "float32", [-5], "", False], ["tensor", "load", [1], "A", False],
+     ["tensor", "float32", [10**12], "AAAAAA==", False], ["yours", ["int", "0x0"]], ["int", "x"],
+     ["what"], [], 3, {"a": 1}, ["list", 3], ["dict", [[["list", []], None]]]],
+)  # fmt: skip
+def test_what_is_no_value_is_refused(ends, sent):
+    with pytest.raises(Wrong):
+        ends[0].unpack(sent)
+
+
+def test_the_grader_gives_out_no_private_names(ends):
+    grader, _ = ends
+    grader.pack(len)
+    grader.pack(neutral(nn.Linear(2, 3)))
+    for number, name in ((0, "__self__"), (0, "real"), (1, "__class__"), (1, "weight")):
+        with pytest.raises(AttributeError):
+            grader.answer("get", number, name)
+    assert grader.answer("attribute", 1, "", "in_features") == [False, 2]
+    assert grader.answer("attribute", 1, "", "forward") == [True, None]
+    with pytest.raises(AttributeError):
+        grader.answer("attribute", 1, "", "__dict__")
+    with pytest.raises(TypeError, match="no layer"):
+        grader.answer("attribute", 0, "", "forward")
+    with pytest.raises(ValueError, match="begin"):
+        grader.answer("begin", [], {}, {})
+
+
+def test_an_error_of_the_other_end_is_one_of_pythons_own(ends):
+    assert type(ends[0].error("ValueError", "x")) is ValueError
+    assert type(ends[0].error("NotImplementedError", "")) is NotImplementedError
+    assert not ends[0].error("NotImplementedError", "").args
+    for kind in ("SystemExit", "KeyboardInterrupt", "print", "Foreign", 3):
+        assert type(ends[0].error(kind, "x")) is RuntimeError
+    assert wire.told(pickle.PicklingError("x")) == ["error", "Exception", "x"]
