@@ -306,16 +306,32 @@ def execute(root: Path, build: Path, timeout: int) -> bool:
 # Rendering
 
 
-def render(root: Path, build: Path) -> bool:
+def edition_folder(build: Path, edition: str) -> Path:
+    """Where an edition is rendered; all share the executed outputs."""
+    if edition == "public":
+        return build
+    folder = build / edition / "_build"
+    folder.mkdir(parents=True, exist_ok=True)
+    shared = folder / ".jupyter_cache"
+    if not shared.is_symlink():
+        shared.symlink_to(build / ".jupyter_cache", target_is_directory=True)
+    return folder
+
+
+def render(root: Path, build: Path, edition: str = "public") -> bool:
     """Render with warnings as errors; False where there was one.
 
     Sphinx says a warning only when it reads the page, and takes a page that it has read for
     written. So what a rendering that did not end well has read is not trusted: the next one reads
     every page again.
     """
-    unfinished = build / ".rendering"
+    folder = edition_folder(build, edition)
+    unfinished = folder / ".rendering"
     program = Path(sys.executable).with_name("jupyter-book")
     command = [str(program), "build", str(root), "-W", "--keep-going", "-q"]
+    os.environ["LINEAR_TIME_EDITION"] = edition
+    if edition != "public":
+        command += ["--path-output", str(folder.parent)]
     if unfinished.exists():
         command.append("--all")
     unfinished.touch()
@@ -338,6 +354,12 @@ def main() -> int:
     parser.add_argument(
         "--execute-only", action="store_true", help="fill the cache, render nothing"
     )
+    parser.add_argument(
+        "--edition",
+        default="public",
+        choices=("public", "without-solutions", "instructor"),
+        help="solutions folded (default), none at all, or all shown with notes for teaching",
+    )
     options = parser.parse_args()
     root = options.root.resolve()
     build = root / "_build"
@@ -357,17 +379,18 @@ def main() -> int:
             return 1
         if options.execute_only:
             return 0
-        if not render(root, build):
+        if not render(root, build, options.edition):
             return 1
+        site = edition_folder(build, options.edition) / "html"
         if (root / "book" / "slides").is_dir():
             import slides  # not before: a small book has no decks, and needs none of it
 
             try:
-                slides.build(build / "html")
+                slides.build(site)
             except (FileNotFoundError, ValueError) as error:
                 print(f"slides: {error}", file=sys.stderr)
                 return 1
-    print(f"\nThe book is at {(build / 'html' / 'index.html').as_uri()}")
+    print(f"\nThe book is at {(site / 'index.html').as_uri()}")
     return 0
 
 

@@ -89,9 +89,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(root: Path) -> subprocess.CompletedProcess[str]:
+def run(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COVERAGE_PROCESS_START": ""}
-    command = [sys.executable, str(root / "book" / "build.py")]
+    command = [sys.executable, str(root / "book" / "build.py"), *options]
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=root, check=False
     )
@@ -224,6 +224,46 @@ def test_a_killed_build_goes_on(root: Path) -> None:
     assert "the slow one is done" in html(root, "chapters/02-gamma")
     assert "the answer is 1001" in html(root, "chapters/01-alpha")
     slow.write_text(text, encoding="utf8")
+
+
+def test_an_edition_without_solutions_has_none_anywhere(root: Path) -> None:
+    """Pages, their sources, downloads, search: the word of the solution is in none of them."""
+    path = root / "chapters" / "02-gamma.ipynb"
+    text = path.read_text(encoding="utf8")
+    made = nbformat.reads(text, 4)
+    solution = nbformat.v4.new_code_cell("quetzalcoatl_solution = 1\nprint('it is quetzalcoatl')")
+    solution.metadata["tags"] = ["hide-cell", "solution"]
+    rubric = "<details><summary>Rubric</summary>\n\nIt is quetzalcoatl.\n\n</details>"
+    prose = nbformat.v4.new_markdown_cell(rubric, metadata={"tags": ["rubric"]})
+    made.cells += [solution, prose]
+    nbformat.write(made, path)
+    done = run(root, "--edition", "without-solutions")
+    assert done.returncode == 0, done.stdout + done.stderr
+    site = root / "_build" / "without-solutions" / "_build" / "html"
+    assert "the name is gamma" in (site / "chapters/02-gamma.html").read_text(encoding="utf8")
+    assert (site / "_sources/chapters/02-gamma.ipynb").exists()
+    files = [path for path in site.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    for file in files:
+        assert b"quetzalcoatl" not in file.read_bytes().lower(), file
+    page = (site / "chapters/02-gamma.html").read_text(encoding="utf8")
+    assert "colab.research" not in page and "mybinder" not in page and "/blob/" not in page
+
+    done = run(root)  # the same outputs, and the solution is folded
+    assert done.returncode == 0 and "Executing" not in done.stdout
+    assert "quetzalcoatl" in html(root, "chapters/02-gamma")
+    path.write_text(text, encoding="utf8")
+
+
+def test_the_instructors_notes_of_a_chapter() -> None:
+    editions = load(ROOT / "book" / "_ext" / "linear_time_editions.py")
+    for path in build.chapters(ROOT):
+        number = path.stem[:2]
+        if number.isdigit():
+            text = editions.notes(number)
+            assert f"| {number}-" in text and "**What students get wrong**" in text
+    known = editions.notes("12").partition("Wrong answers that a check knows")[2]
+    assert "`no_growth`: Calls a growing mode stable" in known
 
 
 def test_closure_follows_imports_and_nothing_else(root: Path) -> None:
