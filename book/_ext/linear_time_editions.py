@@ -118,7 +118,7 @@ def wrong_answers(stem: str) -> list[str]:
     path = ROOT / "tests" / "exercises" / f"{topic}.py"
     tree = ast.parse(path.read_text(encoding="utf8"))
     said = ((n, ast.get_docstring(n)) for n in tree.body if isinstance(n, ast.FunctionDef))
-    return [f"`{n.name}`: {' '.join(text.split())}" for n, text in said if text]
+    return [f"`{n.name.strip('_')}`: {' '.join(text.split())}" for n, text in said if text]
 
 
 def setup(app: Sphinx) -> dict[str, bool | str]:
