@@ -27,6 +27,7 @@ import contextlib
 import gc
 import hashlib
 import importlib
+import itertools
 import json
 import math
 import os
@@ -733,6 +734,24 @@ def planned(options: argparse.Namespace) -> Iterator[Mutant]:
         yield from (own[i] for own in drawn if i < len(own))
 
 
+def alive(options: argparse.Namespace) -> Iterator[tuple[str, Mutant]]:
+    """What lived in earlier rounds, where its line still stands once, whatever the sample is."""
+    chosen = files(options.paths, options.changed)
+    for key, row in results().items():
+        if row["killed"] or row["kind"] == "hand" or row["file"] not in chosen:
+            continue
+        at, places = 0, []
+        for line in read(row["file"]).splitlines(keepends=True):
+            if squeeze(line) == row["old"]:
+                start = at + len(line) - len(line.lstrip())
+                places.append((start, at + len(line.rstrip())))
+            at += len(line)
+        if len(places) == 1:
+            mutant = Mutant(row["file"], *places[0], row["new"], row["kind"])
+            if mutant.parses():
+                yield key, mutant
+
+
 def run(options: argparse.Namespace) -> int:
     """A round; 1 where a mutant written by hand is no longer in the code."""
     begin = time.monotonic()
@@ -751,8 +770,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"{len(tests.items)} tests collected", flush=True)
     count: Counter[str] = Counter()
     kept: dict = {}
-    for mutant in planned(options):
-        key = mutant.key()
+    asked_again = alive(options) if options.again else ()
+    for key, mutant in itertools.chain(asked_again, ((m.key(), m) for m in planned(options))):
         if key in before and not (options.again and not before[key]["killed"]):
             continue
         if options.seconds and time.monotonic() - begin > options.seconds:
