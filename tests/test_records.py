@@ -153,3 +153,10 @@ def test_a_damaged_file(tmp_path, text):
     (tmp_path / "some.json").write_text(text, encoding="utf8")
     with pytest.raises(ValueError, match=r"some.json: expected command, .*, got a damaged file"):
         read("some", tmp_path)
+
+
+def test_a_damaged_text_of_numbers_is_refused():
+    """Signs that are none of base64's are not passed over."""
+    for damaged in ("A?==", "AAAA$AAA="):
+        with pytest.raises(ValueError):
+            records.unpacked(damaged)
