@@ -10,15 +10,16 @@ movies; a strength is chosen on the validation rows.
 
 By gradient: each model is logistic regression plus a network on the embeddings. Swept in full, by
 one seed: the learning rate, the decay of embeddings and network, the decay of the linear part,
-dropout of the embeddings, their width, and the length of the schedule. Networks of one width have
-the same number of parameters, 160 d². A run is read at its best evaluation on the validation rows,
-of eleven an epoch. One seed of thousands of settings is partly luck, so the three settings that
-are best there are run again with three seeds, and of these the one whose mean validation loss is
-least is the model's. Scored on the test rows are: all rows, the rows within users, the calibration,
-and the difference to logistic regression on the same users, drawn 2,000 times. Ablations take the
-modules of DHEN away one at a time, or one of its two layers, at equal parameters; their sweeps, at
-one width, are compared on the validation rows. By date the sweep is of one width as well, and of
-the models that are quick.
+dropout of the embeddings, their width, and the length of the schedule; and where the largest rate
+is among a model's three best settings, a larger one. Networks of one width have the same number of
+parameters, 160 d². A run is read at its best evaluation on the validation rows, of eleven an epoch.
+One seed of thousands of settings is partly luck, so the three settings that are best there are run
+again with three seeds, and of these the one whose mean validation loss is least is the model's.
+Scored on the test rows are: all rows, the rows within users, the calibration, and the difference to
+logistic regression on the same users, drawn 2,000 times. Ablations take the modules of DHEN away
+one at a time, or one of its two layers, at equal parameters and one width; they are chosen and
+scored in the same way, and compared with the whole DHEN of that width on the same users. By date
+the sweep is of one width as well, and of the models that are quick.
 
 The 96 models of a part of a sweep are trained at once (`stacks.py`), which wants a GPU; the final
 runs are `linear_time.ranking.fit`. A run that was stopped resumes. `--quick` is a small grid, few

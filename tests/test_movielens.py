@@ -5,7 +5,7 @@ import torch
 
 from book import ROOT, experiment
 from helpers import close
-from linear_time import checks
+from linear_time import checks, records
 from linear_time.ranking import Fields, Ranker, Split, fit
 from linear_time.records import Record, packed, unpacked
 from linear_time.training import Config, seed_everything
@@ -183,6 +183,24 @@ def test_a_longer_sweep_leaves_no_final_run_that_it_put_behind(movielens):
     kept = movielens.standing(record, models, jobs)
     assert len(kept) == len(record) - 1 and other in kept.rows and rows[3] in kept.rows
     assert {row.get("lr") for row in kept} < {None, *movielens.RATES}
+
+
+def test_no_sweep_of_the_record_ends_at_a_rate_that_is_among_its_best(movielens):
+    """Of the sweeps that are there every rate was tried with all other settings."""
+    record = records.read("movielens")
+    models = [(name, "user") for name in movielens.MODELS]
+    models += [(name, "time") for name in movielens.BY_DATE]
+    for model, protocol in models:
+        rows = record.where(stage="sweep", protocol=protocol, model=model)
+        best = movielens.candidates(record, model, protocol, 3, quick=False)
+        tried = {rate for row in rows for rate in row["rates"]}
+        assert max(one["lr"] for one in best) < max(tried)
+        whole = len(movielens.sweeps(model, protocol, False))
+        assert {len(part) for part in rows.by("rates").values()} == {whole}
+    jobs = movielens.finals(record, models, (0, 1, 2), False)
+    finals = [row for row in record if row["stage"] in ("final", "ablation")]
+    assert len(jobs) == len(finals)
+    assert all(any(job.items() <= row.items() for row in finals) for job in jobs)
 
 
 def test_every_network_has_the_same_sweep(movielens):
