@@ -13,6 +13,8 @@ compressors of Python's standard library.
 the start and the optimizer that are customary for it, the others with that optimizer, larger rates,
 S4D with short time constants and Mamba without selection with long ones, and the time of an update
 against the length of its pieces, with and without the kernel of the scan.
+
+``--after`` runs the models of later chapters by the same recipe, into a record of its own.
 """
 
 import functools
@@ -31,6 +33,7 @@ from linear_time.baselines import COMPRESSORS, compressed_bits, n_gram
 from linear_time.datasets import text
 from linear_time.decoder import LlamaBlock
 from linear_time.mamba import Mamba
+from linear_time.mamba2 import Mamba2
 from linear_time.mixer import LanguageModel, Residual, SequenceMixer
 from linear_time.recurrent import ElmanRNN
 from linear_time.s4 import S4D
@@ -155,6 +158,14 @@ MODELS: dict[str, Callable[[int], SequenceMixer]] = {
 }
 
 
+#: Models of the chapters after 18, and their widths at full size: ``--after`` runs them.
+AFTER: dict[str, Callable[[int], SequenceMixer]] = {
+    "mamba-2": residual(lambda d: Mamba2(d, N=64, P=32)),
+    "mamba-2 with Mamba's state": residual(lambda d: Mamba2(d, N=16, P=8)),
+}
+AFTER_WIDTHS = {"mamba-2": 128, "mamba-2 with Mamba's state": 132}
+
+
 # Other time constants to start from. A mode of S4D forgets within 2/Δ steps, the slowest of a
 # channel of Mamba within 1/Δ: 2 to 200 steps for 20 to 2,000, and 100 to 10,000 for 10 to 1,000.
 STARTS: dict[str, dict[str, Callable[[int], SequenceMixer]]] = {
@@ -168,7 +179,7 @@ STARTS: dict[str, dict[str, Callable[[int], SequenceMixer]]] = {
 
 
 def width_of(name: str, size: str) -> int:
-    return dict(zip(MODELS, SIZES[size].widths, strict=True))[name]
+    return (dict(zip(MODELS, SIZES[size].widths, strict=True)) | AFTER_WIDTHS)[name]
 
 
 def model(name: str, size: str, vocab_size: int, start: str = "library") -> LanguageModel:
@@ -178,7 +189,7 @@ def model(name: str, size: str, vocab_size: int, start: str = "library") -> Lang
     add to the residual divided by the root of how many there are.
     """
     width = width_of(name, size)
-    make = STARTS.get(start, MODELS)[name]
+    make = STARTS.get(start, MODELS | AFTER)[name]
     network = LanguageModel(lambda: make(width), vocab_size, width, N_LAYER)
     for parameter_name, parameter in network.named_parameters():
         if parameter_name.endswith("out_proj.weight"):  # as in ``MambaLM``
@@ -194,8 +205,9 @@ def flops(name: str, size: str, vocab_size: int) -> dict[str, int]:
     """Multiplications and additions for one character, forward: with weights, and beside them.
 
     A scan's step is counted as 8 a number of the state (Δ A, exp as one, the two products and the
-    sum of h, B u, and the product and sum of C h); the FFTs of S4D as 5 n log₂ n for each of three
-    of n = 2 L; attention over L characters, of which half are past, as 4 a product.
+    sum of h, B u, and the product and sum of C h), and as 5 where a head shares its decay; the FFTs
+    of S4D as 5 n log₂ n for each of three of n = 2 L; attention over L characters, of which half
+    are past, as 4 a product.
     """
     width, length = width_of(name, size), SIZES[size].length
     network = model(name, size, vocab_size)
@@ -205,6 +217,8 @@ def flops(name: str, size: str, vocab_size: int) -> dict[str, int]:
         if isinstance(module, Mamba):
             beside += 8 * module.d_inner * module.N
             matrices -= module.A_log.numel()
+        elif isinstance(module, Mamba2):
+            beside += 5 * module.d_inner * module.N  # the recurrent form's
         elif isinstance(module, S4D):
             n = 2 * length
             beside += round(3 * 5 * n * math.log2(n) * width / length)
@@ -444,8 +458,12 @@ def main() -> None:
     parser = runs.parser(__doc__, SEEDS, SIZES)
     parser.add_argument("--repeats", type=int, default=10, help="of a timing; 0: no timings")
     parser.add_argument("--controls", action="store_true", help="what the comparison left open")
-    parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--after", action="store_true", help="the models of later chapters")
+    parser.add_argument("--only", nargs="+", choices=[*MODELS, *AFTER])
     options = parser.parse_args()
+    options.only = options.only or list(AFTER if options.after else MODELS)
+    if options.size != "full" and set(options.only) & set(AFTER):
+        parser.error("--size: the models of later chapters have widths for the full size alone")
     size = SIZES[options.size]
     steps = options.steps or size.steps
     same = {"size": options.size}
@@ -461,19 +479,22 @@ def main() -> None:
     if options.controls:
         return controls(options, steps)
 
-    jobs = [{"baseline": "n-gram", **same}]
-    jobs += [{"compressor": name, **same} for name in COMPRESSORS]
+    jobs: list[dict] = []
+    if not options.after:
+        jobs += [{"baseline": "n-gram", **same}]
+        jobs += [{"compressor": name, **same} for name in COMPRESSORS]
     jobs += training_jobs(lambda name: size.rates)
 
     fixed = {
         "n_layer": N_LAYER,
         **size._asdict(),
-        "widths": dict(zip(MODELS, size.widths, strict=True)),
+        "widths": {name: width_of(name, options.size) for name in options.only},
         "warmup": WARMUP,
         "weight_decay": 0.1,
     }
 
-    run_all = runs.Runner("language_models", run, fixed, options)
+    record = "language_models_after" if options.after else "language_models"
+    run_all = runs.Runner(record, run, fixed, options)
     if options.repeats:  # one after the other, with nothing beside them; then all the rest
         run_all([{"speed": n, **same, "repeats": options.repeats} for n in options.only], 1)
     by_model = run_all(jobs).by("model")

@@ -18,7 +18,9 @@ from linear_time import (
     convolution,
     decoder,
     dhen,
+    duality,
     mamba,
+    mamba2,
     mixer,
     perceiver,
     perceiver_ar,
@@ -105,6 +107,24 @@ def scanned(function: Callable) -> Callable:
         return function(u, delta, A, B, C, D, z, bias, delta_softplus=True)
 
     return lambda n: Function(call)
+
+
+def duals(batch: int, length: int) -> tuple[Tensor, ...]:
+    """x, Δ, A, B, C and D of four heads in two groups."""
+    x, delta = draw(batch, length, 4, 3), torch.sigmoid(draw(batch, length, 4, seed=2))
+    B, C = (draw(batch, length, 2, 5, seed=seed) for seed in (3, 4))
+    return x, delta, -torch.exp(draw(4, seed=5)), B, C, draw(4, seed=6)
+
+
+def segmented(n: type) -> nn.Module:
+    """The second input weighted by sums of the first, whose exponentials are at most 1."""
+
+    def call(a: Tensor, x: Tensor) -> Tensor:
+        below = duality.segment_sums(-a.mT).exp()
+        y = below @ x.mT[..., None].to(below.dtype)  # (batch, D, length, 1)
+        return y[..., 0].mT.to(x.dtype)
+
+    return Function(call)
 
 
 def poles(batch: int, length: int) -> tuple[Tensor, ...]:
@@ -275,6 +295,21 @@ CASES: dict[str, Case] = {
     "Mamba": Case(lambda n: mamba.Mamba(n(D), n(4)), "mixer", sequence, True, "mask"),
     "MambaLM": Case(
         lambda n: mamba.MambaLM(mamba.MambaConfig(vocab_size=n(VOCAB), d_model=n(D), n_layer=n(2))),
+        *("model", tokens, True, "mask"),
+    ),
+    # chapter 20
+    "segment_sums": Case(segmented, "function", factors),
+    "ssd": Case(lambda n: Function(partial(duality.ssd, chunk=n(4))), "function", duals),
+    "ssd_quadratic": Case(lambda n: Function(duality.ssd_quadratic), "function", duals),
+    "ssd_recurrent": Case(lambda n: Function(duality.ssd_recurrent), "function", duals, False),
+    "Mamba2": Case(
+        lambda n: mamba2.Mamba2(n(D), n(6), P=n(4), groups=n(2), chunk=n(4)),
+        *("mixer", sequence, True, "mask"),
+    ),
+    "Mamba2LM": Case(
+        lambda n: mamba2.Mamba2LM(
+            mamba2.Mamba2Config(vocab_size=n(VOCAB), d_model=n(D), n_layer=n(2), N=n(6), P=n(4))
+        ),
         *("model", tokens, True, "mask"),
     ),
     # the frame

@@ -222,6 +222,40 @@ class Layout:
         load(model, tensors, self.key)
 
 
+class Folder(NamedTuple):
+    """A folder of a model, read: its layout, arguments and tensors."""
+
+    layout: Layout
+    arguments: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def read_either(
+    folder: str | Path, released: Layout, hugging_face: Layout
+) -> Folder:
+    """A folder of a model's released code or of Hugging Face.
+
+    The released code of Mamba fills its embedding up to a multiple of a
+    number: the argument ``fill`` of its layout becomes ``rows``.
+
+    Args:
+        folder: as for ``read``.
+        released, hugging_face: the two layouts.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read`` and ``Layout.arguments``.
+    """
+    config, tensors = read(folder)
+    theirs = "d_model" in config and "model_type" not in config
+    layout = released if theirs else hugging_face
+    arguments = layout.arguments(config, tensors)
+    fill = arguments.pop("fill", 1)
+    _validate.count(f"{CONFIG}: pad_vocab_size_multiple", fill)
+    vocab_size = arguments["vocab_size"]
+    arguments["rows"] = vocab_size + -vocab_size % fill
+    return Folder(layout, arguments, tensors)
+
+
 @torch.no_grad()
 def load(
     model: nn.Module,

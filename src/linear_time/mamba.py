@@ -16,7 +16,7 @@ import inspect
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -138,7 +138,7 @@ class Mamba(SequenceMixer):
         u, z = self.in_proj(x).mT.chunk(2, dim=1)  # (batch, d_inner, length)
         window = torch.cat([state.window.to(u.dtype), u], dim=2)
         if mask is not None:
-            window = _behind_padding(window, mask, self.taps - 1)
+            window = behind_padding(window, mask, self.taps - 1)
         u = functional.silu(self.convolve(window))
         delta, B, C = self.choose(u.mT)
         delta = skip_padding(delta, mask)
@@ -228,7 +228,7 @@ class _StepMap(nn.Linear, Layer):
         self.exact = frozenset({"bias"})
 
 
-def _behind_padding(window: Tensor, mask: Tensor, past: int) -> Tensor:
+def behind_padding(window: Tensor, mask: Tensor, past: int) -> Tensor:
     """The past of each row moved to where its padding ends.
 
     Args:
@@ -288,6 +288,7 @@ class MambaConfig:
     bias: bool = False
     conv_bias: bool = True
     eps: float | int = 1e-5  # of the norms
+    tied: bool = True  # whether the embedding is the head as well
     rows: int | None = None  # of the embedding, ≥ vocab_size; None: as many
 
     def mixer(self) -> Mamba:
@@ -299,9 +300,9 @@ class MambaConfig:
 class MambaLM(LanguageModel):
     """Mamba as a language model: embedding, blocks x + mixer(norm(x)), head.
 
-    The head is the embedding. Each block adds to the residual, so the last
-    map of every block, ``out_proj``, starts 1/√n_layer as large: then the sum
-    of all blocks is as large as one would be.
+    The head is the embedding, unless the settings say otherwise. Each block
+    adds to the residual, so the last map of every block, ``out_proj``, starts
+    1/√n_layer as large: then the sum of all blocks is as large as one's.
 
     Args:
         config: the settings.
@@ -312,7 +313,7 @@ class MambaLM(LanguageModel):
     Source: Gu & Dao (2023), "Mamba"; the released code's model and start.
     """
 
-    def __init__(self, config: MambaConfig) -> None:
+    def __init__(self, config: Any) -> None:
         def block() -> Residual:
             norm = nn.RMSNorm(config.d_model, eps=float(config.eps))
             return Residual(config.mixer(), norm)
@@ -322,6 +323,7 @@ class MambaLM(LanguageModel):
             config.vocab_size,
             config.d_model,
             config.n_layer,
+            tied=config.tied,
             eps=config.eps,
             rows=config.rows,
         )
@@ -347,25 +349,18 @@ class MambaLM(LanguageModel):
                 ``checkpoints.load``; also settings that this model does not
                 have.
         """
-        config, tensors = checkpoints.read(folder)
-        released = "d_model" in config and "model_type" not in config
-        layout = RELEASED if released else HUGGING_FACE
-        arguments = layout.arguments(config, tensors)
+        found = checkpoints.read_either(folder, RELEASED, HUGGING_FACE)
+        arguments = found.arguments
         if isinstance(arguments["rank"], str):
             if arguments["rank"] != "auto":
+                name = found.layout.settings["rank"].name
                 raise ValueError(
-                    f"config.json: expected {layout.settings['rank'].name} to "
-                    f"be a number or 'auto', got {arguments['rank']!r}"
+                    f"config.json: expected {name} to be a number or 'auto', "
+                    f"got {arguments['rank']!r}"
                 )
             arguments["rank"] = None
-        # The released code fills its matrix up to a multiple of this.
-        fill = arguments.pop("fill", 1)
-        _validate.count("config.json: pad_vocab_size_multiple", fill)
-        vocab_size = arguments["vocab_size"]
-        model = cls(
-            MambaConfig(**arguments, rows=vocab_size + -vocab_size % fill)
-        )
-        layout.load(model, tensors)
+        model = cls(MambaConfig(**arguments))
+        found.layout.load(model, found.tensors)
         return model
 
 
