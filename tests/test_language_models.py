@@ -345,3 +345,26 @@ def test_bits(script):
     assert script.bits(model, part, 10) == pytest.approx(2)
     assert model.seen == 95
     assert script.bits_by_position(model, part, 16) == pytest.approx([2.0] * 5)
+
+
+def test_the_record_of_later_models(script):
+    """Equal parameters and the recipe of the first comparison; one is best at the largest rate."""
+    record = records.read("language_models_after")
+    first = records.read("language_models")
+    shared = {"n_layer", "length", "batch", "steps", "long", "scored", "warmup", "weight_decay"}
+    assert {k: record.settings[k] for k in shared} == {k: first.settings[k] for k in shared}
+    assert record.settings["widths"] == script.AFTER_WIDTHS
+    wanted = parameters(model_of(script, "mamba", "full"))
+    best = {}
+    for name, runs_of in record.by("model").items():
+        found = parameters(model_of(script, name, "full"))
+        assert abs(found / wanted - 1) < 0.02
+        chosen = runs_of.chosen("validation")
+        assert {row["parameters"] for row in runs_of} == {found}
+        assert len(chosen) == 3 and len(runs_of) == 12
+        assert chosen[0]["lr"] == (3e-2 if name == "mamba-2" else 1e-2)
+        best[name] = sum(row["test"] for row in chosen) / 3
+    assert best == {
+        "mamba-2": pytest.approx(1.7558, abs=5e-4),
+        "mamba-2 with Mamba's state": pytest.approx(1.7707, abs=5e-4),
+    }

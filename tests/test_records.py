@@ -34,7 +34,7 @@ def sweep(**losses):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_record_is_whole(name):
     found = read(name)
-    script = name.removesuffix("_small").removesuffix("_controls")
+    script = name.removesuffix("_small").removesuffix("_controls").removesuffix("_after")
     assert found.name == name and f"{script}.py" in found.command
     assert found.settings and found.machines and len(found) == len(list(found)) > 5
     for machine in found.machines:
