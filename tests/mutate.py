@@ -727,7 +727,9 @@ def planned(options: argparse.Namespace) -> Iterator[Mutant]:
     def asked(mutant: Mutant) -> bool:
         return not lines or mutant.shown()[0] in lines[mutant.file]
 
-    yield from (m for m in by_hand() if m.file in chosen and asked(m))
+    hand = [m for m in by_hand() if m.file in chosen and asked(m)]
+    # What is read anew at an import takes a minute: it waits for the rest.
+    yield from sorted(hand, key=lambda m: owner_of(m.file, m.start) is None)
     drawn = [by_tool(f, options.sample, options.seed) for f in chosen if tests_of(f)]
     drawn = [[m for m in own if asked(m)] for own in drawn]
     for i in range(max(map(len, drawn), default=0)):
