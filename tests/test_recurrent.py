@@ -274,6 +274,7 @@ def test_jacobian_product_at_rest_is_the_matrix_power(radius):
     weight = rnn.recurrent.weight.detach()
     assert math.isclose(torch.linalg.eigvals(weight).abs().max().item(), radius, rel_tol=1e-6)
     norms = jacobian_product_norms(rnn, torch.zeros(400, 16, dtype=F64))
+    assert not norms.requires_grad
     for t in (1, 2, 50):
         wanted = torch.linalg.matrix_norm(torch.linalg.matrix_power(weight, t), ord=2)
         close(norms[t - 1], wanted, 1e-10)
