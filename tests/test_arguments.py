@@ -333,6 +333,35 @@ def test_what_a_key_mask_hides_changes_nothing(name):
     assert not torch.allclose(calls[1], without, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("read", ["mean", "last"])
+@torch.no_grad()
+def test_a_classifier_reads_no_padding(read):
+    """Neither in its blocks nor in its mean: a padded row gets what it gets alone."""
+    torch.manual_seed(0)
+    module = classifier(read=read)
+    x = draw(2, 9, D)
+    mask = torch.arange(9) >= torch.tensor([[0], [5]])
+    loud = torch.where(mask[..., None], x, 1e3)
+    alone = torch.cat([module(x[:1]), module(x[1:, 5:])])
+    torch.testing.assert_close(module(loud, mask), alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [decoder.GroupedQueryAttention, decoder.LlamaBlock])
+@torch.no_grad()
+def test_a_layer_that_may_read_the_future_does(make):
+    """``causal=False`` is handed on: the first position sees a change of the last."""
+    torch.manual_seed(0)
+    module = make(D, 4, 2) if make is decoder.GroupedQueryAttention else make(D, 4, 2, 12)
+    x = draw(1, 6, D)
+    other = x.clone()
+    other[:, -1] += 1
+    for causal in (True, False):
+        first = [module(v, causal=causal)[:, 0] for v in (x, other)]
+        assert torch.equal(*first) == causal
+    both = [module(x, causal=False, last=2), module(x, causal=False)[:, -2:]]
+    torch.testing.assert_close(*both)
+
+
 def test_a_hidden_score_may_be_the_largest():
     """Scores of 10⁶ that the mask hides: neither they nor their values are seen."""
     q, k, v = (draw(1, 1, 6, 4, seed=seed) for seed in (1, 2, 3))

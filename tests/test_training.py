@@ -259,6 +259,15 @@ def test_stops_at_the_target(target, lower, stop):
     assert history.reached_target == (stop == 6)
 
 
+@pytest.mark.parametrize("evaluate", [None, lambda model: 0.0])
+@pytest.mark.parametrize("mode", [False, True])
+def test_a_model_leaves_in_the_mode_that_it_came_in(mode, evaluate):
+    """Whatever the last thing was that was done with it."""
+    model = small_model(dropout=0.5).train(mode)
+    run(Config(steps=2, progress=False), model, evaluate)
+    assert model.training is mode and all(m.training is mode for m in model.modules())
+
+
 def test_nan_metric_is_no_target():
     history = run(Config(steps=2, eval_every=1, target=0), evaluate=lambda model: math.nan)
     assert len(history.step) == 2 and not history.reached_target
