@@ -473,6 +473,25 @@ def test_the_recorded_histories_say_what_the_chapter_says():
     assert all(1.8 < error < 2.4 for _, error in of_ratings.values())
 
 
+def test_a_normed_reader_of_a_history_hears_directions():
+    """Longer candidates ask the same, a token stands beside its normed self; plainly neither."""
+    script = experiment("perceiver_history")
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, 64, 17, generator=g)
+    candidates = torch.randn(2, 8, 16, generator=g)
+    for reader, normed in (("normed", True), ("plain", False)):
+        torch.manual_seed(0)
+        network = script.Reader("whole", 64, reader).eval()
+
+        def read(scale, network=network):
+            asked = scale * candidates
+            return network({"tokens": tokens, "candidates": asked}) - network.direct(asked)
+
+        with torch.no_grad():
+            assert torch.allclose(read(1), read(3), atol=1e-4) == normed
+        assert network.attention.d_kv == (34 if normed else 17)
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
