@@ -1,6 +1,7 @@
 """The harness, and for every exercise: its solution passes, its stub and wrong answers do not."""
 
 import ast
+import inspect
 import itertools
 import math
 import re
@@ -35,8 +36,6 @@ def exercise_labels(path):
     return re.findall(r"(?:```|:::)\{exercise\}[^\n]*\n:label:\s*(\S+)", text)
 
 
-#: Chapters whose exercises do not state their kind yet.
-UNKINDED = ["07"]
 #: What an exercise asks for; all but the written ones have a check.
 KINDS = ["proof", "figure", "estimate", "train", "audit", "code", "bug", "written", "project"]
 
@@ -109,12 +108,19 @@ def test_every_registered_check_belongs_to_a_notebook():
     assert {name for name in exercises.CHECKS if not name.startswith("99-")} == in_notebooks
 
 
+@each_exercise
+def test_a_check_draws_its_cases(path, name):
+    """A grader gives other seeds than that of practice."""
+    __import__(f"linear_time.exercises.{exercises.CHAPTERS[name[:2]]}")
+    assert list(inspect.signature(exercises.CHECKS[name]).parameters) == ["answer", "cases"]
+
+
 @pytest.mark.parametrize(("path", "name"), NAMES, ids=[name for _, name in NAMES])
 def test_exercise_states_objective_kind_difficulty_and_time(path, name):
     index, cells = statement(path, name)
     for word in ("**Objective:**", "**Difficulty:** ●", "**Time:**"):
         assert word in cells[index].source, f"{name} does not state {word}"
-    assert KIND[name] in KINDS or path.stem[:2] in UNKINDED, f"{name} states no kind"
+    assert KIND[name] in KINDS, f"{name} states no kind"
 
 
 @pytest.mark.parametrize(("path", "name"), EXPLAINED, ids=[name for _, name in EXPLAINED])
