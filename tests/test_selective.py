@@ -146,10 +146,14 @@ def test_values_and_gradients_of_the_reference(rule, length, absent):
     st.integers(1, 70),
     st.integers(0, 6),
     st.integers(4, 10),
+    st.booleans(),
 )
-def test_any_shape_and_any_split(batch, d_inner, N, length, log_width, log_block):
+def test_any_shape_and_any_split(batch, d_inner, N, length, log_width, log_block, beside):
     """Small limits cut the batch into groups and the length into chunks."""
     tensors = arguments(batch, d_inner, N, length)
+    if beside:  # as a layer has them: the channels side by side
+        for name in ("u", "delta", "B", "C", "z"):
+            tensors[name] = tensors[name].mT.contiguous().mT
     with (
         mock.patch.object(scan_kernel, "WIDTH", 2**log_width),
         mock.patch.object(scan_kernel, "BLOCK", 2**log_block),
@@ -442,11 +446,13 @@ def test_no_tensor_holds_a_state_of_every_step(rule):
 
 @torch.no_grad()
 def test_a_wide_batch_is_taken_in_groups():
-    tensors = arguments(batch=16, d_inner=64, N=16, length=64, dtype=F32)
-    with Largest() as largest:
-        both(selective_scan, tensors)
-    steps = math.ceil(math.sqrt(2 * 64))  # two groups of 8 rows
-    assert largest.numbers == (steps + 1) * 8 * 16 * 64
+    row = 32 * 32  # states
+    for length, steps in ((256, 16), (64, 12)):
+        # Two groups of 16 rows; √(2 length) steps, 2**18 states at most.
+        tensors = arguments(batch=32, d_inner=32, N=32, length=length, dtype=F32)
+        with Largest() as largest:
+            both(selective_scan, tensors)
+        assert largest.numbers == (steps + 1) * 16 * row
 
 
 def test_only_the_states_between_chunks_are_kept():

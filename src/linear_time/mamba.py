@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from linear_time import _validate, checkpoints, cost
+from linear_time import _validate, checkpoints, cost, mamba_triton
 from linear_time.checkpoints import Setting
 from linear_time.layer import (
     Layer,
@@ -34,6 +34,7 @@ from linear_time.layer import (
 )
 from linear_time.mixer import LanguageModel, Residual, SequenceMixer
 from linear_time.selective import (
+    behind_padding,
     next_state,
     read_state,
     selective_scan,
@@ -135,11 +136,18 @@ class Mamba(SequenceMixer):
         if state is None:
             state = self.initial_state(len(x), x.device, x.dtype)
         self._check_state(state, len(x))
-        u, z = self.in_proj(x).mT.chunk(2, dim=1)  # (batch, d_inner, length)
-        window = torch.cat([state.window.to(u.dtype), u], dim=2)
-        if mask is not None:
-            window = behind_padding(window, mask, self.taps - 1)
-        u = functional.silu(self.convolve(window))
+        # (batch, d_inner, length) each, channels side by side
+        u, z = (half.mT for half in self.in_proj(x).chunk(2, dim=-1))
+        past, conv = state.window.to(u.dtype), self.conv1d
+        if mask is None and mamba_triton.convolves(u, past, conv):
+            inputs = u[..., 1 - self.taps :]
+            u = mamba_triton.convolve(u, past, conv.weight, conv.bias)
+            window = torch.cat([past, inputs], dim=2)
+        else:
+            window = torch.cat([past, u], dim=2)
+            if mask is not None:
+                window = behind_padding(window, mask, self.taps - 1)
+            u = functional.silu(self.convolve(window))
         delta, B, C = self.choose(u.mT)
         delta = skip_padding(delta, mask)
         with _validate.inner():
@@ -181,6 +189,9 @@ class Mamba(SequenceMixer):
         self.check_input(x_t, "x_t")
         self._check_state(state, len(x_t))
         u, z = self.in_proj(x_t).chunk(2, dim=-1)  # (batch, d_inner)
+        if mamba_triton.steps(self, u, state):
+            y, *after = mamba_triton.step(self, u, z, state)
+            return self.out_proj(y), MambaState(*after)
         window = torch.cat([state.window, u[..., None]], dim=2)
         u = functional.silu(self.convolve(window.to(u.dtype))[..., 0])
         delta, B, C = self.select(u)
@@ -226,22 +237,6 @@ class _StepMap(nn.Linear, Layer):
     def __init__(self, d_in: int, d_out: int) -> None:
         super().__init__(d_in, d_out)
         self.exact = frozenset({"bias"})
-
-
-def behind_padding(window: Tensor, mask: Tensor, past: int) -> Tensor:
-    """The past of each row moved to where its padding ends.
-
-    Args:
-        window: the last inputs before, then those of now, (batch, d_inner,
-            past + length).
-        mask: (batch, length).
-    """
-    padding = (~mask).sum(1)[:, None]  # (batch, 1)
-    place = torch.arange(window.shape[2], device=window.device)
-    source = torch.where(
-        place >= padding + past, place, (place - padding).clamp(min=0)
-    )
-    return window.gather(2, source[:, None].expand_as(window))
 
 
 def delta_bias(

@@ -29,7 +29,7 @@ from linear_time.duality import (
 )
 from linear_time.layer import full, zeros
 from linear_time.mixer import SequenceMixer
-from linear_time.selective import skip_padding
+from linear_time.selective import behind_padding, skip_padding
 
 
 class Mamba2State(NamedTuple):
@@ -181,7 +181,7 @@ class Mamba2(SequenceMixer):
         z, mixed, delta = self.project(x)
         window = torch.cat([state.window.to(mixed.dtype), mixed.mT], dim=2)
         if mask is not None:
-            window = mamba.behind_padding(window, mask, self.taps - 1)
+            window = behind_padding(window, mask, self.taps - 1)
         u, B, C = self.convolve(window)
         delta = skip_padding(full(delta) + self.dt_bias, mask)
         with _validate.inner():

@@ -19,9 +19,9 @@ from torch.nn import functional
 from linear_time.discretization import phi
 from linear_time.layer import full, without_autocast
 
-# On a CPU a step's states and a chunk's should fit the caches: 2**13 numbers
+# On a CPU a step's states and a chunk's should fit the caches: 2**14 numbers
 # a step, 2**18 a chunk (1 MiB), unless one row of the batch has more.
-WIDTH, BLOCK = 2**13, 2**18
+WIDTH, BLOCK = 2**14, 2**18
 
 
 def next_state(
@@ -167,7 +167,7 @@ def backward(
             if rule == "zero_order_hold":
                 work.add_input_slope(grad_x, g, free)
             grad_v = (work.B.unsqueeze(2) @ g).squeeze(2)  # of v = Δ u
-            v = (delta * u).unsqueeze(2)
+            v = work.v.unsqueeze(2)
             _time_first(grad_B[rows])[steps] = (v @ g.mT).squeeze(2)
             d_delta = torch.mul(grad_x, work.A, out=free).sum(2)
             d_delta.addcmul_(grad_v, u)
@@ -243,9 +243,11 @@ class _Chunks:
         return self.buffers[k][: math.prod(sizes)].view(sizes)
 
     def read(self, x: Tensor, rows: slice, steps: slice) -> Tensor:
-        """A chunk, time first; copied before it is turned, which is faster."""
-        chunk = x[rows, :, steps].contiguous().to(self.dtype)
-        return _time_first(chunk).contiguous()
+        """A chunk, time first, contiguous."""
+        chunk = x[rows, :, steps]
+        if chunk.stride(1) != 1:  # copied before it is turned: faster
+            chunk = chunk.contiguous()
+        return _time_first(chunk.to(self.dtype)).contiguous()
 
     def load(
         self, rows: slice, steps: slice, state: Tensor
@@ -260,10 +262,10 @@ class _Chunks:
             self.delta = self.delta + self.delta_bias
         if self.softplus:
             self.delta = functional.softplus(self.delta)
+        self.v = self.delta * self.u
         a, h = self.buffer(0), self.buffer(1)
         torch.mul(self.delta.unsqueeze(2), self.A, out=a)
-        v = (self.delta * self.u).unsqueeze(2)
-        torch.mul(self.B.unsqueeze(-1), v, out=h[1:])
+        torch.mul(self.B.unsqueeze(-1), self.v.unsqueeze(2), out=h[1:])
         if self.rule == "zero_order_hold":
             h[1:] *= _input_factor(a)
         a.exp_()
@@ -281,7 +283,7 @@ class _Chunks:
     def add_input_slope(self, grad_x: Tensor, g: Tensor, free: Tensor) -> None:
         """The factor φ(ΔA) of b̄: grad_x += g Δ u B φ′(ΔA); g ← g φ(ΔA)."""
         x = torch.mul(self.delta.unsqueeze(2), self.A, out=free)
-        v = (self.delta * self.u).unsqueeze(2)
+        v = self.v.unsqueeze(2)
         rise = _input_factor_slope(x)
         grad_x += rise.mul_(g).mul_(v).mul_(self.B.unsqueeze(-1))
         g *= _input_factor(x)

@@ -343,6 +343,22 @@ def skip_padding(delta: Tensor, mask: Tensor | None) -> Tensor:
     return delta.masked_fill(~mask[..., None], -math.inf)
 
 
+def behind_padding(window: Tensor, mask: Tensor, past: int) -> Tensor:
+    """The past of each row moved to where its padding ends.
+
+    Args:
+        window: the last inputs before, then those of now, (batch, d_inner,
+            past + length).
+        mask: (batch, length).
+    """
+    padding = (~mask).sum(1)[:, None]  # (batch, 1)
+    place = torch.arange(window.shape[2], device=window.device)
+    source = torch.where(
+        place >= padding + past, place, (place - padding).clamp(min=0)
+    )
+    return window.gather(2, source[:, None].expand_as(window))
+
+
 def _arguments(
     u: Tensor,
     delta: Tensor,
