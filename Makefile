@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv book handout grade instructor slides test notebooks lab lint clean unit nbval lint-notebooks site browser alone mutants everywhere
+.PHONY: help venv book handout grade instructor slides test notebooks lab bench lint clean unit nbval lint-notebooks site browser alone mutants everywhere
 
 BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -100,6 +100,9 @@ notebooks: venv  ## execute and normalise every chapter in place
 
 lab: venv  ## open JupyterLab on the chapters
 	@$(BIN)/jupyter lab chapters
+
+bench: venv  ## time everything beside its peers, write the records and the README's table
+	@$(BIN)/python benchmarks/all.py
 
 lint: venv  ## style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --exclude '*.ipynb' . && $(BIN)/mypy

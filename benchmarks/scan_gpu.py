@@ -20,6 +20,7 @@ import time
 
 import bench
 import torch
+from on_gpu import as_graph, peak_bytes, times
 
 from linear_time import records
 from linear_time.records import Record
@@ -84,41 +85,6 @@ def calls(tensors):
     }, lambda: torch.autograd.grad(Empty.apply(*leaves)[0], leaves, upstream)
 
 
-def as_graph(function):
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            function()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            function()
-    return graph.replay
-
-
-def times(functions, repeats):
-    """Quartiles in ms of a call of each function, all called in turn."""
-    cache = torch.empty(2**28, dtype=torch.int8, device="cuda")
-    events = {name: [] for name in functions}
-    for repeat in range(repeats + 3):
-        for name, function in functions.items():
-            cache.zero_()
-            in_a_row = 1 if "graph" in name else 10
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            for _ in range(in_a_row):
-                function()
-            end.record()
-            if repeat >= 3:  # before: warm-up
-                events[name].append((begin, end, in_a_row))
-    torch.cuda.synchronize()
-    taken = {
-        name: [begin.elapsed_time(end) / n for begin, end, n in rows]
-        for name, rows in events.items()
-    }
-    return {name: [round(q, 4) for q in statistics.quantiles(ms)] for name, ms in taken.items()}
-
-
 def host_times(functions, repeats):
     """Quartiles in ms, as ``times``, of what the host takes."""
     taken = {name: [] for name in functions}
@@ -130,16 +96,6 @@ def host_times(functions, repeats):
                 function()
             taken[name].append(100 * (time.perf_counter() - begin))
     return {name: [round(q, 4) for q in statistics.quantiles(ms)] for name, ms in taken.items()}
-
-
-def peak_bytes(function):
-    """What a call takes beyond what stands before it."""
-    function()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    function()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def errors(shape, dtype, layout):

@@ -11,7 +11,9 @@ from linear_time.attention import CausalSelfAttention
 from linear_time.cache import KVCache
 from linear_time.measure import Measured
 
-SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "bench")
+FOLDER = ROOT / "benchmarks"
+SHARED = {"all", "bench", "on_gpu"}  # the one command, and what the scripts have in common
+SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in SHARED)
 
 
 @pytest.fixture
@@ -68,3 +70,70 @@ def test_a_generated_token_goes_on_from_the_one_before(bench):
             call()
     assert states[0] is first and [s.k.shape[2] for s in states] == [300, 301, 302, 303]
     assert len({s.k.untyped_storage().data_ptr() for s in states[1:]}) == 1  # one buffer, no copy
+
+
+# --- the one command -----------------------------------------------------------------------------
+
+
+def test_the_one_command_runs_every_script():
+    command = load(FOLDER / "all.py")
+    assert {*command.ON_CPU, *command.ON_GPU} == {path.stem for path in SCRIPTS}
+
+
+def test_the_table_of_the_readme_is_the_records():
+    command = load(FOLDER / "all.py")
+    text = (ROOT / "README.md").read_text(encoding="utf8")
+    _, rest = text.split(command.BEGIN)
+    shown, _ = rest.split(command.END)
+    assert shown.strip() == command.table().strip()
+
+
+def test_a_row_of_the_table_is_its_two_times():
+    """Ours over the fastest peer's, of all peers; why, where ours is slower."""
+    command = load(FOLDER / "all.py")
+    record = records.read("peers")
+    for (topic, kind, sizes), rows in record.by("topic", "kind", "sizes").items():
+        times = dict(zip(rows.values("method"), rows.values("median_ms"), strict=True))
+        ours = times.pop("linear_time")
+        ratio = min(times.values()) / ours
+        (line,) = command.peer_lines(rows)
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[:2] == [f"{topic}, {kind}", sizes]
+        assert float(cells[2]) == pytest.approx(ours, rel=6e-3)
+        assert any(name in cells[3] for name in times)
+        assert float(cells[4].split(" ")[0]) == pytest.approx(ratio, rel=6e-3)
+        assert (rows[0]["times_as_fast"] < 1) == ("why" in rows[0])
+        assert rows[0]["times_as_fast"] == pytest.approx(ratio, abs=6e-3)
+
+
+def test_every_topic_has_a_peer_and_says_why_it_is_slower(bench):
+    peers = load(FOLDER / "peers.py")
+    rows = records.read("peers")
+    for _, case in rows.by("topic", "kind").items():
+        assert case[0]["method"] == "linear_time" and len(case) > 1
+    assert {row["why"] for row in rows if "why" in row} <= set(peers.WHY.values())
+
+
+def test_peers_that_give_something_else_are_refused(bench):
+    peers = load(FOLDER / "peers.py")
+    one, other = torch.ones(3), torch.ones(3) + 1e-3
+    with pytest.raises(AssertionError, match="other"):
+        peers.same({"linear_time": lambda: one, "other": lambda: other})
+    with pytest.raises(AssertionError, match="other"):
+        peers.same({"linear_time": lambda: one.long(), "other": lambda: other.long() + 1})
+    calls = {"linear_time": lambda: one, "other": lambda: one + 1e-6}
+    assert peers.same(calls) is calls
+
+
+def test_a_crossing_is_between_two_lengths(bench):
+    """Where attention stops being faster, of the faster of its two kernels."""
+    command = load(FOLDER / "all.py")
+
+    def record(times):
+        rows = [{"length": 2**i, "graph_ms": [0, t, 0]} for i, t in enumerate(times)]
+        return records.Record("some", "", (), {}, tuple(rows))
+
+    mamba, slow, fast = record([4, 4, 4]), record([2, 8, 32]), record([1, 2, 8])
+    assert command.crossing(mamba, [slow, fast]).endswith("from 0 on Mamba is faster")
+    assert command.crossing(mamba, [fast, fast]) == command.crossing(mamba, [slow, fast])
+    assert command.crossing(record([9, 9, 9]), [fast]) == "at all lengths up to 4"
