@@ -7,9 +7,10 @@
 Within a table every model has the same blocks' width and number of blocks, the same updates on the
 same batches, and its learning rate chosen from the same list by the loss on validation sequences;
 where the best rate is an end of the list, the rates beyond are run. ``--size full`` is what is
-recorded: fewer updates than the papers took. ``--size published`` takes as many as they did, and
-``--size small`` a few on a CPU. A run that is stopped is resumed by the same command; with
-``--seconds`` it stops by itself, and begins nothing that it could not end.
+recorded: fewer updates than the papers took, at a rate that falls by half a cosine. ``--size
+published`` has their numbers of updates and their constant rates, and ``--size small`` is a few
+updates on a CPU. A run that is stopped is resumed by the same command; with ``--seconds`` it stops
+by itself, and begins nothing that it could not end.
 """
 
 import functools
@@ -87,6 +88,8 @@ class Table(NamedTuple):
     target: float  # share of right answers at which a run has ended
     evaluated: int  # sequences
     lengths: tuple[int, ...] = ()  # of further tests
+    constant: bool = False  # the rate stays after the warm-up; else half a cosine
+    weight_decay: float = 0.01
 
 
 COPYING = Table(
@@ -139,9 +142,18 @@ RECALL = Table(
 SIZES = {
     "full": {"copying": COPYING, "induction": INDUCTION, "recall": RECALL},
     "published": {
-        "copying": COPYING._replace(steps=400_000, batch=64, rates=(1e-4, *COPYING.rates)),
-        "induction": INDUCTION._replace(steps=204_800),
-        "recall": RECALL._replace(steps=12_500, batch=512),
+        "copying": COPYING._replace(
+            steps=400_000, batch=64, rates=(1e-4,), more_rates=(), sweep=3, constant=True
+        ),
+        "induction": INDUCTION._replace(
+            steps=204_800,
+            rates=(2e-4, 1e-3),
+            more_rates=(),
+            together=6,
+            constant=True,
+            weight_decay=0.0,
+        ),
+        "recall": RECALL._replace(steps=12_500, batch=512, more_rates=(), weight_decay=0.1),
     },
     "small": {
         "copying": COPYING._replace(
@@ -255,8 +267,8 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
         seed_everything(job["seed"])
         model = network(table, job["model"], size["width"]).to(device)
 
-        settings: Config = runs.config(job, WARMUP, 1)
-        trainees.append(side_by_side.Trainee(model, draw, terms, settings))
+        settings: Config = runs.config(job, WARMUP, 1, weight_decay=table.weight_decay)
+        trainees.append(side_by_side.Trainee(model, draw, terms, settings, table.constant))
         curves[trainees[-1]] = []
     rows = max(1, min(table.evaluated, 2**21 // size["length"] // size["width"]))
 

@@ -31,6 +31,7 @@ class Trainee:
             alone, which lives on the network's device.
         loss: ``loss(network, *batch)`` gives the terms, as many for every batch.
         config: as for ``train``; ``target`` and ``eval_every`` are left to the caller.
+        constant: after the warm-up the rate stays, in the place of ``train``'s half a cosine.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Trainee:
         draw: Callable[[torch.Generator, int], Batches],
         loss: Callable[..., Tensor],
         config: Config,
+        constant: bool = False,
     ) -> None:
         self.network, self.draw, self.loss, self.config = network.train(), draw, loss, config
         self.device = next(network.parameters()).device
@@ -51,7 +53,10 @@ class Trainee:
         )
         self.stream = torch.cuda.Stream(self.device) if self.on_gpu else None
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        rates = [learning_rate(step, config) for step in range(1, config.steps + 1)]
+        rates = [
+            config.lr if constant and step > config.warmup else learning_rate(step, config)
+            for step in range(1, config.steps + 1)
+        ]
         self.rates = torch.tensor([0.0, *rates], device=self.device)
         self.losses = torch.full((config.steps + 1,), math.nan, device=self.device)
         self.done = 0

@@ -1,13 +1,15 @@
 """Chapter 19's tables: the entrants, the training beside each other, the records."""
 
 import itertools
+import json
 import math
+import statistics
 
 import pytest
 import torch
 
 from book import ROOT, experiment
-from linear_time import checks
+from linear_time import checks, records
 from linear_time.tasks import NO_ANSWER, answer_loss
 from linear_time.training import Config, seed_everything, train
 
@@ -158,3 +160,109 @@ def test_the_entrants(script):
             network = script.network(table, model, size["width"])
             assert network.embedding.weight.shape == (table.vocab_size, size["width"])
             assert len(network.blocks) == table.models[model], (name, model)
+
+
+# --- the records ---------------------------------------------------------------------------------
+
+
+def mean(runs, key):
+    return statistics.mean(runs.values(key))
+
+
+def chosen(record, **where):
+    return record.where(**where).chosen("validation_loss")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("copying", "full"), ("induction", "full"), ("recall", "full"), ("induction", "published")],
+)
+def test_a_record_is_of_the_script_s_settings(script, name, size):
+    record = records.read(f"paper_{name}" + ("" if size == "full" else f"_{size}"))
+    table = script.SIZES[size][name]
+    for key in ("rates", "more_rates", "vocab_size", "lengths", "constant", "weight_decay"):
+        assert json.dumps(record.settings[key]) == json.dumps(getattr(table, key)), key
+    assert record.settings["warmup"] == script.WARMUP
+    assert {(r["steps"], r["batch"]) for r in record} == {(table.steps, table.batch)}
+    assert all(0 < r["updates"] <= r["steps"] for r in record)
+    rates = {*table.rates, *table.more_rates}
+    assert {r["lr"] for r in record} <= rates
+    for run in record:
+        network = script.network(table, run["model"], run["width"])
+        assert script.runs.count(network) == run["parameters"]
+
+
+def test_the_induction_record_is_what_the_chapter_reads():
+    """Chapter 19's first figure and its section on table 2."""
+    record = records.read("paper_induction")
+    for model, runs in record.by("model").items():
+        for lr, own in runs.by("lr").items():
+            assert sorted(own.values("seed")) == [0, 1, 2], (model, lr)
+    perfect = [r for r in record.where(model="Mamba") if r["lr"] > 2e-4]
+    assert len(perfect) == 9 and {r["parameters"] for r in perfect} == {66_496}
+    for length in (64, 128, 256, 512, 1024):
+        assert all(r["lengths"][str(length)]["right"] == 1 for r in perfect)
+    far = {n: sorted(r["lengths"][str(n)]["right"] for r in perfect) for n in (2**14, 2**16, 2**20)}
+    assert far[2**14][0] == pytest.approx(0.21, abs=0.01) and far[2**14][-1] == 1
+    assert far[2**16][-1] < 1
+    assert sum(x < 0.17 for x in far[2**20]) == 7  # 32 sequences: an error of 0.04 at a guess
+    last = [max(int(n) for n, of in r["lengths"].items() if of["right"] == 1) for r in perfect]
+    assert max(last) / min(last) == 32
+    attention = chosen(record, model="attention")
+    at = {
+        n: statistics.mean(r["lengths"][str(n)]["right"] for r in attention)
+        for n in (256, 512, 1024, 2048)
+    }
+    assert {n: round(x, 2) for n, x in at.items()} == {256: 0.92, 512: 0.6, 1024: 0.19, 2048: 0.07}
+    assert max(record.where(model="S4D").values("tokens")) < 0.1  # at every rate
+    unselected = chosen(record, model="Mamba, nothing selected")
+    assert [round(x, 2) for x in unselected.values("tokens")] == [0.46, 0.07, 0.28]
+
+
+def test_the_recall_record_is_what_the_chapter_reads():
+    record = records.read("paper_recall").where(width=64, length=64, n_pairs=4)
+    attention, mamba, s4d = (
+        chosen(record, model=model) for model in ("attention, one head", "Mamba", "S4D")
+    )
+    assert max(attention.values("updates")) == 1050 and min(attention.values("tokens")) > 0.99
+    assert round(mean(mamba, "tokens"), 2) == 0.95 and max(mamba.values("tokens")) > 0.99
+    assert round(mean(s4d, "tokens"), 2) == 0.25
+    assert mamba[0]["lr"] == s4d[0]["lr"] == 10 ** (-4 + 8 / 3)  # the fifth rate
+    assert [round(r["lr"], 4) for r in attention] == [0.0022] * 3
+    wide = chosen(records.read("paper_recall"), width=128, length=64, model="Mamba")
+    assert wide[0]["lr"] == 10 ** (-4 + 6 / 3) and round(mean(wide, "tokens"), 2) == 0.99
+    eight = records.read("paper_recall").where(width=64, length=128, n_pairs=8)
+    for model in eight.by("model"):
+        assert abs(mean(chosen(eight, model=model), "tokens") - 1 / 8) < 0.03
+
+
+def test_the_paper_s_recipe_reaches_a_million_with_one_seed_of_three():
+    record = records.read("paper_induction_published").where(model="Mamba", lr=1e-3)
+    assert record.values("seed") == [0, 1, 2] and record.values("updates") == [204_800] * 3
+    assert all(of["right"] == 1 for of in record[0]["lengths"].values())
+    assert [r["lengths"]["1048576"]["right"] for r in record] == [1.0, 0.25, 0.1562]
+    last = [max(int(n) for n, of in r["lengths"].items() if of["right"] == 1) for r in record]
+    assert last == [2**20, 2**13, 2**14]
+    assert all(of["sequences"] >= 32 for r in record for of in r["lengths"].values())
+
+
+def test_the_copying_record_is_what_the_chapter_reads():
+    record = records.read("paper_copying").where(length=1024)
+    picked = {model: runs.chosen("validation_loss") for model, runs in record.by("model").items()}
+    assert {m: round(mean(runs, "tokens"), 2) for m, runs in picked.items()} == {
+        "Mamba": 0.37,
+        "S4D": 0.37,
+        "S6": 0.70,
+    }
+    assert {m: (runs[0]["lr"], len(runs)) for m, runs in picked.items()} == {
+        "Mamba": (1e-3, 3),
+        "S4D": (1.6e-2, 1),
+        "S6": (1.6e-2, 3),
+    }
+    assert min(picked["S6"].values("tokens")) < max(picked["Mamba"].values("tokens"))
+    assert max(record.values("sequences")) < 0.25
+    for run in picked["Mamba"]:  # at a guess, log 14 = 2.64, and then it sets out
+        at_a_guess = [step for step, loss, *_ in run["curve"] if loss > 2.63]
+        assert 1800 <= max(at_a_guess) < 4200
+    for run in picked["S6"]:
+        assert run["curve"][0][0] == 600 and run["curve"][0][1] < 2.6

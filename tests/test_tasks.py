@@ -263,3 +263,26 @@ def test_bad_input(make, arguments, kind, message):
         make(*arguments, generator=seeded())
     with pytest.raises(TypeError, match=r"^generator: expected a torch\.Generator, got 0"):
         make(2, 12, *((2,) if make is not induction_heads else ()), generator=0)
+
+
+# --- what the text of chapter 19 says of the tasks -----------------------------------------------
+
+
+def test_most_queries_of_mqar_follow_the_pairs():
+    """At the largest released size: by the power law, the last two thirds are seldom asked."""
+    _, targets = associative_recall(2000, 256, 16, 8192, 0.01, False, generator=seeded())
+    place = (targets != NO_ANSWER).nonzero()[:, 1]
+    gap = (place - 32) // 2 + 1  # 1 … 112
+    assert gap.min() == 1 and gap.max() == 112
+    assert 15 <= gap.median() <= 20
+    assert (gap <= 112 // 3).double().mean() == pytest.approx(0.7, abs=0.03)
+
+
+def test_random_filler_repeats_a_key_in_a_third_of_the_sequences():
+    """16 of 8192 tokens are keys of a sequence, and 208 of its places are filler."""
+    tokens, targets = associative_recall(4000, 256, 16, 8192, generator=seeded())
+    keys = tokens[:, 0:32:2]
+    filler = tokens[:, 32:].masked_fill(targets[:, 32:] != NO_ANSWER, -1)
+    repeats = (filler[:, :, None] == keys[:, None]).any(2).any(1).double().mean()
+    assert repeats == pytest.approx(1 - (1 - 16 / 8192) ** 208, abs=0.03)
+    assert repeats == pytest.approx(1 / 3, abs=0.03)

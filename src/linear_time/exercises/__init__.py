@@ -83,6 +83,7 @@ CHAPTERS = {
     "16": "selective",
     "17": "scan",
     "18": "mamba",
+    "19": "tasks",
 }
 
 Check = Callable[..., None]

@@ -24,6 +24,7 @@ BUILDS_ON: dict[str, tuple[str, ...]] = {
     "16": ("12", "13"),
     "17": ("02", "13", "16"),
     "18": ("03", "12", "16", "17"),
+    "19": ("16", "18"),
 }
 #: Where a chapter's box stands, and the corners of a line that goes around.
 PLACES = {
@@ -46,6 +47,7 @@ PLACES = {
     "16": (288, 270),
     "17": (288, 332),
     "18": (288, 394),
+    "19": (288, 456),
 }
 AROUND = {
     ("02", "17"): ((24, 146), (24, 364), (240, 364), (240, 332)),
@@ -70,8 +72,8 @@ def dependencies_drawing() -> Drawing:
         "Which chapter builds on which",
         "A box for every chapter, a link to it; an arrow leads from a chapter "
         "to one that builds on it. From 00 three strands lead down: 01 to 04, "
-        "05 to 07, and 11 to 18; 08 to 10 join the first two.",
-        height=416,
+        "05 to 07, and 11 to 19; 08 to 10 join the first two.",
+        height=478,
     )
     for number in BUILDS_ON:
         x, y = PLACES[number]
