@@ -182,7 +182,7 @@ def test_what_equals_everything_fails(path, name):
 @pytest.fixture
 def double():
     @exercise("99-double")
-    def double_check(answer):
+    def double_check(answer, cases):
         expect_close(answer(2.0), 4.0, given="x = 2")
 
     yield
