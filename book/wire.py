@@ -172,7 +172,7 @@ class Wire:
             self.objects.append(value)
             return ["layer", len(self.objects) - 1, self.packed(tensors_of(value))]
         if isinstance(value, nn.Module) and self.trusting and own(kind):
-            return ["saved", saved(value)]
+            return ["saved", saved(value), kind.__module__, kind.__name__]
         if not self.trusting and (isinstance(value, nn.Module) or not callable(value)):
             return ["pickle", base64.b64encode(cloudpickle.dumps(value)).decode()]
         self.objects.append(value)
@@ -258,6 +258,7 @@ class Wire:
                     raise Wrong("Expected an object of the library's.")
                 return kind(**self.unpacked(rest[0]))
             case "saved":
+                library(rest[1], rest[2])  # imports what it is made of
                 return loaded(rest[0])
             case "layer":
                 return Layer(self, int(rest[0]), "", self.unpacked(rest[1]))
