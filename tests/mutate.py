@@ -871,8 +871,10 @@ HEAD = """# What the tests see
 rounds: a seeded sample of the tool's mutants of each file, and all of the mutants written by hand
 (`tests/mutants/`). A mutant counts as killed where a test fails, or does not end. One is judged by
 the tests of its module that call the changed function, then by the contract's, none of which take
-longer than 12 seconds; browsers, GPUs, the built site and the notebooks are not asked, so the
-shares are lower bounds.
+longer than 12 seconds; browsers, GPUs, the built site, other processes and the notebooks are not
+asked, so the shares are lower bounds. What cannot be told from the code as it is counts as alive.
+The rounds had what two busy cores left over: a file that is not in the table has not been asked
+yet, and the same command goes on.
 """
 
 
