@@ -171,6 +171,8 @@ class Wire:
         if isinstance(value, Implementation):
             self.objects.append(value)
             return ["layer", len(self.objects) - 1, self.packed(tensors_of(value))]
+        if isinstance(value, torch.Generator):
+            return ["generator", pack_tensor(value.get_state())]
         if isinstance(value, nn.Module) and self.trusting and own(kind):
             return ["saved", saved(value), kind.__module__, kind.__name__]
         if not self.trusting and (isinstance(value, nn.Module) or not callable(value)):
@@ -257,6 +259,10 @@ class Wire:
                 if not own(kind) or not dataclasses.is_dataclass(kind):
                     raise Wrong("Expected an object of the library's.")
                 return kind(**self.unpacked(rest[0]))
+            case "generator":
+                made = torch.Generator()
+                made.set_state(self.unpacked(rest[0]))
+                return made
             case "saved":
                 library(rest[1], rest[2])  # imports what it is made of
                 return loaded(rest[0])
@@ -412,7 +418,7 @@ def loaded(text: str) -> nn.Module:
         for thing in vars(module).values()
         if isinstance(thing, type) and issubclass(thing, nn.Module) and thing.__module__ == name
     ]
-    with torch.serialization.safe_globals(known):
+    with torch.serialization.safe_globals([*known, frozenset]):
         return torch.load(io.BytesIO(base64.b64decode(text)), weights_only=True)
 
 
