@@ -99,13 +99,13 @@ def scale(answer, cases):
     words = "three numbers: a score, and two factors"
     score, strict, scaled = plain(expect_parts(answer(), 3, words))
     what = "the standard deviation of a score, without the root"
-    slips = {"that is the variance": 1024.0, "the root belongs to it": 1.0}
+    slips = {"that is the variance": 1024.0, "that is with the root": 1.0}
     expect_reading(score, 32.0, what, factor=1.05, slips=slips)
     what = "the factor between two weights, without the root"
     slips = {"the softmax takes the exponential of the scores": 32.0}
     expect_reading(strict, math.exp(32), what, factor=3.0, slips=slips)
     what = "the factor between two weights, with the root"
-    slips = {"that is the quotient of the scores": 1.0}
+    slips = {"they still differ by one deviation": 1.0}
     expect_reading(scaled, math.e, what, factor=1.1, slips=slips)
 
 
@@ -132,7 +132,8 @@ def gate(answer, cases):
     forms = [
         ("one exponential, that of the difference of scores", difference_only),
         (
-            "a value, plus a share of the difference of the values as a product",
+            "a value, plus a share of the difference of the values as a product, "
+            "the share with one exponential, that of the difference of scores",
             value_and_share,
         ),
     ]

@@ -105,8 +105,9 @@ def pythagoras(answer, cases):
     want = {x**2, y**2, -(along**2)}
     lines = [
         (
-            "the squares taken, and the last term with the factor cos² + sin², "
-            "which is the length of the direction",
+            "the squares taken, the mixed terms gathered into one multiple of "
+            "(q·X)², and the last term with the factor cos² + sin², the squared "
+            "length of the direction",
             lambda line: (
                 isinstance(line, sp.Add)
                 and any(length in part.args for part in line.args)

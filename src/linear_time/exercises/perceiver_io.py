@@ -170,7 +170,7 @@ def audit(answer, cases):
             modeling_perceiver.PerceiverBasicDecoder.decoder_query
         ),
         "PerceiverBasicDecoder.decoder_query",
-        ("-1 + 2 * pos / ",),
+        ("-1 + 2 * pos /",),
     )
 
 

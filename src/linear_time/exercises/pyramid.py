@@ -90,8 +90,10 @@ def audit(answer, cases):
         "the count that decides",
         rtol=1e-4,
         slips={
+            "that is in another unit than the rule's": (weights + biases)
+            / 1000,
             "the table's 380 cannot come of that one, cut or rounded": weights
-            / 1024
+            / 1024,
         },
     )
 
@@ -228,7 +230,9 @@ def energy(answer, cases):
             },
         )
     what = "the last share of the shuffled photograph"
-    slips = {"that is the share before shuffling": 0.69}
+    slips = {
+        "that is the page's share, of blocks of an unshuffled picture": 0.69
+    }
     expect_reading(plain(shuffled), 2.0**-12, what, factor=4, slips=slips)
 
 

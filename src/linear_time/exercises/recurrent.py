@@ -55,8 +55,9 @@ def cost(answer, cases):
             flops,
             f"{given}, FLOPs",
             slips={
-                "an addition for each multiplication, or both matrices of a "
-                "gate, or all three gates": flops // 2,
+                "an addition belongs to each multiplication, and two matrices "
+                "to each gate": flops // 2,
+                "there are three gates": flops * 2 // 3,
                 "that is one step's": flops // length,
             },
         )
