@@ -8,9 +8,10 @@ Within a table every model has the same blocks' width and number of blocks, the 
 same batches, and its learning rate chosen from the same list by the loss on validation sequences;
 where the best rate is an end of the list, the rates beyond are run. ``--size full`` is what is
 recorded: fewer updates than the papers took, at a rate that falls by half a cosine. ``--size
-published`` has their numbers of updates and their constant rates, and ``--size small`` is a few
-updates on a CPU. A run that is stopped is resumed by the same command; with ``--seconds`` it stops
-by itself, and begins nothing that it could not end.
+published`` has their numbers of updates (attention on induction heads: half) and, where they were
+constant, their rates, and ``--size small`` is a few updates on a CPU. A run that is stopped is
+resumed by the same command; with ``--seconds`` it stops by itself, and begins nothing that it could
+not end.
 """
 
 import functools
