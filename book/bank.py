@@ -55,8 +55,8 @@ def choose(seed: int, chapters: Iterable[str] | None, minutes: int) -> list[str]
             if piles[chapter] and BANK[piles[chapter][-1]].minutes <= left:
                 left -= BANK[piles[chapter][-1]].minutes
                 chosen.append(piles[chapter].pop())
-            else:
-                piles[chapter] = []
+            elif piles[chapter]:
+                piles[chapter].pop()  # too long; a shorter one may fit
     return sorted(chosen)
 
 

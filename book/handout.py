@@ -185,16 +185,21 @@ def head(number: str) -> list[NotebookNode]:
     return cells
 
 
+def allowed(exercise: Assigned) -> int:
+    """Seconds of a check: one that trains does so twice, for a minute each."""
+    return SECONDS * (3 if exercise.made.kind == "train" else 1)
+
+
 def asserted(exercise: Assigned) -> str:
     """The visible test."""
     ((name, answer),) = exercise.answers.items()
-    return f'assert check("{name}", {answer}, seconds={SECONDS})'
+    return f'assert check("{name}", {answer}, seconds={allowed(exercise)})'
 
 
 def hidden(exercise: Assigned) -> str:
     """The hidden test, with a seed that nobody has seen."""
     ((name, answer),) = exercise.answers.items()
-    settings = f"seed={secrets.randbits(48)}, reveal=False, quiet=True, seconds={SECONDS}"
+    settings = f"seed={secrets.randbits(48)}, reveal=False, quiet=True, seconds={allowed(exercise)}"
     return f'{FRESH}assert _check("{name}", {answer}, {settings})'
 
 
@@ -260,7 +265,7 @@ def otter_notebook(number: str, only: Sequence[str] = ()) -> NotebookNode:
         else:
             body = f"# BEGIN SOLUTION NO PROMPT\n{solved(exercise)}\n# END SOLUTION"
             ((_, answer),) = exercise.answers.items()
-            practice = f'check("{name}", {answer}, seconds={SECONDS})'
+            practice = f'check("{name}", {answer}, seconds={allowed(exercise)})'
             cells += [
                 new_code_cell(f"{exercise.stub}\n\n\n{body}"),
                 raw("# END SOLUTION"),
@@ -291,7 +296,7 @@ NBGRADER = """\
 c = get_config()
 c.CourseDirectory.course_id = "linear-time"
 c.ClearSolutions.code_stub = {"python": ""}  # the stub stands above the solution
-c.Execute.timeout = 90
+c.Execute.timeout = 210
 """
 
 

@@ -480,7 +480,7 @@ def pairs(r: Random) -> Asked:
         f"Six embeddings of one channel are {', '.join(map(str, values))}. What is the sum of the "
         f"products of all pairs? (The linear-time form needs no pair.)",
         (total * total - squares) / 2,
-        f"({total}² − {squares})/2.",
+        f"(({total})² − {squares})/2.",
         lambda: float(factorization_machine(doubles(*values).reshape(1, 6, 1)).sum()),
         tolerance=0,
     )
@@ -852,7 +852,7 @@ def learned(r: Random) -> Asked:
         f"term; a square map with bias mixes the channels behind. How many real numbers are "
         f"learned?",
         d * d + 3 * d + 2 * d * N,
-        "2 · N/2 · 2 + 2 a channel, d² + d for the map.",
+        f"2 · {N // 2} · 2 + 2 a channel, d² + d for the map.",
         lambda: parameters(S4D(d, N=N)),
         "numbers",
         0,
