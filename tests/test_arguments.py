@@ -25,6 +25,7 @@ from linear_time import (
     decoder,
     dhen,
     mamba,
+    mamba2,
     mixer,
     perceiver,
     perceiver_ar,
@@ -208,6 +209,19 @@ LAYERS: dict[str, tuple[Callable, Callable, dict[str, Any]]] = {
             **{"delta_floor": 0.09, "bias": True, "conv_bias": False},
         },
     ),
+    "GatedNorm": (
+        lambda **o: mamba2.GatedNorm(D, **o),
+        *(lambda b, n: (draw(b, n, D), draw(b, n, D, seed=2)), {"groups": 2, "eps": 0.1}),
+    ),
+    "Mamba2": (
+        lambda **o: mamba2.Mamba2(D, **{"N": 6, "P": 4} | o),
+        sequence,
+        {
+            **{"N": 5, "expand": 3, "P": 2, "groups": 2, "taps": 2, "chunk": 3},
+            **{"A_min": 2.0, "A_max": 3.0, "delta_min": 0.01, "delta_max": 0.9},
+            **{"delta_floor": 0.09, "bias": True, "conv_bias": False, "eps": 0.1},
+        },
+    ),
     "Residual": (
         lambda **o: mixer.Residual(recurrent.GRU(D), **o),
         *(sequence, {"norm": nn.LayerNorm(D)}),
@@ -230,7 +244,7 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     ("Wukong", "attentive"): {"rank": 2},
 }
 #: What changes how a result is reached, and not the result.
-SAME_RESULT = {("CausalSelfAttention", "block")}
+SAME_RESULT = {("CausalSelfAttention", "block"), ("Mamba2", "chunk")}
 ASKED = [(name, key) for name, (_, _, others) in LAYERS.items() for key in others]
 
 

@@ -444,10 +444,11 @@ def test_every_chapter_depends_on_the_records_it_reads() -> None:
     for path in build.chapters(ROOT):
         files = build.dependencies(ROOT, path, nbformat.read(path, nbformat.NO_CONVERT))
         own = {file.stem for file in files if file.suffix == ".json"}
-        assert len(own) <= 5, path
+        assert len(own) <= 6, path
         read |= own
     assert read <= there
-    assert there == read
+    # The README's table reads one; Mamba-2's language models have a test, and no chapter yet.
+    assert there - read == {"peers", "language_models_after"}
 
 
 def test_every_chapter_of_the_toc_is_there() -> None:

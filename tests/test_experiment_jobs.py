@@ -39,6 +39,17 @@ JOBS: dict[str, tuple[dict, ...]] = {
             **{"linear_decay": 0.3, "strength": 2.0, "seeds": (0, 1)},
         },
     ),
+    "paper_tables": tuple(
+        {
+            **{"table": table, "size": "small", **size, "model": "Mamba"},
+            **{"lr": 1e-2, "seed": 0, "steps": 2, "batch": 2},
+        }
+        for table, size in (
+            ("copying", {"width": 16, "length": 64, "n_tokens": 4}),
+            ("induction", {"width": 16, "length": 32}),
+            ("recall", {"width": 16, "length": 32, "n_pairs": 4}),
+        )
+    ),
     "perceiver_ar": ({"M": 32, "N": 16, "batch": 2, "lr": 1e-3, "seed": 0, "steps": 2},),
     "perceiver_digits": (
         {"condition": "permuted", "model": "cnn fourier", "lr": 1e-3, "seed": 0, "steps": 2},
@@ -65,7 +76,10 @@ JOBS: dict[str, tuple[dict, ...]] = {
         },
     ),
 }
-SCRIPTS = {p.stem for p in (ROOT / "experiments").glob("*.py")} - {"runs", "stacked", "stacks"}
+SHARED = {"runs", "side_by_side", "stacked", "stacks"}  # by the scripts
+SCRIPTS = {p.stem for p in (ROOT / "experiments").glob("*.py")} - SHARED
+#: What runs jobs together: its rows have no time of their own.
+TOGETHER = ("paper_tables", "sequential_digits")
 CASES = [(name, job) for name, jobs in JOBS.items() for job in jobs]
 every_job = pytest.mark.parametrize(
     ("name", "job"), CASES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(CASES)]
@@ -110,6 +124,9 @@ def run(script: ModuleType, job: dict) -> dict:
         with checks(values=False):  # as its ``main`` says
             (result,) = script.run([job])
         return result
+    if script.__name__ == "paper_tables":
+        (result,) = script.run([job], math.inf)
+        return result
     return script.run(job)
 
 
@@ -129,8 +146,9 @@ def test_a_tiny_job(small, monkeypatch, name, job):
         script.width.cache_clear()  # what the first job counts, the second finds counted
     first, second = run(script, dict(job)), run(script, dict(job))
     assert first == second
-    whole = {*job, *first, *(() if name == "sequential_digits" else ("seconds",))}
-    kinds = {frozenset(row) for row in records.read(name)}
+    whole = {*job, *first, *(() if name in TOGETHER else ("seconds",))}
+    recorded = f"paper_{job['table']}" if name == "paper_tables" else name
+    kinds = {frozenset(row) for row in records.read(recorded)}
     kinds |= {kind | {"logit"} for kind in kinds if "best_step" in kind}
     assert frozenset(whole) in kinds
     assert json.loads(json.dumps(first)) == json.loads(json.dumps(second))
@@ -198,7 +216,10 @@ def test_the_jobs_of_a_script(small, monkeypatch, tmp_path, name):
     steps = "--steps" in inspect.getsource(script.main) or "steps=" in inspect.getsource(
         script.main
     )
-    more = ["--repeats", "0"] if name == "language_models" else []
+    more = {
+        "language_models": ["--repeats", "0"],
+        "paper_tables": ["--tables", "induction"],  # whose sweep has all seeds
+    }.get(name, [])
     if name == "movielens":  # it reads the record before it has jobs
         return
     plain = jobs(*more)
@@ -252,7 +273,7 @@ def caught(script: ModuleType, monkeypatch, job: dict) -> Caught:
     return found.value
 
 
-TRAINED = [(n, j) for n, j in CASES if "lr" in j and n not in ("movielens", "sequential_digits")]
+TRAINED = [(n, j) for n, j in CASES if "lr" in j and n not in ("movielens", *TOGETHER)]
 trained = pytest.mark.parametrize(
     ("name", "job"), TRAINED, ids=[f"{name}-{i}" for i, (name, _) in enumerate(TRAINED)]
 )

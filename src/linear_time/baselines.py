@@ -60,7 +60,7 @@ def n_gram(
         Language Modeling".
     """
     vocab_size = _validate.count("vocab_size", vocab_size)
-    if not isinstance(orders, Sequence):
+    if not isinstance(orders, (Sequence, np.ndarray)):
         raise TypeError(
             "orders: expected a list of whole numbers, "
             f"got {_validate.describe(orders)}"

@@ -138,9 +138,11 @@ class Mamba(SequenceMixer):
         self._check_state(state, len(x))
         # (batch, d_inner, length) each, channels side by side
         u, z = (half.mT for half in self.in_proj(x).chunk(2, dim=-1))
-        past, conv = state.window.to(u.dtype), self.conv1d
-        if mask is None and mamba_triton.convolves(u, past, conv):
-            inputs = u[..., 1 - self.taps :]
+        past = state.window.to(u.dtype)
+        # A subclass may convolve otherwise.
+        plain = mask is None and type(self) is Mamba
+        if plain and mamba_triton.convolves(u, past, self.conv1d):
+            inputs, conv = u[..., 1 - self.taps :], self.conv1d
             u = mamba_triton.convolve(u, past, conv.weight, conv.bias)
             window = torch.cat([past, inputs], dim=2)
         else:
@@ -189,7 +191,7 @@ class Mamba(SequenceMixer):
         self.check_input(x_t, "x_t")
         self._check_state(state, len(x_t))
         u, z = self.in_proj(x_t).chunk(2, dim=-1)  # (batch, d_inner)
-        if mamba_triton.steps(self, u, state):
+        if type(self) is Mamba and mamba_triton.steps(self, u, state):
             y, *after = mamba_triton.step(self, u, z, state)
             return self.out_proj(y), MambaState(*after)
         window = torch.cat([state.window, u[..., None]], dim=2)

@@ -57,7 +57,7 @@ def fourier_features(
     n_bands = _validate.count("n_bands", n_bands)
     if isinstance(max_frequency, (int, float, np.number)):
         highest = [max_frequency] * d
-    elif isinstance(max_frequency, Sequence):
+    elif isinstance(max_frequency, (Sequence, np.ndarray)):
         highest = list(max_frequency)
     else:
         raise TypeError(

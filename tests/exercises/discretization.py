@@ -189,7 +189,6 @@ WRONG = {
         lambda A, B, delta, theta: _theta(A, B, delta, theta, transpose=True),
         lambda A, B, delta, theta: _two_states(A, B, delta, theta),
         lambda A, B, delta, theta: None,
-        lambda A, B, delta, theta: list(_theta(A, B, delta, theta)),
         lambda A, B, delta, theta: (_theta(A, B, delta, theta)[0], delta * B),
         lambda A, B, delta, theta: (forward_euler(A, B, delta)[0], _theta(A, B, delta, theta)[1]),
     ],

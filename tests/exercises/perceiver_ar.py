@@ -190,7 +190,6 @@ WRONG = {
         latents_see_all,
         as_numbers,
         own_triple,
-        lambda n, m: list(own_masks(n, m)),
         the_librarys,
     ],
     "10-pays": [all_layers_save, equality_is_enough, skipping_changes_nothing, half_of_everything],

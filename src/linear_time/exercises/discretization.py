@@ -47,7 +47,7 @@ def theta(answer, cases):
         want = _theta(A, B, delta, weight)
         got = plain(answer(A.clone(), B.clone(), delta, weight))
         expect(
-            isinstance(got, tuple) and len(got) == 2,
+            isinstance(got, tuple | list) and len(got) == 2,
             f"Expected a pair (A_bar, B_bar), got {type(got).__name__}.",
         )
         turned = _theta(A, B, delta, 1 - weight)

@@ -199,7 +199,7 @@ def crossing(answer, cases):
         "level": (
             position[0] * state_bytes / held[0],
             1.4,
-            {"there the times cross; the state is the right panel": 1000.0},
+            {"there the times cross; the state is the right panel": 180.0},
         ),
         "twice": (
             1000 * (position[at + 1] / 1000) ** share,

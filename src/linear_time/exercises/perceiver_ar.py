@@ -53,7 +53,7 @@ def masks(answer, cases):
         both = plain(by_hand(answer, n, m))
         given = f"n = {n} and m = {m}"
         expect(
-            isinstance(both, tuple) and len(both) == 2,
+            isinstance(both, tuple | list) and len(both) == 2,
             f"For {given}: expected a pair of masks.",
         )
         rows = causal_mask(n)

@@ -255,8 +255,10 @@ def _right(A, B, C, t):
 
 
 def by_modes(A, B, C, t):
-    """Right where there is a basis of eigenvectors, as of drawn matrices."""
+    """Right, by modes where there is a basis of eigenvectors."""
     rates, V = torch.linalg.eig(A)
+    if torch.linalg.cond(V) > 1e6:  # no basis of eigenvectors
+        return _right(A, B, C, t)
     weights = (C.to(V.dtype) @ V) * torch.linalg.solve(V, B.to(V.dtype))
     return (weights * torch.exp(t * rates)).sum().real
 
