@@ -26,6 +26,9 @@ def load(path: Path) -> ModuleType:
 def experiment(name: str) -> ModuleType:
     """A script of ``experiments/``, which imports what stands beside it."""
     folder = str(ROOT / "experiments")
+    there = sys.modules.get(name)
+    if there is not None and Path(there.__file__ or "").parent != ROOT / "experiments":
+        del sys.modules[name]  # a file of the same name that ``load`` has read
     sys.path.insert(0, folder)
     try:
         return importlib.import_module(name)
