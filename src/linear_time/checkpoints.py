@@ -171,6 +171,9 @@ class Layout:
             for name, only in self.only.items():
                 if where.get(name) is not None:
                     _check_only(name, where[name], only)
+        most = None
+        if tensors is not None:
+            most = sum(value.numel() for value in tensors.values())
         found = {}
         for argument, entry in self.settings.items():
             where = config
@@ -180,8 +183,7 @@ class Layout:
             found[argument] = setting(
                 where, entry.name, entry.kind, entry.default
             )
-            if tensors is not None and type(found[argument]) is int:
-                most = sum(value.numel() for value in tensors.values())
+            if most is not None and type(found[argument]) is int:
                 _check_most(entry.name, found[argument], most)
         return found
 

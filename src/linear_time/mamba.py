@@ -140,8 +140,8 @@ class Mamba(SequenceMixer):
         u, z = (half.mT for half in self.in_proj(x).chunk(2, dim=-1))
         past = state.window.to(u.dtype)
         # A subclass may convolve otherwise.
-        plain = mask is None and type(self) is Mamba
-        if plain and mamba_triton.convolves(u, past, self.conv1d):
+        own = mask is None and type(self).convolve is Mamba.convolve
+        if own and mamba_triton.convolves(u, past, self.conv1d):
             inputs, conv = u[..., 1 - self.taps :], self.conv1d
             u = mamba_triton.convolve(u, past, conv.weight, conv.bias)
             window = torch.cat([past, inputs], dim=2)
@@ -191,7 +191,8 @@ class Mamba(SequenceMixer):
         self.check_input(x_t, "x_t")
         self._check_state(state, len(x_t))
         u, z = self.in_proj(x_t).chunk(2, dim=-1)  # (batch, d_inner)
-        if type(self) is Mamba and mamba_triton.steps(self, u, state):
+        own = type(self).convolve is Mamba.convolve
+        if own and mamba_triton.steps(self, u, state):
             y, *after = mamba_triton.step(self, u, z, state)
             return self.out_proj(y), MambaState(*after)
         window = torch.cat([state.window, u[..., None]], dim=2)
