@@ -382,6 +382,10 @@ def main() -> int:
         if not render(root, build, options.edition):
             return 1
         site = edition_folder(build, options.edition) / "html"
+        if (root / "book" / "cards.py").is_file():  # a small book has none, nor slides
+            import cards
+
+            cards.build(site)
         if (root / "book" / "slides").is_dir():
             import slides  # not before: a small book has no decks, and needs none of it
 

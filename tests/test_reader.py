@@ -1,0 +1,267 @@
+"""A reader's tools: results that are asserted, terms, symbols, status of a build, citation."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from playwright.sync_api import Browser, Page
+
+from book import CHAPTERS, ROOT
+
+STATIC = ROOT / "book" / "_static"
+GLOSSARY = (ROOT / "book" / "glossary.md").read_text(encoding="utf8")
+ENTRIES = re.findall(r"((?:^\S.*\n)+)  (.*)\n", GLOSSARY.split("```{glossary}\n")[1], re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def results():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "book" / "_ext")
+        yield importlib.import_module("linear_time_results")
+
+
+@pytest.fixture(scope="module")
+def reader():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "book" / "_ext")
+        yield importlib.import_module("linear_time_reader")
+
+
+# Results
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_result_of_a_chapter_stands_above_an_assertion(results, path):
+    """`counted` raises where it does not; a mark in a text or in a solution would go unseen."""
+    chapter = results.counted(path)
+    marks = len(re.findall(r'"\s*# result:', path.read_text(encoding="utf8")))
+    assert len(chapter.results) == marks
+    for result in chapter.results:
+        assert result.text[0].isupper() or not result.text[0].isalpha()
+        assert result.text.endswith(".") and 20 < len(result.text) < 160
+    assert len({result.text for result in chapter.results}) == len(chapter.results)
+
+
+def test_the_book_states_at_least_sixty_results(results):
+    assert sum(len(results.counted(path).results) for path in CHAPTERS) >= 60
+
+
+def test_a_result_is_read_with_its_assertion(results):
+    source = (
+        "%time\nx = 1\n# result: One is\n#   one.\n# As everybody knows.\nassert x == 1, 'no'\n"
+        "for y in (1, 2):\n    # result: All are positive.\n    assert y > 0\n"
+    )
+    with pytest.raises(ValueError, match="expected an assertion below “One is one"):
+        results.results_of(source)
+    source = source.replace("# As everybody knows.\n", "")
+    assert results.results_of(source) == [
+        ("One is one.", "assert x == 1, 'no'"),
+        ("All are positive.", "assert y > 0"),
+    ]
+    called = "# result: Close.\ntorch.testing.assert_close(a, b)"
+    assert results.results_of(called) == [("Close.", "torch.testing.assert_close(a, b)")]
+    with pytest.raises(ValueError, match="expected an assertion"):
+        results.results_of("# result: Printed.\nprint(1)")
+    with pytest.raises(ValueError, match="expected an assertion"):
+        results.results_of("assert True\n# result: Nothing below.")
+
+
+@pytest.mark.parametrize(
+    ("assertion", "how"),
+    [
+        ("assert sp.simplify(a - b) == 0", "by algebra"),
+        ("assert (a - b).expand() == zero", "by algebra"),
+        ("assert torch.allclose(a, b, rtol=0, atol=1e-12)", "to 1e-12"),
+        ("assert gap(a, b) < 1e-10", "to 1e-10"),
+        ("assert torch.allclose(a, b)", "to rounding"),
+        ("torch.testing.assert_close(a, b)", "to rounding"),
+        ("assert torch.equal(a, b)", "exactly"),
+        ("assert flops == 4 * d * L", "exactly"),
+        ("assert (leak > 0).all()", "exactly"),
+        ("assert share > 0.9", "within a margin"),
+        ("assert abs(slope - (2 if dense == 1 else 1)) < 0.1", "within a margin"),
+    ],
+)
+def test_how_an_assertion_holds(results, assertion, how):
+    assert results.how(assertion) == how
+
+
+def test_assertions_are_counted_once_each(results):
+    source = (
+        "assert all(f(x) for x in y)\nif z:\n    assert z\ntorch.testing.assert_close(a, b)\nf(1)"
+    )
+    assert len(results.assertions(results.parsed(source))) == 3
+    assert results.assertions(results.parsed("%%bash\nassert x y")) == []
+
+
+def test_the_ledger_is_counted_by_whose_mistakes(results):
+    text = (ROOT / "book" / "ledger.md").read_text(encoding="utf8")
+    others, own = results.ledger_rows(ROOT)
+    assert others + own == len(re.findall(r"(?m)^\|.*`test_\w+\.py::", text))
+    assert own == len(re.findall(r"(?m)^\|[^|]*\|[^|]*\d November 2026[^|]*\|", text))
+
+
+def test_the_last_lines_of_the_tests(results, tmp_path):
+    assert results.last_tests(tmp_path) == []
+    logs = tmp_path / "_build" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "unit.log").write_text("…\n===== 7 passed, 1 skipped in 3.1s =====\n", encoding="utf8")
+    (logs / "nbval.log").write_text("killed in the middle\n", encoding="utf8")
+    (logs / "site.log").write_text("= 1 failed, 3 passed in 9s =\n", encoding="utf8")
+    assert results.last_tests(tmp_path) == [
+        "- `unit`: 7 passed, 1 skipped in 3.1s",
+        "- `site`: 1 failed, 3 passed in 9s",
+    ]
+
+
+def test_the_citation_is_that_of_the_file(results):
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf8"))
+    words, entry = results.citation(cff)
+    for value in (cff["title"], cff["version"], cff["repository-code"], "2026"):
+        assert value in words and value in "\n".join(entry)
+    two = {**cff, "authors": [{"given-names": "Ada", "family-names": "L"}, {"name": "The others"}]}
+    assert "  author  = {{Ada L} and {The others}}," in results.citation(two)[1]
+
+
+# Terms
+
+
+def test_the_glossary_has_a_sentence_and_a_chapter_for_each_term():
+    assert 60 <= len(ENTRIES) <= 90
+    names = [name for terms, _ in ENTRIES for name in terms.split("\n") if name]
+    assert len(set(map(str.lower, names))) == len(names)
+    assert [terms for terms, _ in ENTRIES] == sorted((t for t, _ in ENTRIES), key=str.lower)
+    stems = {path.name for path in CHAPTERS}
+    for terms, text in ENTRIES:
+        found = re.fullmatch(r"([^.]|\d\.\d)+\. \[Chapter (\d\d)\]\(\.\./chapters/(.*)\)", text)
+        assert found, f"{terms}: expected one sentence and its chapter, got {text!r}"
+        assert found[3] in stems and found[3].startswith(found[2])
+
+
+def test_a_term_occurs_in_its_chapter():
+    missing = []
+    for terms, text in ENTRIES:
+        path = ROOT / "chapters" / re.search(r"chapters/(.*)\)", text)[1]
+        cells = json.loads(path.read_text(encoding="utf8"))["cells"]
+        said = " ".join("".join(cell["source"]) for cell in cells).replace("**", "").lower()
+        forms = [form for form in terms.lower().split("\n") if form]
+        if not any(form in said for form in forms):
+            missing.append(forms)
+    assert missing == []
+
+
+def test_terms_in_running_text(reader):
+    pattern = reader.pattern_of(["gate", "GRU", "mean pooling", "pooling"])
+    found = [m[0] for m in pattern.finditer("Gates of a gru, a GRU; mean\npooling, out-gate")]
+    assert found == ["Gates", "GRU", "mean\npooling"]
+
+
+# Symbols
+
+
+@pytest.mark.parametrize(
+    ("formula", "symbol", "there"),
+    [
+        (r"h'(t) = A h(t) + B x(t)", "x(t)", True),
+        (r"h_k = \bar A h_{k-1}", "A", False),
+        (r"h_k = \bar A h_{k-1}", r"\bar A", True),
+        (r"h_k = \bar{A} h_{k-1}", r"\bar A", True),
+        (r"x_{\text{head}} d", "d", True),
+        (r"d_{\text{head}}", "d", False),
+        (r"d_{\text{head}}", r"d_{\text{head}}", True),
+        (r"d_{\text{ff}}", r"d_{\text{head}}", False),
+        (r"\Delta^p", "D", False),
+        (r"f(x, y)", "f(x, y)", True),
+        (r"a_t h", "a_t, b_t", True),
+    ],
+)
+def test_a_formula_has_a_symbol(reader, formula, symbol, there):
+    wanted = reader.tokens(reader.first_symbol(symbol))
+    assert reader.holds(reader.tokens(formula), wanted) is there
+
+
+def test_sections_of_the_notation_name_chapters_that_exist():
+    text = (ROOT / "book" / "notation.md").read_text(encoding="utf8")
+    named = re.findall(r"^% in: (.*)$", text, re.MULTILINE)
+    assert len(named) >= 14
+    assert {number for line in named for number in line.split()} <= {p.stem[:2] for p in CHAPTERS}
+
+
+# In the browser
+
+PAGE = """<!doctype html><link rel="stylesheet" href="{static}/reader.css">
+<style>body {{ margin: 8px; --pst-color-surface: white; }}</style>
+<script src="{static}/reader.js" defer></script>
+<article class="bd-article"><p>
+A <a class="lt-term" href="g.html" title="Lets through.">gate</a>.</p>
+<details><summary>More zebra</summary><p>Outer</p><details><summary>In</summary>
+<p style="margin-top: 3000px">Here a Zebra sleeps.</p></details></details>
+<div id="result-01-1"><details><summary>Code</summary>assert</details></div></article>"""
+
+
+@pytest.fixture
+def page(chromium: Browser, tmp_path: Path):
+    (tmp_path / "p.html").write_text(PAGE.format(static=STATIC.as_uri()), encoding="utf8")
+    context = chromium.new_context(viewport={"width": 360, "height": 600})
+    page = context.new_page()
+    page.goto((tmp_path / "p.html").as_uri())
+    yield page
+    context.close()
+
+
+def test_a_definition_shows_on_hover_and_focus_and_goes(page: Page) -> None:
+    term, box = page.locator("a.lt-term"), page.locator("#lt-definition")
+    assert not box.is_visible()
+    term.hover()
+    assert box.is_visible() and box.inner_text() == "Lets through."
+    page.mouse.move(300, 500)
+    assert not box.is_visible()
+    page.keyboard.press("Tab")
+    assert box.is_visible() and term.get_attribute("aria-describedby") == "lt-definition"
+    page.keyboard.press("Escape")
+    assert not box.is_visible() and term.get_attribute("aria-describedby") is None
+    overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(overflow) == 0
+
+
+def test_what_was_searched_is_shown_in_a_fold(page: Page) -> None:
+    page.goto(f"{page.url}?found=the+zebra")
+    mark = page.locator("mark.lt-found")
+    assert mark.inner_text() == "Zebra" and mark.is_visible()
+    top = mark.evaluate("element => element.getBoundingClientRect().top")
+    assert 0 < top < 600 and "found=" not in page.url
+    assert page.locator("#result-01-1 details[open]").count() == 0
+
+
+def test_nothing_opens_where_nothing_is_found(page: Page) -> None:
+    page.goto(f"{page.url}?found=quagga")
+    assert page.locator("mark").count() == 0 and page.locator("details[open]").count() == 0
+
+
+def test_a_link_to_a_result_opens_its_cell(page: Page) -> None:
+    page.goto(f"{page.url}#result-01-1")
+    page.reload()
+    assert page.locator("#result-01-1 details[open]").count() == 1
+
+
+def test_a_link_of_the_search_takes_the_words_along(page: Page) -> None:
+    page.evaluate("""() => { document.body.innerHTML =
+      '<div id="search-results"><a href="q.html#there">found</a></div>'; }""")
+    page.goto(f"{page.url}?q=pooling")
+    page.evaluate("""() => {
+      const results = document.createElement('div');
+      results.id = 'search-results'; document.body.append(results); }""")
+    # The script looks for the list once, as the search page has it from the start.
+    source = (STATIC / "reader.js").read_text(encoding="utf8")
+    page.evaluate("""() => { document.getElementById('search-results').innerHTML =
+      '<a href="q.html#there">found</a>'; }""")
+    page.evaluate(source)
+    page.locator("#search-results a").focus()
+    assert (
+        page.locator("#search-results a")
+        .get_attribute("href")
+        .endswith("q.html?found=pooling#there")
+    )
