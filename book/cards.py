@@ -53,7 +53,8 @@ def card(title: str, drawing: str, logo: str) -> str:
     beside = f'<div class="drawing">{drawing}</div>' if drawing else ""
     return (
         f'<!doctype html><meta charset="utf-8"><style>{STYLE}</style><div class="words">'
-        f'<div>{above}<h1>{html.escape(words)}</h1></div><p class="book">{logo}Linear Time</p></div>{beside}'
+        f"<div>{above}<h1>{html.escape(words)}</h1></div>"
+        f'<p class="book">{logo}Linear Time</p></div>{beside}'
     )
 
 

@@ -65,10 +65,13 @@
     for (let at = element; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
   };
   const words = (asked.get("found") ?? "").toLowerCase().trim();
-  const target = () => document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  /* A link to an assertion opens the fold of its own cell. */
+  const openCell = () => {
+    const place = location.hash.startsWith("#result-") && document.getElementById(location.hash.slice(1));
+    if (place) (place.closest(".cell") ?? place).querySelector("details")?.setAttribute("open", "");
+  };
   addEventListener("load", () => {
-    /* A link to an assertion opens the fold of its own cell. */
-    if (location.hash.startsWith("#result-")) target()?.querySelector("details")?.setAttribute("open", "");
+    openCell();
     if (!words || results) return;
     const mark = find([words, ...words.split(/\s+/).filter((one) => one.length > 2)]);
     history.replaceState(null, "", location.pathname + location.hash);
@@ -76,7 +79,5 @@
     unfold(mark);
     mark.scrollIntoView({block: "center"});
   });
-  addEventListener("hashchange", () => {
-    if (location.hash.startsWith("#result-")) target()?.querySelector("details")?.setAttribute("open", "");
-  });
+  addEventListener("hashchange", openCell);
 })();
