@@ -76,7 +76,9 @@ def test_the_container_has_the_same_environment() -> None:
         assert part in recipe
     copied = re.findall(r"^COPY --chown=\S+ (\S+)", recipe, re.MULTILINE)
     assert copied and all((ROOT / name).exists() for name in copied)
-    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text("utf8"))
+    container = json.loads(
+        (ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf8")
+    )
     assert (ROOT / ".devcontainer" / container["build"]["dockerfile"]).resolve().is_file()
 
 
