@@ -17,6 +17,8 @@ from linear_time import (
     compression,
     convolution,
     decoder,
+    delta,
+    delta_rule,
     dhen,
     duality,
     mamba,
@@ -114,6 +116,20 @@ def duals(batch: int, length: int) -> tuple[Tensor, ...]:
     x, delta = draw(batch, length, 4, 3), torch.sigmoid(draw(batch, length, 4, seed=2))
     B, C = (draw(batch, length, 2, 5, seed=seed) for seed in (3, 4))
     return x, delta, -torch.exp(draw(4, seed=5)), B, C, draw(4, seed=6)
+
+
+def deltas(batch: int, length: int) -> tuple[Tensor, ...]:
+    """q, k, v, β and what log α is the negative exponential of, for three heads."""
+    q, k, v = (draw(batch, length, 3, 4, seed=seed) for seed in (1, 2, 3))
+    beta, decay = (draw(batch, length, 3, seed=seed) for seed in (4, 5))
+    return q, nn.functional.normalize(k, dim=-1), v, torch.sigmoid(beta), decay
+
+
+def deltaed(function: Callable) -> Callable:
+    def call(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor) -> Tensor:
+        return function(q, k, v, beta, -decay.exp())
+
+    return lambda n: Function(call)
 
 
 def segmented(n: type) -> nn.Module:
@@ -311,6 +327,19 @@ CASES: dict[str, Case] = {
             mamba2.Mamba2Config(vocab_size=n(VOCAB), d_model=n(D), n_layer=n(2), N=n(6), P=n(4))
         ),
         *("model", tokens, True, "mask"),
+    ),
+    # chapter 21
+    "delta_rule": Case(deltaed(partial(delta_rule.delta_rule, chunk=4)), "function", deltas),
+    "delta_rule_recurrent": Case(
+        deltaed(delta_rule.delta_rule_recurrent), "function", deltas, False
+    ),
+    "DeltaNet": Case(
+        lambda n: delta.DeltaNet(n(D), n(4), n(6), n(3), n(2), chunk=n(4)),
+        *("mixer", sequence, True, "mask"),
+    ),
+    "GatedDeltaNet": Case(
+        lambda n: delta.GatedDeltaNet(n(D), n(4), n(6), n(3), n(2), chunk=n(4)),
+        *("mixer", sequence, True, "mask"),
     ),
     # the frame
     "Residual": Case(lambda n: mixer.Residual(s4.S4D(n(D), n(4))), "mixer", sequence, True, "mask"),

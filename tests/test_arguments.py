@@ -23,6 +23,7 @@ from linear_time import (
     attention,
     compression,
     decoder,
+    delta,
     dhen,
     mamba,
     mamba2,
@@ -104,6 +105,10 @@ def cross(**options: Any) -> nn.Module:
 IO = {
     **{"n_self": 2, "n_blocks": 2, "n_heads": 2, "n_cross_heads": 2},
     **{"d_qk": 4, "d_v": 4, "d_query_v": 4, "widening": 2, "query_residual": True},
+}
+RULE = {
+    **{"d_key": 5, "d_value": 2, "key_heads": 2, "taps": 2, "chunk": 3, "reflect": True},
+    "eps": 0.1,
 }
 #: Of each layer: how it is made, what it reads, and another value of every optional argument.
 LAYERS: dict[str, tuple[Callable, Callable, dict[str, Any]]] = {
@@ -222,6 +227,20 @@ LAYERS: dict[str, tuple[Callable, Callable, dict[str, Any]]] = {
             **{"delta_floor": 0.09, "bias": True, "conv_bias": False, "eps": 0.1},
         },
     ),
+    "HeadNorm": (lambda **o: delta.HeadNorm(D, **o), sequence, {"eps": 0.1}),
+    "DeltaNet": (
+        lambda **o: delta.DeltaNet(D, 4, **{"d_key": 6, "d_value": 3} | o),
+        *(sequence, RULE),
+    ),
+    "GatedDeltaNet": (
+        lambda **o: delta.GatedDeltaNet(D, 4, **{"d_key": 6, "d_value": 3} | o),
+        sequence,
+        {
+            **RULE,
+            **{"A_min": 2.0, "A_max": 3.0, "delta_min": 0.01, "delta_max": 0.9},
+            **{"delta_floor": 0.09},
+        },
+    ),
     "Residual": (
         lambda **o: mixer.Residual(recurrent.GRU(D), **o),
         *(sequence, {"norm": nn.LayerNorm(D)}),
@@ -244,7 +263,10 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     ("Wukong", "attentive"): {"rank": 2},
 }
 #: What changes how a result is reached, and not the result.
-SAME_RESULT = {("CausalSelfAttention", "block"), ("Mamba2", "chunk")}
+SAME_RESULT = {
+    ("CausalSelfAttention", "block"),
+    *((n, "chunk") for n in ("Mamba2", "DeltaNet", "GatedDeltaNet")),
+}
 ASKED = [(name, key) for name, (_, _, others) in LAYERS.items() for key in others]
 
 
