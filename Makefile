@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv book handout grade instructor slides test notebooks lab bench lint clean unit nbval lint-notebooks site browser alone mutants everywhere
+.PHONY: help venv book pdf handout grade instructor slides test notebooks lab bench lint clean unit nbval lint-notebooks site browser alone mutants everywhere
 
 BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -40,6 +40,9 @@ venv: .venv/.installed  ## make .venv and install into it
 
 book: venv  ## execute what changed and render the book to _build/html (SOLUTIONS=no: without any solution)
 	@$(BIN)/python book/build.py $(if $(filter no,$(SOLUTIONS)),--edition without-solutions)
+
+pdf: book  ## the whole book on paper, _build/linear-time.pdf (SOLUTIONS=no: without any solution); needs Chromium
+	@$(BIN)/python book/pdf.py $(if $(filter no,$(SOLUTIONS)),--edition without-solutions)
 
 handout: venv  ## CH="12 16": notebooks without solutions, to _build/handout (FOR=nbgrader or FOR=otter: assignments)
 	@$(BIN)/python book/handout.py $(or $(FOR),student) _build/$(if $(FOR),$(FOR),handout) $(CH)
