@@ -45,7 +45,7 @@ math { -webkit-text-stroke: 0; }
 .chapter, .contents { break-before: page; }
 h1, h2, h3, .rubric, .admonition-title { break-after: avoid; }
 p { orphans: 2; widows: 2; }
-div.math, figure, img, svg, tr { break-inside: avoid; }
+div.math, figure, img, svg, tr, .lt-explorer { break-inside: avoid; }
 .cell, .cell_input, .cell_output, pre, .highlight, details, .admonition
   { break-inside: auto !important; }
 pre { white-space: pre-wrap !important; overflow-wrap: anywhere; overflow: visible !important;
