@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from bs4 import BeautifulSoup
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = {"width": 1200, "height": 630}
 LOGO, PLAIN = ROOT / "book" / "_static" / "logo.svg", ROOT / "book" / "_static" / "card.png"
+DRAWING = re.compile(r'<svg\b[^>]*\bclass="lt-drawing"[^>]*>.*?</svg>', re.DOTALL)
 STYLE = """
 * { box-sizing: border-box; margin: 0; }
 body { width: 1200px; height: 630px; padding: 56px; display: flex; gap: 48px; background: #fff;
@@ -63,16 +65,14 @@ def cards_of(site: Path) -> dict[str, str]:
     logo = LOGO.read_text(encoding="utf8")
     found = {}
     for path in sorted([*site.glob("book/*.html"), *site.glob("chapters/*.html")]):
-        page = BeautifulSoup(path.read_text(encoding="utf8"), "html.parser")
-        image = page.find("meta", property="og:image")
-        heading = page.select_one("article h1")
-        if image is None or heading is None or not image["content"].endswith(f"{path.stem}.png"):
+        page = path.read_text(encoding="utf8")  # long, and parsed where it matters alone
+        image = re.search(r'<meta[^>]*property="og:image"[^>]*>', page)
+        heading = re.search(r"<h1[^>]*>(.*?)(?:<a class=\"headerlink|</h1>)", page, re.DOTALL)
+        if image is None or heading is None or f"/{path.stem}.png" not in image[0]:
             continue
-        for link in heading.select(".headerlink"):
-            link.decompose()
-        drawing = page.select_one("article svg.lt-drawing")
-        title = " ".join(heading.get_text(" ").split())
-        found[path.stem] = card(title, str(drawing or ""), logo)
+        title = " ".join(BeautifulSoup(heading[1], "html.parser").get_text(" ").split())
+        drawing = DRAWING.search(page)
+        found[path.stem] = card(title, drawing[0] if drawing else "", logo)
     return found
 
 

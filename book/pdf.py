@@ -92,6 +92,7 @@ width => {
     .map(e => e.closest('.chapter').id + ' ' + e.outerHTML.slice(0, 100));
 }
 """
+END = "<!-- end of the contents -->"
 SETTLE = "() => (window.MathJax?.startup?.promise ?? document.fonts.ready).then(() => null)"
 
 
@@ -271,7 +272,7 @@ def joined(root: Path, site: Path) -> str:
         f'<meta charset="utf-8"><title>{title}</title>{heads_of(pages)}{style}</head><body>'
         f'<div class="title"><h1>{title}</h1><p>{author}</p></div>'
         f'<article class="bd-article"><div class="contents" id="contents"><h1>Contents</h1>'
-        f"{''.join(lines)}</div>{''.join(chapters)}</article></body></html>"
+        f"{''.join(lines)}</div>{END}{''.join(chapters)}</article></body></html>"
     )
 
 
@@ -317,7 +318,8 @@ def outline(target: Path, page: str, numbers: dict[str, int], title: str, author
         with pdf.open_outline() as tree, pdf.open_metadata() as about:
             about["dc:title"], about["dc:creator"] = title, [author]
             tree.root.clear()
-            for line in BeautifulSoup(page, "html.parser").select(".contents p:has(a)"):
+            listed = page[page.index('<div class="contents"') : page.index(END)]
+            for line in BeautifulSoup(listed, "html.parser").select("p:has(a)"):
                 for unseen in line.select("annotation"):
                     unseen.decompose()
                 link = line.a
@@ -333,18 +335,21 @@ def faults(target: Path, page: str) -> list[str]:
     from pypdf import PdfReader
 
     found = []
-    soup = BeautifulSoup(page, "html.parser")
-    shown = re.sub(r"\s+", "", " ".join(tag.get_text() for tag in soup.select("pre, code")))
-    names = {tag["id"] for tag in soup.find_all(id=True)}
-    for link in soup.select("a[href^='#']"):
-        if unquote(link["href"][1:]) not in names:
-            found.append(f"{link['href']}: no such place")
+    # The page is too long to be parsed for this.
+    code = " ".join(match[0] for match in re.finditer(r"<(pre|code)\b.*?</\1>", page, re.DOTALL))
+    shown = re.sub(r"\s+", "", html.unescape(re.sub(r"<[^>]+>", "", code)))
+    names = {html.unescape(name) for name in re.findall(r'\bid="([^"]*)"', page)}
+    for link in dict.fromkeys(re.findall(r'<a\b[^>]*\bhref="#([^"]*)"', page)):
+        if unquote(html.unescape(link)) not in names:
+            found.append(f"#{link}: no such place")
     for number, sheet in enumerate(PdfReader(target).pages, 1):
         text = sheet.extract_text()
         for pattern in RAW:
             for match in re.finditer(pattern, text):
-                around = re.sub(r"\s+", "", text[match.start() : match.end() + 6])
-                if around not in shown:  # code may show what prose must not
+                start, end = match.span()
+                around = (text[max(0, start - 3) : end], text[start : end + 6])
+                # Code may show what prose must not.
+                if not any(re.sub(r"\s+", "", part) in shown for part in around):
                     found.append(f"page {number}: {text[max(0, match.start() - 20) :][:60]!r}")
     return found
 

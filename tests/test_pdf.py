@@ -30,6 +30,7 @@ and <a href="alpha.py">a file</a>.</p>
 </div><pre>{}</pre></section>
 """
 THERE = '<p id="there">There.</p>'
+CODE = r"<pre>print(r'\(x\)')</pre><p>Begins with <code>:::{exercise}</code> and goes on.</p>"
 BETA = '<section id="there"><h2>There</h2><p>Beta words.</p></section>' + "<p>Filler.</p>" * 120
 
 
@@ -175,5 +176,5 @@ def test_what_a_reader_would_stumble_over_is_told(
 
 
 def test_markup_in_code_is_no_fault(root: Path, chromium: Browser) -> None:
-    write(root, "chapters/02-beta", "02 · Beta", THERE + r"<pre>print(r'\(x\)')</pre>")
+    write(root, "chapters/02-beta", "02 · Beta", THERE + CODE)
     assert len(printed(root, chromium).pages) >= 4
