@@ -8,33 +8,37 @@ Within a table every model has the same blocks' width and number of blocks, the 
 same batches, and its learning rate chosen from the same list by the loss on validation sequences;
 where the best rate is an end of the list, the rates beyond are run. ``--size full`` is what is
 recorded: fewer updates than the papers took, at a rate that falls by half a cosine. ``--size
-published`` has their numbers of updates (attention on induction heads: half) and, where they were
-constant, their rates, and ``--size small`` is a few updates on a CPU. A run that is stopped is
-resumed by the same command; with ``--seconds`` it stops by itself, and begins nothing that it could
-not end.
+published`` has their numbers of updates and, where they were constant, their rates (and, on
+induction heads, their width of attention), and ``--size small`` is a few updates on a CPU. A
+command that is stopped is resumed by the same command; with ``--seconds`` it stops by itself, and
+goes on where it was.
 """
 
 import functools
+import hashlib
+import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import runs
 import side_by_side
 import torch
 from language_models import WithoutSelection
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from linear_time.decoder import GroupedQueryAttention
 from linear_time.mamba import Mamba
-from linear_time.mixer import LanguageModel, Residual
+from linear_time.mamba2 import Mamba2
+from linear_time.mixer import LanguageModel, Residual, SequenceMixer
 from linear_time.records import Record
 from linear_time.s4 import S4, S4D
-from linear_time.selective import Selective
+from linear_time.selective import Selective, selective_scan
 from linear_time.tasks import (
     NO_ANSWER,
     associative_recall,
@@ -62,6 +66,57 @@ class Attention(GroupedQueryAttention):
         return out
 
 
+class H3(SequenceMixer):
+    """H3's frame: y = W (q ⊙ systems(shift(k) ⊙ v)) + b, with q, k and v maps of x.
+
+    Args:
+        systems: of as many channels, (batch, length, d_model) to the same.
+    """
+
+    def __init__(self, systems: SequenceMixer) -> None:
+        d_model = systems.d_model
+        super().__init__(d_model)
+        self.project = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.taps = nn.Parameter(torch.empty(4, d_model).uniform_(-0.5, 0.5))
+        self.systems = systems
+        self.out = nn.Linear(d_model, d_model)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        self.refuse_mask(mask)
+        q, k, v = self.project(x).chunk(3, dim=-1)
+        past = functional.pad(k, (0, 0, len(self.taps) - 1, 0))
+        shifted: Any = sum(
+            tap * past[:, i : i + x.shape[1]] for i, tap in enumerate(self.taps.unbind())
+        )
+        out: Tensor = self.out(q * self.systems(shifted * v))
+        return out
+
+
+class BareS4D(S4D):
+    """The systems of S4D alone, without what is around them."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model, N=32)
+        del self.out
+
+    def _output(self, y: Tensor, x: Tensor) -> Tensor:
+        return y + self.D * x
+
+
+class BareS6(Selective):
+    """The selected systems of S6 alone."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model, 16)
+        del self.out
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        self.refuse_mask(mask)
+        delta, B, C = self.choose(x)
+        y: Any = selective_scan(x.mT, delta.mT, self.A, B.mT, C.mT, self.D, delta_softplus=True)
+        return y.mT
+
+
 # Of S4D and S4 half of the states are the others' conjugates: as many real numbers as S6 keeps.
 MIXERS: dict[str, Callable[[int], Any]] = {
     "S4D": lambda d: S4D(d, N=32),
@@ -69,6 +124,9 @@ MIXERS: dict[str, Callable[[int], Any]] = {
     "S6": lambda d: Selective(d, 16),
     "Mamba, nothing selected": WithoutSelection,
     "Mamba": Mamba,
+    "S4D in H3": lambda d: H3(BareS4D(d)),
+    "S6 in H3": lambda d: H3(BareS6(d)),
+    "Mamba-2": lambda d: Mamba2(d, P=min(64, 2 * d)),
     "attention": lambda d: Attention(d, max(d // 16, 1)),
     "attention, one head": lambda d: Attention(d, 1),
 }
@@ -78,7 +136,8 @@ class Table(NamedTuple):
     """One table: a task at its sizes, and how the models are trained on it."""
 
     models: dict[str, int]  # and their numbers of blocks
-    sizes: tuple[dict[str, int], ...]  # of the task, each with the width of the blocks
+    # Of the task, each with the blocks' width; where it has steps or blocks, they stand here.
+    sizes: tuple[dict[str, int], ...]
     vocab_size: int
     batch: int
     steps: int
@@ -91,20 +150,29 @@ class Table(NamedTuple):
     lengths: tuple[int, ...] = ()  # of further tests
     constant: bool = False  # the rate stays after the warm-up; else half a cosine
     weight_decay: float = 0.01
+    own: dict[str, dict[str, int]] | None = None  # of a model, in the place of the table's
 
 
 COPYING = Table(
-    models={"Mamba": 2, "S6": 2, "S4D": 2, "Mamba, nothing selected": 2, "S4": 2},
+    models={
+        "Mamba": 2,
+        "S6": 2,
+        "S4D": 2,
+        "Mamba, nothing selected": 2,
+        "S4D in H3": 2,
+        "S6 in H3": 2,
+        "S4": 2,
+    },
     sizes=(
         {"width": 64, "length": 1024, "n_tokens": 16},
-        {"width": 64, "length": 4096, "n_tokens": 16},
+        {"width": 64, "length": 4096, "n_tokens": 16, "steps": 30_000},
     ),
     vocab_size=16,
     batch=16,
     steps=12_500,
     rates=(2.5e-4, 1e-3, 4e-3),
-    more_rates=(6e-5, 1.6e-2),
-    together=1,
+    more_rates=(6e-5, 1.6e-2, 6.4e-2),
+    together=3,
     sweep=1,
     target=math.inf,
     evaluated=512,
@@ -124,7 +192,7 @@ INDUCTION = Table(
     lengths=tuple(2**k for k in range(6, 21)),
 )
 RECALL = Table(
-    models={"Mamba": 4, "attention, one head": 2, "S4D": 4},
+    models={"Mamba": 4, "attention, one head": 2, "S4D": 4, "Mamba-2": 4},
     sizes=tuple(
         {"width": width, "length": length, "n_pairs": n_pairs}
         for width in (64, 128, 256)
@@ -144,7 +212,13 @@ SIZES = {
     "full": {"copying": COPYING, "induction": INDUCTION, "recall": RECALL},
     "published": {
         "copying": COPYING._replace(
-            steps=400_000, batch=64, rates=(1e-4,), more_rates=(), sweep=3, constant=True
+            sizes=({"width": 64, "length": 4096, "n_tokens": 16},),
+            steps=400_000,
+            batch=64,
+            rates=(1e-4,),
+            more_rates=(),
+            sweep=3,
+            constant=True,
         ),
         "induction": INDUCTION._replace(
             steps=204_800,
@@ -153,8 +227,28 @@ SIZES = {
             together=6,
             constant=True,
             weight_decay=0.0,
+            own={"attention": {"width": 128, "steps": 409_600}},
         ),
-        "recall": RECALL._replace(steps=12_500, batch=512, more_rates=(), weight_decay=0.1),
+        "recall": RECALL._replace(
+            sizes=tuple(
+                {"width": width, "length": length, "n_pairs": n_pairs}
+                for width in (64, 128, 256, 512)
+                for length, n_pairs in ((64, 4), (128, 8), (256, 16))
+            ),
+            steps=12_500,
+            batch=512,
+            more_rates=(),
+            weight_decay=0.1,
+        ),
+    },
+    "longer": {
+        "recall": RECALL._replace(
+            sizes=(
+                {"width": 64, "length": 128, "n_pairs": 8, "blocks": 2},
+                {"width": 128, "length": 256, "n_pairs": 16, "blocks": 2},
+            ),
+            steps=12_500,
+        )
     },
     "small": {
         "copying": COPYING._replace(
@@ -170,11 +264,10 @@ SIZES = {
 }
 
 
-def network(table: Table, model: str, width: int) -> LanguageModel:
+def network(table: Table, model: str, width: int, blocks: int | None = None) -> LanguageModel:
     """The frame that is the same for all: embedding, residual blocks, norm, and the head."""
-    return LanguageModel(
-        lambda: Residual(MIXERS[model](width)), table.vocab_size, width, table.models[model]
-    )
+    blocks = blocks or table.models[model]
+    return LanguageModel(lambda: Residual(MIXERS[model](width)), table.vocab_size, width, blocks)
 
 
 def drawn(name: str, table: Table, size: dict, n: int, generator: torch.Generator) -> Any:
@@ -244,15 +337,18 @@ def at_length(
     return {"right": round(right / n, 4), "sequences": n}
 
 
-def run(group: Sequence[dict], end: float) -> list[dict] | None:
-    """These jobs of one table side by side; None where there is not the time."""
+def run(group: Sequence[dict], end: float, folder: Path) -> list[dict] | None:
+    """These jobs of one table side by side; None where there is not the time.
+
+    What is not done by then waits in the folder.
+    """
     if time.perf_counter() > end:
         return None
     runs.without_checks()
     torch.set_float32_matmul_precision("high")
     device, name = runs.device(), group[0]["table"]
     table = SIZES[group[0]["size"]][name]
-    size = {k: group[0][k] for k in table.sizes[0]}
+    size = {k: group[0][k] for k in ("width", "length", "n_tokens", "n_pairs") if k in group[0]}
     held_out = {
         of: drawn(name, table, size, table.evaluated, torch.Generator(device).manual_seed(of))
         for of in (VALIDATION, TEST)
@@ -263,33 +359,32 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
         flat = drawn(name, table, size, n * batch, generator)
         return tuple(x.unflatten(0, (n, -1)) for x in flat)
 
-    trainees, curves = [], {}
+    trainees = []
     for job in group:
         seed_everything(job["seed"])
-        model = network(table, job["model"], size["width"]).to(device)
-
+        model = network(table, job["model"], size["width"], job.get("blocks")).to(device)
         settings: Config = runs.config(job, WARMUP, 1, weight_decay=table.weight_decay)
         trainees.append(side_by_side.Trainee(model, draw, terms, settings, table.constant))
-        curves[trainees[-1]] = []
-    rows = max(1, min(table.evaluated, 2**21 // size["length"] // size["width"]))
+    rows = max(1, min(table.evaluated, 2**24 // size["length"] // size["width"]))
 
     def evaluate(trainee: side_by_side.Trainee) -> float:
         found = score(trainee.network.eval(), held_out[VALIDATION], rows)  # type: ignore[arg-type]
-        curves[trainee].append([trainee.done, *(round(x, 4) for x in found)])
+        trainee.curve.append([trainee.done, *(round(x, 4) for x in found)])
         return found[1]
 
     steps = group[0]["steps"]
     chunk = min(side_by_side.CHUNK, steps)
     every = chunk * max(1, steps // 20 // chunk)
-    if not side_by_side.train_side_by_side(
-        trainees, evaluate, every, table.target, end - time.perf_counter()
-    ):
+    seconds = end - time.perf_counter()
+    jobs = hashlib.sha256(json.dumps(group).encode()).hexdigest()
+    keep = folder / f"paper_{name}-{jobs[:12]}.pt" if seconds < math.inf else None
+    if not side_by_side.train_side_by_side(trainees, evaluate, every, table.target, seconds, keep):
         return None
     results = []
     for trainee in trainees:
         model: Any = trainee.network.eval()
         found: dict[str, Any] = {"parameters": runs.count(model), "updates": trainee.done}
-        curve = curves[trainee]
+        curve = trainee.curve
         if not curve or not trainee.finite():
             none = {"validation_loss": None, "tokens": 0.0, "sequences": 0.0, "curve": curve}
             results.append({**found, **none})
@@ -330,17 +425,20 @@ def report(record: Record) -> None:
 def complete(name: str, options: Any, end: float) -> None:
     """All runs of a table: the sweep with every seed, then beyond it where an end is best."""
     table = SIZES[options.size][name]
-    steps = options.steps or table.steps
     fixed = {
         **{k: v for k, v in table._asdict().items() if k not in {"target", "together", "sweep"}},
         **{"warmup": WARMUP, "target": min(table.target, 2.0), "precision": "float32, TF32"},
     }
-    runner = runs.Runner(f"paper_{name}", functools.partial(run, end=end), fixed, options)
+    runner = runs.Runner(
+        f"paper_{name}", functools.partial(run, end=end, folder=options.out), fixed, options
+    )
 
     def jobs(size: dict, model: str, rates: Sequence[float], seeds: Sequence[int]) -> list[dict]:
         same = {"table": name, "size": options.size, **size, "model": model}
+        batch, own = options.batch or table.batch, (table.own or {}).get(model, {})
+        number = options.steps or size.get("steps", table.steps)
         return [
-            {**same, "lr": lr, "seed": seed, "steps": steps, "batch": options.batch or table.batch}
+            {**same, "lr": lr, "seed": seed, "steps": number, "batch": batch, **own}
             for seed in seeds
             for lr in rates
         ]
@@ -390,6 +488,8 @@ def main() -> None:
     options = parser.parse_args()
     end = time.perf_counter() + options.seconds
     for name in options.tables:
+        if name not in SIZES[options.size]:
+            parser.error(f"--size {options.size} has the tables {', '.join(SIZES[options.size])}")
         complete(name, options, end)
 
 

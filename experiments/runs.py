@@ -126,9 +126,13 @@ def _work(task: tuple[Callable[[dict], dict], dict]) -> dict:
 
 
 def _told(arguments: Sequence[str]) -> list[str]:
-    """A command line without the folder of the record, which is this machine's."""
-    at = arguments.index("--out") if "--out" in arguments else len(arguments)
-    return [*arguments[:at], *arguments[at + 2 :]]
+    """A command line without the record's folder and the limit of time, which are one machine's."""
+    kept = list(arguments)
+    for name in ("--out", "--seconds"):
+        if name in kept:
+            at = kept.index(name)
+            del kept[at : at + 2]
+    return kept
 
 
 class Runner:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ class Trainee:
         ]
         self.rates = torch.tensor([0.0, *rates], device=self.device)
         self.losses = torch.full((config.steps + 1,), math.nan, device=self.device)
-        self.done = 0
+        self.done, self.ended = 0, False
+        self.curve: list[list[float]] = []  # the caller's, of its evaluations
         self.step = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.place = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.batches: Batches = ()
@@ -117,6 +119,31 @@ class Trainee:
         self.place.zero_()
         self.replay = graph.replay
 
+    def kept(self) -> dict[str, Any]:
+        """All that a run goes on from, at the end of a chunk of batches."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": [self.optimizer.state[p] for p in self.network.parameters()],
+            "generator": self.generator.get_state(),
+            "losses": self.losses,
+            **{name: getattr(self, name) for name in ("done", "ended", "curve")},
+        }
+
+    @torch.no_grad()
+    def go_on(self, kept: dict[str, Any]) -> None:
+        """From there; in place, since a graph has the tensors' addresses."""
+        self.network.load_state_dict(kept["network"])
+        for p, old in zip(self.network.parameters(), kept["optimizer"], strict=True):
+            if self.on_gpu:
+                for name, x in self.optimizer.state[p].items():
+                    x.copy_(old[name])
+            else:
+                self.optimizer.state[p] = dict(old)
+        self.generator.set_state(kept["generator"].cpu())
+        self.losses.copy_(kept["losses"])
+        self.done, self.ended, self.curve = kept["done"], kept["ended"], kept["curve"]
+        self.step.fill_(self.done + 1)
+
     def finite(self) -> bool:
         """Whether the losses so far are numbers."""
         return bool(self.losses[1 : self.done + 1].isfinite().all())
@@ -128,6 +155,7 @@ def train_side_by_side(
     every: int,
     target: float = math.inf,
     seconds: float = math.inf,
+    keep: Path | None = None,
 ) -> bool:
     """Train them to their ends; whether there was the time for it.
 
@@ -137,17 +165,26 @@ def train_side_by_side(
         every: updates from one evaluation to the next.
         target: a trainee that is at least this good when evaluated has ended.
         seconds: if it would take longer, it gives up.
+        keep: a file: then it does not give up before, and is gone on with from this file, which is
+            deleted at the end.
     """
     steps, begin = trainees[0].config.steps, time.perf_counter()
     chunk = min(CHUNK, every)
     assert every % chunk == 0 and all(t.config.steps == steps for t in trainees)
-    active = list(trainees)
-    for t in active:
+    for t in trainees:
         with t.on_stream():
             t.refill(chunk)
             t.record()
-    _wait(active)
-    first, done = time.perf_counter(), 0
+    done = 0
+    if keep is not None and keep.exists():
+        kept = torch.load(keep, map_location=trainees[0].device)
+        for t, old in zip(trainees, kept, strict=True):
+            with t.on_stream():
+                t.go_on(old)
+        done = max(t.done for t in trainees)
+    _wait(trainees)
+    active = [t for t in trainees if not t.ended]
+    first, before = time.perf_counter(), done
     while active and done < steps:
         n = min(chunk, steps - done)
         if done:
@@ -163,20 +200,23 @@ def train_side_by_side(
         for t in active:
             t.done = done
         _wait(active)
-        now = time.perf_counter()
-        if now - begin + (now - first) / done * (steps - done) > seconds and target == math.inf:
-            return False
-        if now - begin > seconds:
-            return False
         if done % every == 0 or done == steps:
-            ended = []
             for t in active:
                 with t.on_stream(), torch.no_grad():
                     good = t.finite() and evaluate(t) >= target
                     t.network.train()
-                if good or not t.finite():
-                    ended.append(t)
-            active = [t for t in active if t not in ended]
+                t.ended = good or not t.finite()
+            active = [t for t in active if not t.ended]
+        now = time.perf_counter()
+        late = now - begin > seconds
+        if keep is None and target == math.inf:
+            late |= now - begin + (now - first) / (done - before) * (steps - done) > seconds
+        if late and active and done < steps:
+            if keep is not None:
+                torch.save([t.kept() for t in trainees], keep)
+            return False
+    if keep is not None:
+        keep.unlink(missing_ok=True)
     return True
 
 

@@ -119,6 +119,76 @@ def test_it_gives_up_where_time_is_short(script):
     assert not side.train_side_by_side([trainee], lambda t: 0.0, 50, seconds=0.2)
 
 
+def test_what_was_stopped_goes_on(script, tmp_path):
+    """Two stops on the way, at no other cost: the losses and parameters are those of one go."""
+    side, keep = script.side_by_side, tmp_path / "kept.pt"
+    table, size = script.SIZES["small"]["copying"], SMALL["copying"]
+    draw = batches_of(script, "copying", table, size, 4)
+    looked = []
+
+    def trained(seconds):
+        trainees = []
+        for lr, seed in ((3e-3, 1), (1e-3, 2)):
+            seed_everything(seed)
+            network = script.network(table, "S6", 8).double()
+            config = Config(steps=130, lr=lr, warmup=10, seed=seed, progress=False)
+            trainees.append(side.Trainee(network, draw, script.terms, config))
+
+        def evaluate(t):
+            t.curve.append([t.done])
+            looked.append(t.done)
+            return float(t is trainees[1] and t.done >= 100)
+
+        return trainees, side.train_side_by_side(trainees, evaluate, 50, 0.9, seconds, keep)
+
+    whole, ended = trained(math.inf)
+    assert ended and not keep.exists()
+    stops = []
+    for _ in range(3):  # each time one chunk of batches, since the time is over at once
+        parts, ended = trained(0.0)
+        stops.append(ended)
+        assert keep.exists() is not ended
+    assert stops == [False, False, True]
+    assert looked == 2 * [50, 50, 100, 100, 130]
+    for one, other in zip(whole, parts, strict=True):
+        assert one.curve == other.curve and one.done == other.done
+        torch.testing.assert_close(one.losses, other.losses, rtol=0, atol=0, equal_nan=True)
+        for p, q in zip(one.network.parameters(), other.network.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("inner", ["S4D", "S6"])
+def test_h3_s_frame(script, inner):
+    """y = W (q systems(shift(k) v)) + b by hand, causal, and selected or not."""
+    torch.manual_seed(0)
+    layer = script.MIXERS[f"{inner} in H3"](8).double()
+    x = torch.randn(2, 12, 8, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    q, k, v = layer.project(x).split(8, dim=-1)
+    shifted = torch.zeros_like(k)
+    for t, i in itertools.product(range(12), range(4)):
+        if t - 3 + i >= 0:
+            shifted[:, t] += layer.taps[i] * k[:, t - 3 + i]
+    full = {"S4D": script.S4D(8, N=32), "S6": script.Selective(8, 16)}[inner].double()
+    full.load_state_dict(layer.systems.state_dict(), strict=False)
+    assert {"out.weight", "out.bias"} == {*full.state_dict()} - {*layer.systems.state_dict()}
+    h, outputs = full.initial_state(2, dtype=torch.float64), []
+    with torch.no_grad():
+        full.out.weight.copy_(torch.eye(8))
+        full.out.bias.zero_()
+        gelu = torch.nn.functional.gelu
+        torch.nn.functional.gelu = lambda x: x
+        try:
+            for u_t in (shifted * v).unbind(1):
+                y_t, h = full.step(u_t, h)
+                outputs.append(y_t)
+        finally:
+            torch.nn.functional.gelu = gelu
+    torch.testing.assert_close(y, layer.out(q * torch.stack(outputs, 1)), rtol=1e-6, atol=1e-8)
+    (gradient,) = torch.autograd.grad(y[:, 5].sum(), x)
+    assert gradient[:, 6:].abs().max() < 1e-12 < gradient[:, :6].abs().min()
+
+
 @pytest.mark.parametrize("model", ["Mamba", "S4D", "attention"])
 def test_pieces_are_the_whole(script, model):
     """A long test is read in pieces, the state handed on: the answers are those of one reading."""
@@ -183,12 +253,14 @@ def test_a_record_is_of_the_script_s_settings(script, name, size):
     for key in ("rates", "more_rates", "vocab_size", "lengths", "constant", "weight_decay"):
         assert json.dumps(record.settings[key]) == json.dumps(getattr(table, key)), key
     assert record.settings["warmup"] == script.WARMUP
-    assert {(r["steps"], r["batch"]) for r in record} == {(table.steps, table.batch)}
+    steps = {(of["width"], of["length"]): of.get("steps", table.steps) for of in table.sizes}
+    for r in record:
+        assert r["steps"] == steps[r["width"], r["length"]] and r["batch"] == table.batch
     assert all(0 < r["updates"] <= r["steps"] for r in record)
     rates = {*table.rates, *table.more_rates}
     assert {r["lr"] for r in record} <= rates
     for run in record:
-        network = script.network(table, run["model"], run["width"])
+        network = script.network(table, run["model"], run["width"], run.get("blocks"))
         assert script.runs.count(network) == run["parameters"]
 
 
@@ -266,3 +338,21 @@ def test_the_copying_record_is_what_the_chapter_reads():
         assert 1800 <= max(at_a_guess) < 4200
     for run in picked["S6"]:
         assert run["curve"][0][0] == 600 and run["curve"][0][1] < 2.6
+
+
+def test_selection_decides_at_the_paper_s_length_and_the_frame_does_not():
+    """Chapter 19's table 1: rates inside the sweep, three seeds, every printed share."""
+    record = records.read("paper_copying").where(length=4096)
+    shares = {}
+    for model in ("Mamba", "Mamba, nothing selected", "S6"):
+        runs = record.where(model=model)
+        picked = runs.chosen("validation_loss")
+        assert sorted(runs.values("lr")) == [2.5e-4, 1e-3, 1e-3, 1e-3, 4e-3]
+        assert picked.values("seed") == [0, 1, 2] and {r["lr"] for r in picked} == {1e-3}
+        assert {r["updates"] for r in runs} == {30_000}
+        shares[model] = [round(x, 2) for x in picked.values("tokens")]
+    assert shares == {
+        "Mamba": [0.84, 0.29, 0.15],
+        "Mamba, nothing selected": [0.09, 0.08, 0.07],
+        "S6": [0.94, 0.39, 0.94],
+    }
