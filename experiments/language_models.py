@@ -14,7 +14,8 @@ the start and the optimizer that are customary for it, the others with that opti
 S4D with short time constants and Mamba without selection with long ones, and the time of an update
 against the length of its pieces, with and without the kernel of the scan.
 
-``--after`` runs the models of later chapters by the same recipe, into a record of its own.
+``--after`` runs the models of later chapters by the same recipe, into a record of its own, and
+times their update beside Mamba's against the length of the pieces.
 """
 
 import functools
@@ -460,6 +461,7 @@ def main() -> None:
     parser.add_argument("--controls", action="store_true", help="what the comparison left open")
     parser.add_argument("--after", action="store_true", help="the models of later chapters")
     parser.add_argument("--only", nargs="+", choices=[*MODELS, *AFTER])
+    parser.add_argument("--rates", type=float, nargs="+", help="further rates, after the sweep")
     options = parser.parse_args()
     options.only = options.only or list(AFTER if options.after else MODELS)
     if options.size != "full" and set(options.only) & set(AFTER):
@@ -496,7 +498,14 @@ def main() -> None:
     record = "language_models_after" if options.after else "language_models"
     run_all = runs.Runner(record, run, fixed, options)
     if options.repeats:  # one after the other, with nothing beside them; then all the rest
-        run_all([{"speed": n, **same, "repeats": options.repeats} for n in options.only], 1)
+        timings = [{"speed": n, **same} for n in options.only]
+        if options.after:
+            timings += [
+                {"update": name, **same, "length": n, "batch": 16_384 // n, "scan": "triton"}
+                for name in ("mamba", *options.only)
+                for n in LENGTHS
+            ]
+        run_all([{**one, "repeats": options.repeats} for one in timings], 1)
     by_model = run_all(jobs).by("model")
 
     def beyond(name: str) -> list[float]:
@@ -505,6 +514,8 @@ def main() -> None:
 
     if size.more_rates:
         run_all(training_jobs(beyond))
+    if options.rates:
+        run_all(training_jobs(lambda name: options.rates))
 
 
 if __name__ == "__main__":

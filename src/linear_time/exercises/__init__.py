@@ -83,6 +83,7 @@ CHAPTERS = {
     "17": "scan",
     "18": "mamba",
     "19": "tasks",
+    "20": "duality",
 }
 
 Check = Callable[..., None]
