@@ -18,10 +18,10 @@ from linear_time.triton_tiles import INSTALLED
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
-ON_CPU, ON_GPU = ["scan", "peers", "cost", "generation"], ["scan_gpu", "block_gpu"]
+ON_CPU, ON_GPU = ["scan", "ssd", "peers", "cost", "generation"], ["scan_gpu", "block_gpu"]
 # Of the shape that misses the goal of 4.
 WIDE = "few and wide steps, of 16,384 numbers, with which the loop fills its time as well"
-OPTIONS = {"scan": ["--threads", "2", "--repeats", "9"]}
+OPTIONS = {"scan": ["--threads", "2", "--repeats", "9"], "ssd": ["--threads", "1"]}
 
 
 def shape_text(shape):
@@ -46,6 +46,14 @@ def scan_lines(record):
         times = ours["median_ms"], best["median_ms"]
         why = WIDE if shape[0] > 8 else ""
         yield line("selective scan", kind, shape_text(shape), *times, best["method"], why)
+
+
+def ssd_lines(record):
+    for (shape, kind), rows in record.by("shape", "kind").items():
+        ours, *peers = rows
+        best = min(peers, key=lambda row: row["median_ms"])
+        times = ours["median_ms"], best["median_ms"]
+        yield line("Mamba-2's map", kind, shape_text(shape), *times, best["method"])
 
 
 def peer_lines(record):
@@ -118,6 +126,7 @@ def table(folder=None):
     lines = []
     for title, name, found in (
         ("On a CPU", "scan", scan_lines),
+        ("On a CPU", "ssd", ssd_lines),
         ("On a CPU", "peers", peer_lines),
         ("On a GPU, bfloat16", "scan_gpu", gpu_scan_lines),
         ("On a GPU, bfloat16, as CUDA graphs beside attention", "block_gpu", block_lines),

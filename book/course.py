@@ -200,6 +200,9 @@ BORROWED = {
     ("17", "13"): Half("What each costs", "work and depth of a recurrence and of the FFT"),
     ("17", "16"): Half("S6: Δ, B and C are functions of the input", "whose recurrence is scanned"),
     ("18", "03"): Half("Two residuals", "the Llama block that Mamba is compared with"),
+    ("20", "02"): Half("A dictionary that answers with a mean", "queries, keys and values"),
+    ("20", "17"): Half("A step is a map", "the three passes, which become four steps"),
+    ("20", "18"): Half("The block, part by part", "which Mamba-2's block rearranges"),
     ("18", "17"): Half("A step is a map", "why the scan may be computed in any grouping"),
 }
 

@@ -52,6 +52,20 @@ def lively(module: Module, scale: float = 0.3, seed: int = 0) -> Module:
     return module
 
 
+def shaken(module: Module, seed: int = 0) -> Module:
+    """A Mamba with weights far from their start, so that no part of it is negligible."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(module.named_parameters()):
+            if name.endswith(("A_log", "dt_proj.bias", "dt_bias")):
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+            elif parameter.ndim == 1:
+                parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
+            else:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return module
+
+
 def close(left: Tensor, right: Any, tolerance: float = 1e-12) -> None:
     """Equal in shape and dtype, and in value to a tolerance, relative and absolute.
 
@@ -167,3 +181,24 @@ class Bomb:
 
     def __reduce__(self) -> tuple:
         return os.mkdir, (str(self.path),)
+
+
+def released_folder(source: Path, target: Path, **changes: Any) -> Path:
+    """The weights of a folder of Hugging Face's with the keys and settings of the released code."""
+    tensors = load_file(source / "model.safetensors")
+    tensors["backbone.embedding.weight"] = tensors.pop("backbone.embeddings.weight")
+    tensors.setdefault("lm_head.weight", tensors["backbone.embedding.weight"].clone())
+    theirs = json.loads((source / "config.json").read_text(encoding="utf8"))
+    settings = {
+        "d_model": theirs["hidden_size"],
+        "n_layer": theirs["num_hidden_layers"],
+        "vocab_size": theirs["vocab_size"],
+        "ssm_cfg": {},
+        "rms_norm": True,
+        "residual_in_fp32": True,
+        "fused_add_norm": True,
+        "pad_vocab_size_multiple": 1,
+    }
+    (target / "config.json").write_text(json.dumps({**settings, **changes}), encoding="utf8")
+    save_file(tensors, target / "model.safetensors")
+    return target

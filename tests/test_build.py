@@ -447,8 +447,7 @@ def test_every_chapter_depends_on_the_records_it_reads() -> None:
         assert len(own) <= 6, path
         read |= own
     assert read <= there
-    # The README's table reads one; Mamba-2's language models have a test, and no chapter yet.
-    assert there - read == {"peers", "language_models_after"}
+    assert there - read == {"peers"}  # which the README's table reads
 
 
 def test_every_chapter_of_the_toc_is_there() -> None:

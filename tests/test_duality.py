@@ -1,6 +1,5 @@
 """Chapter 20: three forms of one map, the Mamba-2 block, its start, cost and checkpoints."""
 
-import json
 import math
 
 import pytest
@@ -8,14 +7,29 @@ import sympy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
+from transformers import FalconH1Config, Mamba2ForCausalLM
 from transformers import Mamba2Config as TheirConfig
-from transformers import Mamba2ForCausalLM
-from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan, segment_sum
+from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGated as FalconNorm
+from transformers.models.mamba2.modeling_mamba2 import (
+    MambaRMSNormGated,
+    mamba2_chunk_scan,
+    segment_sum,
+)
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
+from transformers.models.zamba2.modeling_zamba2 import Zamba2RMSNormGated
 
-from helpers import Largest, changed, close, count_flops, draw, tokens_of
+from helpers import (
+    Largest,
+    changed,
+    close,
+    count_flops,
+    draw,
+    released_folder,
+    shaken,
+    tokens_of,
+)
 from linear_time.cost import cost
 from linear_time.duality import (
     mamba2_cost,
@@ -310,20 +324,6 @@ def test_more_bad_arguments():
 # --- the layer -----------------------------------------------------------------------------------
 
 
-def shaken(module, seed=0):
-    """Weights far from their start, so that no part of the layer is negligible."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in sorted(module.named_parameters()):
-            if name.endswith(("A_log", "dt_bias")):
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-            elif parameter.ndim == 1:
-                parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
-            else:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return module
-
-
 def mixer_of(d_model=8, seed=0, **options):
     torch.manual_seed(seed)
     sizes = {"N": 5, "P": 4, "groups": 2} | options
@@ -381,6 +381,45 @@ def test_the_order_of_gate_and_norm_and_the_groups_matter():
     one_group = GatedNorm(16, 1).double()
     one_group.weight.copy_(m.norm.weight)
     assert (right - one_group(y, z)).abs().max() > 0.3
+
+
+@torch.no_grad()
+def test_who_gates_before_the_norm():
+    """transformers' norms: Mamba-2 and Zamba2 do, Falcon-H1 has a switch, gated DeltaNet not."""
+    y, z = (draw(1, 3, 16, seed=seed, dtype=torch.float32) for seed in (1, 2))
+    silu = functional.silu(z)
+
+    def norm(x, groups=1):
+        parts = x.unflatten(-1, (groups, -1))
+        return (parts / (parts.square().mean(-1, keepdim=True) + 1e-6).sqrt()).flatten(-2)
+
+    def falcon(first):
+        return FalconNorm(16, eps=1e-6, n_groups=2, norm_before_gate=first)
+
+    torch.testing.assert_close(MambaRMSNormGated(16, 16)(y, z), norm(y * silu))
+    zamba = Zamba2RMSNormGated(16, group_size=8)
+    torch.testing.assert_close(zamba(y, z), norm(y * silu, 2))
+    torch.testing.assert_close(falcon(False)(y, z), norm(y * silu, 2))
+    torch.testing.assert_close(falcon(True)(y, z), norm(y, 2) * silu)
+    torch.testing.assert_close(Qwen3NextRMSNormGated(16)(y, z), norm(y) * silu)
+    assert FalconH1Config().mamba_rms_norm is False
+
+
+@torch.no_grad()
+def test_their_limit_of_the_step_holds_in_one_form_only():
+    """Read at once and read step by step, a prompt gives other logits where Δ is limited."""
+    tokens = tokens_of(1, 12)
+
+    def apart(limit):
+        torch.manual_seed(0)
+        theirs = shaken(Mamba2ForCausalLM(config_of(time_step_limit=limit))).eval()
+        whole = theirs(tokens).logits[:, -1]
+        cache = theirs(tokens[:, :6], use_cache=True).cache_params
+        for t in range(6, 12):
+            found = theirs(tokens[:, t : t + 1], cache_params=cache, use_cache=True)
+        return float((found.logits[:, -1] - whole).abs().max())
+
+    assert apart((0.0, float("inf"))) < 1e-4 < 1e-2 < apart((0.0, 0.02))
 
 
 @torch.no_grad()
@@ -633,42 +672,29 @@ def folder(tmp_path_factory):
     return folder
 
 
-def released_folder(source, target, **changes):
-    """The same weights with the keys and the settings of the released code."""
-    tensors = load_file(source / "model.safetensors")
-    tensors["backbone.embedding.weight"] = tensors.pop("backbone.embeddings.weight")
-    tensors.setdefault("lm_head.weight", tensors["backbone.embedding.weight"].clone())
-    theirs = json.loads((source / "config.json").read_text(encoding="utf8"))
+def released(source, target, **changes):
+    """The folder of the released code for the layers of ``config_of``."""
     layer = {"layer": "Mamba2", "d_state": 5, "headdim": 4, "ngroups": 2}
     settings = {
-        "d_model": theirs["hidden_size"],
-        "n_layer": theirs["num_hidden_layers"],
-        "vocab_size": theirs["vocab_size"],
         "ssm_cfg": layer | changes.pop("ssm_cfg", {}),
         "attn_layer_idx": [],
-        "rms_norm": True,
-        "residual_in_fp32": True,
-        "fused_add_norm": True,
-        "pad_vocab_size_multiple": 1,
         "tie_embeddings": True,
     }
-    (target / "config.json").write_text(json.dumps({**settings, **changes}), encoding="utf8")
-    save_file(tensors, target / "model.safetensors")
-    return target
+    return released_folder(source, target, **{**settings, **changes})
 
 
 @torch.no_grad()
 def test_the_released_keys_and_settings(folder, tmp_path):
     tokens = tokens_of(2, 30)
     wanted = Mamba2LM.from_pretrained(folder)(tokens)
-    ours = Mamba2LM.from_pretrained(released_folder(folder, tmp_path))
+    ours = Mamba2LM.from_pretrained(released(folder, tmp_path))
     assert torch.equal(ours(tokens), wanted)
     assert ours.head is None and ours.config.tied
 
 
 @torch.no_grad()
 def test_the_fill_of_the_released_vocabulary(folder, tmp_path):
-    released_folder(folder, tmp_path, vocab_size=50, pad_vocab_size_multiple=53)
+    released(folder, tmp_path, vocab_size=50, pad_vocab_size_multiple=53)
     ours = Mamba2LM.from_pretrained(tmp_path)
     assert (ours.vocab_size, ours.config.rows) == (50, 53)
     assert (ours.generate(tokens_of(2, 4, 50), 20, 5.0) < 50).all()
@@ -677,7 +703,7 @@ def test_the_fill_of_the_released_vocabulary(folder, tmp_path):
 def test_a_released_model_that_is_not_tied(tmp_path):
     (tmp_path / "hf").mkdir()
     save(tmp_path / "hf")
-    released_folder(tmp_path / "hf", tmp_path, tie_embeddings=False)
+    released(tmp_path / "hf", tmp_path, tie_embeddings=False)
     ours = Mamba2LM.from_pretrained(tmp_path)
     tokens = tokens_of(2, 9)
     assert torch.equal(ours(tokens), Mamba2LM.from_pretrained(tmp_path / "hf")(tokens))
@@ -725,7 +751,7 @@ def test_folders_that_cannot_be_loaded(folder, tmp_path, settings, tensors, mess
     ],
 )
 def test_released_settings_of_another_model(folder, tmp_path, layer, message):
-    released_folder(folder, tmp_path, ssm_cfg=layer)
+    released(folder, tmp_path, ssm_cfg=layer)
     with pytest.raises(ValueError, match=message):
         Mamba2LM.from_pretrained(tmp_path)
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import MambaConfig as TheirConfig
 from transformers import MambaForCausalLM
 
-from helpers import Bomb, changed, close, draw, tokens_of
+from helpers import Bomb, changed, close, draw, released_folder, shaken, tokens_of
 from linear_time.layer import mark_of
 from linear_time.mamba import Mamba, MambaConfig, MambaLM, MambaState, delta_bias
 from linear_time.mixer import LanguageModel, Residual
@@ -26,20 +26,6 @@ from linear_time.training import parameter_groups
 F64 = torch.float64
 VOCAB = 53
 seeds = st.integers(0, 2**31 - 1)
-
-
-def shaken(module, seed=0):
-    """Weights far from their start, so that no part of the layer is negligible."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in sorted(module.named_parameters()):
-            if name.endswith(("A_log", "dt_proj.bias")):
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-            elif parameter.ndim == 1:
-                parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
-            else:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return module
 
 
 def mixer_of(d_model=6, seed=0, **options):
@@ -481,27 +467,6 @@ def test_greedy_generation_is_that_of_transformers(saved):
     assert torch.equal(got, wanted)
     assert torch.equal(LanguageModel.generate(ours, prompt, 40, temperature=0), wanted)
     assert len(got[:, 6:].unique()) > 1
-
-
-def released_folder(source, target, **changes):
-    """The same weights with the keys and the settings of the released code."""
-    tensors = load_file(source / "model.safetensors")
-    tensors["backbone.embedding.weight"] = tensors.pop("backbone.embeddings.weight")
-    tensors["lm_head.weight"] = tensors["backbone.embedding.weight"].clone()
-    theirs = json.loads((source / "config.json").read_text(encoding="utf8"))
-    settings = {
-        "d_model": theirs["hidden_size"],
-        "n_layer": theirs["num_hidden_layers"],
-        "vocab_size": theirs["vocab_size"],
-        "ssm_cfg": {},
-        "rms_norm": True,
-        "residual_in_fp32": True,
-        "fused_add_norm": True,
-        "pad_vocab_size_multiple": 1,
-    }
-    (target / "config.json").write_text(json.dumps({**settings, **changes}), encoding="utf8")
-    save_file(tensors, target / "model.safetensors")
-    return target
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,6 @@ WRONG = {
     "20-bug": [
         nothing,
         shape_only,
-        _against_the_steps(length=7),
         _against_the_steps(length=32),
         _against_the_steps(groups=1),
         _against_the_steps(first=0.0),

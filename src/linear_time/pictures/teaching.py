@@ -25,6 +25,7 @@ BUILDS_ON: dict[str, tuple[str, ...]] = {
     "17": ("02", "13", "16"),
     "18": ("03", "12", "16", "17"),
     "19": ("16", "18"),
+    "20": ("02", "17", "18"),
 }
 #: Where a chapter's box stands, and the corners of a line that goes around.
 PLACES = {
@@ -48,6 +49,7 @@ PLACES = {
     "17": (288, 332),
     "18": (288, 394),
     "19": (288, 456),
+    "20": (346, 456),
 }
 AROUND = {
     ("02", "17"): ((24, 146), (24, 364), (240, 364), (240, 332)),
@@ -72,7 +74,7 @@ def dependencies_drawing() -> Drawing:
         "Which chapter builds on which",
         "A box for every chapter, a link to it; an arrow leads from a chapter "
         "to one that builds on it. From 00 three strands lead down: 01 to 04, "
-        "05 to 07, and 11 to 19; 08 to 10 join the first two.",
+        "05 to 07, and 11 to 20; 08 to 10 join the first two.",
         height=478,
     )
     for number in BUILDS_ON:
