@@ -30,11 +30,18 @@ def duality_drawing() -> Drawing:
     d.box(right, 74, 168, "scores *C B*^{T}", h=40, kind="input")
     d.arrow((right, 94), (right, 130), label="(length, length)", kind="input")
     d.sign(right, 142, "∘")
-    d.box(right, 190, 168, "mask *L*", h=40, kind="input")
+    d.box(
+        right,
+        190,
+        168,
+        "mask *L*\n(length, length)",
+        h=40,
+        size=13,
+        kind="input",
+    )
     d.arrow(
         (right - 50, 170), (right - 50, 142), (right - 13, 142), kind="input"
     )
-    d.text(right + 8, 162, "(length, length)", anchor="start", kind="input")
     d.arrow(
         (right + 12, 142),
         (376, 142),
@@ -90,7 +97,7 @@ def chunks_drawing() -> Drawing:
             d.arrow((x + 52, 236), (xs[i + 1] - 24, 236), kind="state")
     d.text(34, 272, "2", anchor="end", kind="input")
     d.text(104, 216, "3", kind="state")
-    d.text(118, 280, "4", anchor="end", kind="state")
+    d.text(102, 284, "4", anchor="end", kind="state")
     return d
 
 
@@ -105,7 +112,7 @@ def block_drawing() -> Drawing:
         "channels; x is added.",
         height=606,
     )
-    main, step, gate, x = 122, 250, 336, 196
+    main, step, gate, x = 136, 254, 336, 196
     d.text(x, 12, "*x*", 15)
     d.arrow((x, 24), (x, 58), label="(length, *d*)")
     d.box(x, 74, 110, "RMSNorm")
