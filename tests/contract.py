@@ -23,6 +23,7 @@ from linear_time import (
     duality,
     mamba,
     mamba2,
+    mamba3,
     mixer,
     perceiver,
     perceiver_ar,
@@ -32,6 +33,7 @@ from linear_time import (
     s4,
     scan,
     selective,
+    trapezoid,
 )
 
 D, VOCAB = 8, 11
@@ -128,6 +130,20 @@ def deltas(batch: int, length: int) -> tuple[Tensor, ...]:
 def deltaed(function: Callable) -> Callable:
     def call(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor) -> Tensor:
         return function(q, k, v, beta, -decay.exp())
+
+    return lambda n: Function(call)
+
+
+def tokened(batch: int, length: int) -> tuple[Tensor, ...]:
+    """x, Δ, A, λ, B and C of three heads, rank 2, before what puts them in their ranges."""
+    x, B, C = (draw(batch, length, 3, 2, n, seed=n) for n in (4, 5, 6))
+    delta, A, lam = (draw(batch, length, 3, seed=seed) for seed in (1, 2, 3))
+    return x, delta, A, lam, B, C[..., :5]
+
+
+def trapezoidal(function: Callable) -> Callable:
+    def call(x: Tensor, delta: Tensor, A: Tensor, lam: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        return function(x, torch.sigmoid(delta), -A.exp(), torch.sigmoid(lam), B, C)
 
     return lambda n: Function(call)
 
@@ -339,6 +355,18 @@ CASES: dict[str, Case] = {
     ),
     "GatedDeltaNet": Case(
         lambda n: delta.GatedDeltaNet(n(D), n(4), n(6), n(3), n(2), chunk=n(4)),
+        *("mixer", sequence, True, "mask"),
+    ),
+    "trapezoidal": Case(trapezoidal(partial(trapezoid.trapezoidal, chunk=4)), "function", tokened),
+    "trapezoidal_recurrent": Case(
+        trapezoidal(trapezoid.trapezoidal_recurrent), "function", tokened, False
+    ),
+    "Mamba3": Case(
+        lambda n: mamba3.Mamba3(n(D), n(9), P=n(4), chunk=n(4)),
+        *("mixer", sequence, True, "mask"),
+    ),
+    "Mamba3, rank 2": Case(
+        lambda n: mamba3.Mamba3(n(D), n(8), P=n(4), rank=n(2), chunk=n(4)),
         *("mixer", sequence, True, "mask"),
     ),
     # the frame

@@ -27,6 +27,7 @@ from linear_time import (
     dhen,
     mamba,
     mamba2,
+    mamba3,
     mixer,
     perceiver,
     perceiver_ar,
@@ -227,6 +228,15 @@ LAYERS: dict[str, tuple[Callable, Callable, dict[str, Any]]] = {
             **{"delta_floor": 0.09, "bias": True, "conv_bias": False, "eps": 0.1},
         },
     ),
+    "Mamba3": (
+        lambda **o: mamba3.Mamba3(D, **{"N": 8, "P": 4} | o),
+        sequence,
+        {
+            **{"N": 12, "expand": 3, "P": 2, "rank": 2, "chunk": 3},
+            **{"delta_min": 0.01, "delta_max": 0.9, "delta_floor": 0.09},
+            **{"A_floor": 2.0, "eps": 0.1},
+        },
+    ),
     "HeadNorm": (lambda **o: delta.HeadNorm(D, **o), sequence, {"eps": 0.1}),
     "DeltaNet": (
         lambda **o: delta.DeltaNet(D, 4, **{"d_key": 6, "d_value": 3} | o),
@@ -265,7 +275,7 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
 #: What changes how a result is reached, and not the result.
 SAME_RESULT = {
     ("CausalSelfAttention", "block"),
-    *((n, "chunk") for n in ("Mamba2", "DeltaNet", "GatedDeltaNet")),
+    *((n, "chunk") for n in ("Mamba2", "Mamba3", "DeltaNet", "GatedDeltaNet")),
 }
 ASKED = [(name, key) for name, (_, _, others) in LAYERS.items() for key in others]
 

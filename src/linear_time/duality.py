@@ -213,29 +213,32 @@ def ssd(
     chunk = min(_validate.count("chunk", chunk), x.shape[1])
     start = _start(x, B, initial_state)
     with without_autocast(x):
-        inputs = full(x), full(delta), full(A), full(B), full(C)
-        y, S = _chunked(*inputs, start, chunk)
+        steps = full(delta)
+        inputs = steps[..., None] * full(x), steps * full(A), full(B), full(C)
+        y, S = ssd_chunks(*inputs, start, chunk)
     y = add_skip(y, x, D)
     return (y, S) if return_last_state else y
 
 
-def _chunked(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    S: Tensor,
+def ssd_chunks(
+    x: Inputs,
+    decay: Steps,
+    B: Groups,
+    C: Groups,
+    S: Matrices,
     chunk: int,
-) -> tuple[Tensor, Tensor]:
-    """y without D, and the last state; everything in full precision."""
+) -> tuple[Inputs, Matrices]:
+    """``ssd`` with Δ already in its inputs, and a decay of each step.
+
+    S_t = exp(decay_t) S_{t−1} + x_t B_tᵀ,  y_t = S_t C_t, from S; all in full
+    precision. Returns y and the last state; nothing is checked.
+    """
     (batch, length, heads, P), (groups, N) = x.shape, B.shape[2:]
     n, shared = -(-length // chunk), heads // groups
-    x = delta[..., None] * x
-    # Steps of Δ = 0 at the end change no state.
+    # Steps of zeros at the end change no state.
     x, decay, B, C = (
         functional.pad(v, (0, 0) * (v.ndim - 2) + (0, n * chunk - length))
-        for v in (x, delta * A, B, C)
+        for v in (x, decay, B, C)
     )
     # (batch, chunks, groups, …, steps, …): what is multiplied stands last.
     x = x.reshape(batch, n, chunk, groups, shared, P).permute(0, 1, 3, 4, 2, 5)
