@@ -76,6 +76,9 @@ class Mamba3(SequenceMixer):
     B_bias: Tensor
     C_bias: Tensor
     D: Tensor
+    mimo_x: Tensor  # these three where the rank is above 1
+    mimo_z: Tensor
+    mimo_o: Tensor
 
     def __init__(
         self,
