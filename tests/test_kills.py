@@ -1,7 +1,6 @@
 """Killed at any moment, nothing that was finished is lost or done again, and it is said.
 
 Of the book's build ``test_build.py`` kills one whose second chapter waits; here moments are drawn.
-A single ``train`` keeps nothing: what an experiment has finished is its jobs.
 """
 
 import itertools
@@ -130,6 +129,79 @@ def test_a_killed_experiment_goes_on(tmp_path, how, kills):
         )
         assert row["loss"] == history.loss.tolist()
     assert not list(out.glob("*.new"))
+
+
+TRAINING = '''
+"""One run that keeps a checkpoint; it says each step that it does."""
+import sys, time, torch
+from torch import nn
+from linear_time.training import Config, seed_everything, train
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 300), nn.Dropout(0.5), nn.Linear(300, 1))
+    def forward(self, x):
+        return self.layers(x)
+
+def batches(generator):
+    while True:
+        yield torch.randn(8, 3, generator=generator)
+
+def loss(model, x):
+    time.sleep(float(sys.argv[3]))
+    print("step", flush=True)
+    return (model(x)[:, 0] - x[:, 0]).square()
+
+def run(path):
+    seed_everything(3)
+    model = Noisy()
+    config = Config(steps=60, lr=0.01, warmup=10, seed=3, progress=False)
+    history = train(model, batches, loss, config, checkpoint=path, every=1)
+    return {"loss": history.loss.tolist(), "weights": [p.tolist() for p in model.parameters()]}
+
+if __name__ == "__main__":
+    import json, pathlib
+    found = run(None if sys.argv[1] == "-" else sys.argv[1])
+    pathlib.Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf8")
+'''
+
+
+def test_a_training_run_killed_at_any_moment_goes_on(tmp_path):
+    """Three kills, while it trains or writes: no step that was written is done again, what is on
+    the disk is always whole, and the end is that of a run which nobody killed."""
+    script, path = tmp_path / "training.py", tmp_path / "kept" / "run"
+    script.write_text(TRAINING, encoding="utf8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    draw = random.Random(1)
+
+    def command(kept, out, pause=0.0):
+        return [sys.executable, str(script), str(kept), str(tmp_path / out), str(pause)]
+
+    done = 0
+    for kill in range(3):
+        log = tmp_path / f"log{kill}"
+        with log.open("w", encoding="utf8") as stream:
+            process = subprocess.Popen(
+                command(path, "out", 0.02), env=environment, stdout=stream, start_new_session=True
+            )
+        wanted, deadline = draw.randint(3, 12), time.monotonic() + 120
+        while len(log.read_text(encoding="utf8").split()) < wanted and time.monotonic() < deadline:
+            assert process.poll() is None, f"it ended before kill {kill}"
+            time.sleep(0.002)
+        time.sleep(0.03 * draw.random())
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kept = torch.load(path, weights_only=True)
+        now, steps = len(kept["history"][0]), len(log.read_text(encoding="utf8").split())
+        assert steps - 2 <= now - done <= steps, "a step that was written is done again, or lost"
+        done = now
+    last = subprocess.run(
+        command(path, "out"), env=environment, capture_output=True, text=True, check=True
+    )
+    assert len(last.stdout.split()) == 60 - done
+    subprocess.run(command("-", "whole"), env=environment, stdout=subprocess.DEVNULL, check=True)
+    assert (tmp_path / "out").read_text(encoding="utf8") == (tmp_path / "whole").read_text(encoding="utf8")
 
 
 def test_a_record_half_written_is_not_read(tmp_path):

@@ -1,6 +1,8 @@
 """The loop against one written out by hand, on two processes against one, and its errors."""
 
+import contextlib
 import copy
+import dataclasses
 import io
 import json
 import math
@@ -19,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 import train_two_processes as two
-from helpers import NoFloat64
+from helpers import Bomb, NoFloat64
 from linear_time.layer import Layer
 from linear_time.mamba import Mamba
 from linear_time.mixer import LanguageModel, Residual
@@ -36,8 +38,15 @@ def small_model(dropout=0.0):
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Dropout(dropout), nn.Linear(4, 2))
 
 
-def run(config, model=None, evaluate=None, batches=two.regression_batches, loss=two.squared_error):
-    return train(model or small_model(), batches, loss, config, evaluate)
+def run(
+    config,
+    model=None,
+    evaluate=None,
+    batches=two.regression_batches,
+    loss=two.squared_error,
+    **options,
+):
+    return train(model or small_model(), batches, loss, config, evaluate, **options)
 
 
 def weights(model):
@@ -361,6 +370,149 @@ def test_nothing_is_float64_on_the_models_device():
     assert history.metric.tolist() == [0.5] * 3 and history.loss.dtype == np.float64
 
 
+# A run that goes on
+
+
+class Noisy(nn.Module):
+    """Dropout, a buffer that counts, and noise from every generator: all must come back."""
+
+    def __init__(self):
+        super().__init__()
+        seed_everything(0)
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.3), nn.BatchNorm1d(4))
+        self.last = nn.Linear(4, 2)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        if self.training:
+            self.calls += 1
+        noise = random.random() + np.random.random()  # noqa: NPY002
+        return self.last(self.layers(x)) * (1 + 0.1 * noise)
+
+
+def drawing_batches(generator):
+    """Batches that draw from torch's own generator, too, when they are asked for."""
+    for x, y in two.regression_batches(generator):
+        torch.rand(3)
+        yield x, y
+
+
+LONG = Config(steps=9, lr=0.02, warmup=3, eval_every=2, seed=4)
+
+
+def noisy_run(path=None, every=2, stop=None, config=LONG, **options):
+    model = Noisy()
+    loss = two.squared_error if stop is None else two.stops_after(stop, two.squared_error)
+    history = None
+
+    def score(model):
+        return two.weight_norm(model) + random.random()
+
+    with contextlib.suppress(two.Stop):
+        history = train(model, drawing_batches, loss, config, score, path, every, **options)
+    return model, history
+
+
+def equal_states(one, other):
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+@pytest.mark.parametrize("stop", range(9))
+def test_a_run_that_goes_on_is_the_run(stop, tmp_path):
+    """After any step, to the last bit: weights, buffers, noise, schedule and metrics."""
+    whole, history = noisy_run()
+    after = (random.random(), torch.rand(2).tolist())
+    path = tmp_path / "deep" / "run.pt"
+    noisy_run(path, stop=stop)
+    assert path.exists() == (stop >= 2)
+    model, went_on = noisy_run(path)
+    assert (random.random(), torch.rand(2).tolist()) == after
+    assert equal_states(model, whole) and same(went_on, history)
+    assert model.calls == 9
+    assert [p.name for p in path.parent.iterdir()] == ["run.pt"]
+
+
+def test_steps_before_are_not_done_again(tmp_path):
+    path, done = tmp_path / "run", []
+
+    def counted(model, batch):
+        done.append(batch)
+        return two.squared_error(model, batch)
+
+    train(Noisy(), drawing_batches, counted, Config(steps=7), checkpoint=path, every=3)
+    assert len(done) == 7
+    before = path.read_bytes()
+    again = train(Noisy(), drawing_batches, counted, Config(steps=7), checkpoint=path, every=3)
+    assert len(done) == 7 and len(again.loss) == 7 and path.read_bytes() == before
+
+
+def test_a_finished_run_returns_at_once_and_leaves_the_mode(tmp_path):
+    target = Config(steps=9, eval_every=2, target=1.5, lower_is_better=True)
+    model = small_model()
+    first = train(
+        model, two.regression_batches, two.squared_error, target, lambda m: 1.0, tmp_path / "run"
+    )
+    assert first.reached_target and len(first.step) == 2
+    other = small_model().eval()
+    again = train(
+        other, two.regression_batches, two.squared_error, target, lambda m: 1.0, tmp_path / "run"
+    )
+    assert same(first, again) and equal_states(model, other) and not other.training
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"lr": 0.03}, r"\(lr: 0\.03\).*\(lr: 0\.02\)"), ({"steps": 8}, r"\(steps: 8\)"),
+     ({"seed": 5}, "seed: 5"), ({"beta2": 0.9}, "beta2: 0.9"), ({"clip": None}, "clip: None")],
+)  # fmt: skip
+def test_another_runs_checkpoint_is_refused(change, message, tmp_path):
+    path = tmp_path / "run"
+    noisy_run(path, stop=4)
+    kept = path.read_bytes()
+    with pytest.raises(ValueError, match=f"checkpoint: expected one of this run .*{message}"):
+        noisy_run(path, config=dataclasses.replace(LONG, **change))
+    assert path.read_bytes() == kept
+    noisy_run(path, config=dataclasses.replace(LONG, progress=False))  # the bar changes nothing
+
+
+def test_another_models_checkpoint_is_refused(tmp_path):
+    noisy_run(tmp_path / "run", stop=4)
+    model = Noisy()
+    with torch.no_grad():
+        model.last.bias[1] += 1e-6
+    before = weights(model)
+    with pytest.raises(ValueError, match=r"this run \(start of the model: "):
+        run(LONG, model, lambda m: 0.0, checkpoint=tmp_path / "run")
+    assert all(map(torch.equal, weights(model), before))
+
+
+@pytest.mark.parametrize("wrong", ["empty", "cut", "text", "pickle", "other", "folder"])
+def test_a_damaged_checkpoint_is_refused(wrong, tmp_path):
+    path = tmp_path / "run"
+    noisy_run(path, stop=4)
+    whole = path.read_bytes()
+    path.unlink()
+    if wrong == "folder":
+        path.mkdir()
+    elif wrong == "other":
+        torch.save({"model": {}}, path)
+    elif wrong == "pickle":
+        path.write_bytes(pickle.dumps(Bomb(tmp_path / "made")))
+    else:
+        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"abc"}[wrong])
+    with pytest.raises(ValueError, match="checkpoint: expected a file that train has written, got"):
+        noisy_run(path)
+    assert not (tmp_path / "made").exists()
+
+
+@bad_input
+def test_steps_between_checkpoints():
+    for every in (0, -1, 1.5, None):
+        with pytest.raises((TypeError, ValueError), match="every: expected"):
+            run(Config(steps=1), every=every)
+
+
 # Two processes
 
 
@@ -380,7 +532,7 @@ def one_and_two(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((folder / f"{rank}.json").read_text(encoding="utf8")) for rank in range(2)]
-    return two.measure(), ranks
+    return two.measure(folder / "one"), ranks
 
 
 @pytest.mark.parametrize("name", [name for name in two.CASES if name != "not finite"])

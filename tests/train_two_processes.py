@@ -5,6 +5,7 @@ case on two processes, and each writes what it measured to FOLDER/RANK.json. Imp
 cases in the process that calls ``measure``.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -121,6 +122,13 @@ CASES = {
         Config(steps=4, eval_every=2, target=1),
         of_rank,
     ),
+    "goes on": lambda: (
+        seeded(lambda: nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))),
+        regression_batches,
+        squared_error,
+        Config(steps=5, lr=0.1, warmup=2),
+        None,
+    ),
     "not finite": lambda: (
         seeded(WithUnused),
         poisoned_batches,
@@ -131,13 +139,34 @@ CASES = {
 }
 
 
-def measure():
+class Stop(Exception):
+    """In the place of a kill."""
+
+
+def stops_after(steps, loss):
+    done = []
+
+    def then(model, batch):
+        done.append(batch)
+        if len(done) > steps:
+            raise Stop
+        return loss(model, batch)
+
+    return then
+
+
+def measure(file):
     """What each case measured, as plain numbers: the history and the trained weights."""
     measured = {}
     for name, case in CASES.items():
         model, batches, loss, config, evaluate = case()
+        if name == "goes on":  # from its third step, after two that another run has done
+            stopped = case()[0]
+            with contextlib.suppress(Stop):
+                train(stopped, batches, stops_after(3, loss), config, evaluate, file, 1)
         try:
-            history = train(model, batches, loss, config, evaluate)
+            there = file if name == "goes on" else None
+            history = train(model, batches, loss, config, evaluate, there, 1)
         except FloatingPointError as error:
             measured[name] = {"error": str(error)}
             continue
@@ -152,5 +181,5 @@ def measure():
 
 
 if __name__ == "__main__":
-    result = measure()
+    result = measure(Path(sys.argv[1], "checkpoint"))
     Path(sys.argv[1], f"{os.environ['RANK']}.json").write_text(json.dumps(result), encoding="utf8")

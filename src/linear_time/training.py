@@ -7,11 +7,13 @@ of every batch, and loss and gradient are those of one process.
 """
 
 import atexit
+import hashlib
 import math
 import os
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,6 +145,8 @@ def train(
     loss: Callable[[nn.Module, Any], Tensor],
     config: Config,
     evaluate: Callable[[nn.Module], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: int = 100,
 ) -> History:
     """Train a model in place, on its device.
 
@@ -161,6 +165,13 @@ def train(
             ``ignore_index`` would make them terms of 0.
         config: the settings.
         evaluate: ``evaluate(model)`` gives a number, in eval mode.
+        checkpoint: a file for what the run needs to go on: the model's state
+            (its ``state_dict``), the optimizer's, the steps so far and the
+            random states. Where there is one of this run, the run goes on
+            from it, to the same last bit; from a finished one it returns at
+            once. The batches before are drawn again, and dropped.
+        every: so many steps apart it is written, and at the end. It takes
+            the place of the one before at once: a kill loses the steps since.
 
     Under ``torchrun`` (gloo on CPUs, NCCL on GPUs), dropout and batch
     normalisation differ from one process: each draws, or sees, its own rows.
@@ -168,14 +179,19 @@ def train(
     Raises:
         FloatingPointError: loss or gradient is not finite; the message names
             the step, and that update is not made.
-        TypeError, ValueError: an argument is not as above.
+        TypeError, ValueError: an argument is not as above, or the checkpoint
+            is damaged or another run's; the message says in what.
     """
+    _validate.count("every", every)
     if evaluate is None and (config.eval_every or config.target is not None):
         raise ValueError("evaluate: expected with eval_every or target")
     groups = parameter_groups(model, config.lr, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, config.beta2))
     rank, world, device = _join(model)
     seed_everything((config.seed + rank) % 2**32)
+    saved = None
+    if checkpoint is not None:
+        saved = _Checkpoint(checkpoint, model, optimizer, config, world)
     stream = iter(batches(torch.Generator().manual_seed(config.seed)))
     terms_of: nn.Module = _Terms(model, loss)
     if world > 1:
@@ -183,10 +199,18 @@ def train(
         terms_of = DistributedDataParallel(
             terms_of, find_unused_parameters=True
         )
-    rows, evaluated, reached = [], [], False
+    rows, evaluated, reached = saved.load() if saved else ([], [], False)
+    begin, last = len(rows), config.steps
+    if reached or begin == last:
+        return _history(rows, evaluated, reached)
+    for _ in range(begin):
+        next(stream, None)
+    if saved:
+        saved.wind(rank)  # the batches may have drawn, too
     was_training = model.training
     hidden = True if rank or not config.progress else None  # None: no terminal
-    for step in tqdm(range(1, config.steps + 1), disable=hidden):
+    steps = range(begin + 1, last + 1)
+    for step in tqdm(steps, disable=hidden, initial=begin, total=last):
         rate = learning_rate(step, config)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -215,13 +239,119 @@ def train(
             if config.target is not None:
                 sign = -1 if config.lower_is_better else 1
                 reached = sign * metric >= sign * config.target
+        if saved and (reached or step == last or step % every == 0):
+            saved.save(rank, (rows, evaluated, reached))
         if reached:
             break
     model.train(was_training)
+    return _history(rows, evaluated, reached)
+
+
+def _history(rows: list[Any], evaluated: list[Any], reached: bool) -> History:
     done, losses, rates, norms = np.array(rows, dtype=float).T
     at, metrics = np.array(evaluated, dtype=float).reshape(-1, 2).T
     done, at = done.astype(int), at.astype(int)
     return History(done, losses, rates, norms, at, metrics, reached)
+
+
+class _Checkpoint:
+    """The file from which a run goes on."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: Config,
+        world: int,
+    ) -> None:
+        self.path, self.world = Path(path), world
+        self.model, self.optimizer = model, optimizer
+        start = hashlib.sha256()
+        for name, tensor in model.state_dict().items():
+            what = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+            start.update(what.encode() + _bytes(tensor))
+        #: What must be equal for the run to be the same.
+        self.run = {
+            **{k: str(v) for k, v in asdict(config).items()},
+            "processes": str(world),
+            "start of the model": start.hexdigest()[:16],
+        }
+        del self.run["progress"]
+        self.random: list[Any] = []
+
+    def load(self) -> tuple[list[Any], list[Any], bool]:
+        """The steps and metrics so far; model and optimizer are set."""
+        if not self.path.exists():
+            return [], [], False
+        try:
+            read = torch.load(self.path, map_location="cpu", weights_only=True)
+            run, history = read["run"], read["history"]
+            rows, evaluated, reached = history
+            states, model, slots = read["random"], read["model"], read["slots"]
+        except Exception as error:  # torch raises what the bytes lead it to
+            raise ValueError(
+                "checkpoint: expected a file that train has written, got "
+                f"{self.path}, which cannot be read ({type(error).__name__})"
+            ) from error
+        for name, value in self.run.items():
+            if run.get(name) != value:
+                raise ValueError(
+                    f"checkpoint: expected one of this run ({name}: {value}), "
+                    f"got {self.path}, of another ({name}: {run.get(name)})"
+                )
+        self.model.load_state_dict(model)
+        self.optimizer.load_state_dict(slots)
+        self.random = states
+        return list(rows), list(evaluated), reached
+
+    def wind(self, rank: int) -> None:
+        """Set the random states of this process."""
+        if self.random:
+            _set_random(self.random[rank])
+
+    def save(self, rank: int, history: tuple[Any, ...]) -> None:
+        states = [_random()]
+        if self.world > 1:
+            states *= self.world
+            distributed.all_gather_object(states, states[rank])
+        if rank:
+            return
+        content = {"run": self.run, "history": history, "random": states}
+        content["model"] = self.model.state_dict()
+        content["slots"] = self.optimizer.state_dict()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(self.path.name + ".new")
+        with unfinished.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self.path)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def _random() -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's generators."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    states: dict[str, Any] = {"python": random.getstate()}
+    states["numpy"] = (kind, np.asarray(keys).tolist(), *rest)
+    states["torch"] = torch.get_rng_state()
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_random(states: dict[str, Any]) -> None:
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    np.random.set_state(tuple(states["numpy"]))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 class _Terms(nn.Module):

@@ -482,4 +482,59 @@ MUTANTS = [
         "self.exact = frozenset()",
         "the bias of Δ is rounded to half precision",
     ),
+    # a run that goes on
+    (
+        TRAINING,
+        "    if saved:\n        saved.wind(rank)",
+        "    if saved and False:\n        saved.wind(rank)",
+        "a run that goes on draws other numbers",
+    ),
+    (
+        TRAINING,
+        "    np.random.set_state(tuple(states[\"numpy\"]))  # noqa: NPY002\n",
+        "",
+        "NumPy's numbers begin anew where a run goes on",
+    ),
+    (
+        TRAINING,
+        "    random.setstate((version, tuple(keys), gauss))\n",
+        "",
+        "Python's numbers begin anew where a run goes on",
+    ),
+    (
+        TRAINING,
+        "        self.optimizer.load_state_dict(slots)\n",
+        "",
+        "the optimizer's means begin anew where a run goes on",
+    ),
+    (
+        TRAINING,
+        "    for _ in range(begin):\n        next(stream, None)\n",
+        "",
+        "a run that goes on sees its first batches again",
+    ),
+    (
+        TRAINING,
+        "            start.update(what.encode() + _bytes(tensor))",
+        "            start.update(what.encode())",
+        "the checkpoint of another start is taken",
+    ),
+    (
+        TRAINING,
+        "        unfinished = self.path.with_name(self.path.name + \".new\")",
+        "        unfinished = self.path",
+        "a kill while it is written leaves half a checkpoint",
+    ),
+    (
+        TRAINING,
+        "if saved and (reached or step == last or step % every == 0):",
+        "if saved and (step == last or step % every == 0):",
+        "a run that has reached its target is not kept as finished",
+    ),
+    (
+        TRAINING,
+        "            raise ValueError(\n                \"checkpoint: expected a file that train has",
+        "            return [], [], False\n            raise ValueError(\n                \"checkpoint: expected a file that train has",
+        "a damaged checkpoint is silently begun anew",
+    ),
 ]
