@@ -8,6 +8,7 @@ import copy
 import inspect
 import json
 import math
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -242,6 +243,80 @@ def test_the_jobs_of_a_script(small, monkeypatch, tmp_path, name):
     if steps:
         for job in jobs("--steps", "13", *more):
             assert "lr" not in job or (job["steps"] == 13 and job not in plain)
+
+
+# --- the record is of the script -----------------------------------------------------------------
+
+#: There was not the time for all: README.md of the experiments says what is there.
+UNFINISHED = ("paper_copying", "paper_recall")
+RECORDED = [
+    record
+    for path in sorted((ROOT / "src" / "linear_time" / "recorded").glob("*.json"))
+    for record in [records.read(path.stem)]
+    if record.command.startswith("python experiments/")
+]
+
+
+@pytest.mark.parametrize("record", RECORDED, ids=lambda record: record.name)
+def test_the_script_as_it_stands_asks_for_what_was_recorded(monkeypatch, record):
+    """The recorded command, given again, finds all its jobs done, by the settings of today."""
+    _, path, *arguments = record.command.split()
+    name = Path(path).stem
+    script, read = experiment(name), records.read
+    asked: list[dict] = []
+
+    def begun(runner, jobs):
+        """What ``together`` and a call begin with; here nothing may be left to run."""
+        before = runner.before()
+        assert runner.name == record.name
+        now, then = (
+            json.loads(json.dumps(dict(settings), default=list))
+            for settings in (runner.settings, record.settings)
+        )
+        # Of two pixels that are equally near, rounding says which is the nearest.
+        now.update({k: pytest.approx(v, rel=0.01) for k, v in now.items() if k == "baselines"})
+        assert now == then
+        plain = [json.loads(json.dumps(job)) for job in jobs]
+        known = [json.loads(json.dumps(row, default=list)) for row in before]
+        missing = [job for job in plain if not any(job.items() <= row.items() for row in known)]
+        if record.name not in UNFINISHED:
+            assert not missing, f"{len(missing)} of {len(jobs)} are not recorded: {missing[:2]}"
+        asked.extend(plain)
+        return before, []
+
+    monkeypatch.setattr(script.runs.Runner, "_begun", begun)
+    monkeypatch.setattr(script.runs.multiprocessing, "get_context", lambda _: NoPool)
+    monkeypatch.setattr("sys.argv", [path, *arguments])
+    script.main()
+    checks(values=True)
+    wanted = {json.dumps(job, sort_keys=True) for job in asked}
+    assert len(wanted) >= 3
+    if record.name in UNFINISHED:  # then all that is recorded was asked for
+        for row in json.loads(json.dumps(list(record), default=list)):
+            assert any(job.items() <= row.items() for job in asked), row
+    assert read(record.name).rows == record.rows
+
+
+class NoPool:
+    """In the place of processes: nothing may be asked of it."""
+
+    def Pool(self=None, workers=None):
+        return NoPool()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def imap_unordered(self, work, tasks):
+        assert not tasks
+        return tasks
+
+    def close(self):
+        pass
+
+    join = close
 
 
 # --- what is trained on, and how -----------------------------------------------------------------

@@ -201,7 +201,9 @@ def test_a_training_run_killed_at_any_moment_goes_on(tmp_path):
     )
     assert len(last.stdout.split()) == 60 - done
     subprocess.run(command("-", "whole"), env=environment, stdout=subprocess.DEVNULL, check=True)
-    assert (tmp_path / "out").read_text(encoding="utf8") == (tmp_path / "whole").read_text(encoding="utf8")
+    assert (tmp_path / "out").read_text(encoding="utf8") == (tmp_path / "whole").read_text(
+        encoding="utf8"
+    )
 
 
 def test_a_record_half_written_is_not_read(tmp_path):

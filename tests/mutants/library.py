@@ -491,7 +491,7 @@ MUTANTS = [
     ),
     (
         TRAINING,
-        "    np.random.set_state(tuple(states[\"numpy\"]))  # noqa: NPY002\n",
+        '    np.random.set_state(tuple(states["numpy"]))  # noqa: NPY002\n',
         "",
         "NumPy's numbers begin anew where a run goes on",
     ),
@@ -521,7 +521,7 @@ MUTANTS = [
     ),
     (
         TRAINING,
-        "        unfinished = self.path.with_name(self.path.name + \".new\")",
+        '        unfinished = self.path.with_name(self.path.name + ".new")',
         "        unfinished = self.path",
         "a kill while it is written leaves half a checkpoint",
     ),
@@ -533,8 +533,8 @@ MUTANTS = [
     ),
     (
         TRAINING,
-        "            raise ValueError(\n                \"checkpoint: expected a file that train has",
-        "            return [], [], False\n            raise ValueError(\n                \"checkpoint: expected a file that train has",
+        '            raise ValueError(\n                "checkpoint: expected a file that train has',
+        '            return [], [], False\n            raise ValueError(\n                "checkpoint: expected a file that train has',
         "a damaged checkpoint is silently begun anew",
     ),
 ]
