@@ -95,8 +95,9 @@ mutants: venv  ## change the code in one place, many times, and see whether the 
 	  $(if $(CHANGED),--changed $(CHANGED)) $(if $(SECONDS_OF_A_ROUND),--seconds $(SECONDS_OF_A_ROUND)) $(if $(AGAIN),--again)
 	@$(BIN)/python tests/mutate.py report
 
+# TESTS="tests/test_scan.py tests/test_training.py": these files only, in minutes.
 everywhere: venv  ## unit tests twice, on one and two threads, with old instruction sets and on other Pythons
-	@$(BIN)/python tests/everywhere.py
+	@$(BIN)/python tests/everywhere.py $(if $(TESTS),--tests $(TESTS))
 
 notebooks: venv  ## execute and normalise every chapter in place
 	@$(BIN)/python book/notebooks.py run

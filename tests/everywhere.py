@@ -1,12 +1,14 @@
 """The unit tests again and again: twice, on two threads, with old instruction sets, other Pythons.
 
-    python tests/everywhere.py [SETTING ...]
+    python tests/everywhere.py [SETTING ...] [--tests FILE ...]
 
 Every setting must give what the first gives: each test the same outcome. A Python that is not
-installed, or lacks what the tests import, is named and left out. An hour on two cores; ``make
-unit`` runs the first setting alone, and ``test_same.py`` compares numbers.
+installed, or lacks what the tests import, is named and left out: the workflow ``wheel.yml`` stands
+for it. An hour on two cores, or as long as the named files of tests take; ``make unit`` runs the
+first setting alone, and ``test_same.py`` compares numbers.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -43,11 +45,13 @@ def usable(python: str) -> str:
     return done.stderr.strip().splitlines()[-1] if done.returncode else ""
 
 
-def outcomes(python: str, changes: dict[str, str], ignored: tuple[str, ...]) -> dict[str, str]:
+def outcomes(
+    python: str, changes: dict[str, str], ignored: tuple[str, ...], files: list[str]
+) -> dict[str, str]:
     """Of every test: passed, failed or skipped."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [python, "-m", "pytest", str(ROOT / "tests"), "-q", f"--junitxml={report}"]
+        command = [python, "-m", "pytest", *files, "-q", f"--junitxml={report}"]
         command += [f"--ignore={ROOT}/tests/test_{name}.py" for name in ignored]
         command += ["-n", str(os.cpu_count() or 1), "--dist", "loadfile", "-p", "no:cacheprovider"]
         environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), **changes}
@@ -61,7 +65,11 @@ def outcomes(python: str, changes: dict[str, str], ignored: tuple[str, ...]) -> 
 
 
 def main() -> int:
-    asked = sys.argv[1:] or [*SETTINGS, *PYTHONS]
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("settings", nargs="*", default=[*SETTINGS, *PYTHONS])
+    parser.add_argument("--tests", nargs="+", default=[str(ROOT / "tests")], help="files of tests")
+    options = parser.parse_args()
+    asked = options.settings
     first: dict[str, str] = {}
     wrong = False
     for name in asked:
@@ -74,7 +82,7 @@ def main() -> int:
                 continue
             python, ignored = name, BOOK
         print(f"== {name}", flush=True)
-        found = outcomes(python, changes, ignored)
+        found = outcomes(python, changes, ignored, options.tests)
         failed = sorted(test for test, outcome in found.items() if outcome == "failed")
         first = first or found
         differ = sorted(t for t in found.keys() & first.keys() if found[t] != first[t])

@@ -506,6 +506,23 @@ def test_a_damaged_checkpoint_is_refused(wrong, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+def test_what_is_half_written_is_not_the_checkpoint(tmp_path, monkeypatch):
+    """The one before stands until the next is whole."""
+    path = tmp_path / "run"
+    noisy_run(path, stop=4)
+    kept = path.read_bytes()
+
+    def half(content, file):
+        file.write(kept[: len(kept) // 2])
+        raise two.Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half)
+        noisy_run(path)
+    assert path.read_bytes() == kept
+    assert same(noisy_run(path)[1], noisy_run()[1])
+
+
 @bad_input
 def test_steps_between_checkpoints():
     for every in (0, -1, 1.5, None):
@@ -676,6 +693,12 @@ def test_decay_and_rate_outlive_copies_and_casts(layer, change):
     before = groups_of(model)
     assert {decay for _, decay in before.values()} == {0.0, 0.5}
     assert groups_of(change(model)) == before
+
+
+def test_a_frozen_parameter_leaves_its_module_s_others():
+    model = nn.Linear(3, 2)
+    model.weight.requires_grad_(False)
+    assert [g["params"] for g in parameter_groups(model, 0.1, 0.1)] == [[model.bias]]
 
 
 def test_a_shared_parameter_is_in_one_group():
