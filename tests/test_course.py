@@ -5,6 +5,7 @@ import pydoc
 import re
 import shutil
 from io import StringIO
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -334,3 +335,12 @@ def test_a_chapter_with_a_deck_links_to_it(site):
 def test_a_week_that_does_not_hold_fails_the_build(site, before, after, says):
     _, said = built(site, PAGE.replace(before, after))
     assert says in said
+
+
+@pytest.mark.parametrize(
+    ("difficulty", "minutes", "points"),
+    [(1, 1, 1), (1, 10, 1), (1, 11, 2), (2, 25, 6), (3, 40, 12)],
+)
+def test_points_are_the_difficulty_for_every_ten_minutes_begun(difficulty, minutes, points):
+    made = SimpleNamespace(difficulty=difficulty, minutes=minutes)
+    assert course.points(made) == points

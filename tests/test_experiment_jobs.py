@@ -396,6 +396,12 @@ ALL, NOTHING = range(4000), range(0)
 PARTS = {"train": range(3600), "validation": range(3600, 3800), "test": range(3800, 4000)}
 
 
+def test_a_twentieth_of_the_updates_warms_up(small, monkeypatch):
+    job = {**JOBS["perceiver_ar"][0], "steps": 400}
+    config = caught(small("perceiver_ar"), monkeypatch, job).config
+    assert config.steps >= 400 and config.warmup == config.steps // 20 + 1
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_bits_are_of_the_next_character(small, part):
     """Who knows the next one needs 0 bits; who repeats what was read needs all."""

@@ -42,6 +42,13 @@ def test_a_stopped_record_is_resumed(runs, tmp_path):
     assert len(record.machines) == 1 and record.command.startswith("python experiments/")
 
 
+def test_every_tenth_run_and_the_last_are_told(runs, tmp_path, capsys):
+    options = runs.parser("", [0]).parse_args(["--out", str(tmp_path)])
+    runs.Runner("some", dict, {}, options)([{"seed": seed} for seed in range(12)], 1)
+    told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["12", "10/12", "12/12"]
+
+
 def test_another_machine_stays_beside_the_first(runs, tmp_path, monkeypatch):
     options = runs.parser("", [0]).parse_args(["--out", str(tmp_path)])
     run_all = runs.Runner("some", dict, {}, options)
