@@ -874,8 +874,8 @@ the tests of its module that call the changed function, then by the contract's, 
 longer than 12 seconds; browsers, GPUs, the built site, other processes and the notebooks are not
 asked, so the shares are lower bounds. What cannot be told from the code as it is counts as alive.
 The rounds had what two busy cores left over: a file that is not in the table has not been asked
-yet, and the same command goes on. Four a file were drawn by seed 0, on Python 3.11 alone: the machine
-has no other, and the workflow `wheel.yml` stands for 3.12 and 3.13.
+yet, and the same command goes on. Four a file were drawn by seed 0, on Python 3.11 alone: the
+machine has no other, and the workflow `wheel.yml` stands for 3.12 and 3.13.
 
 On 26 November 2026, of the 49 mutants of the checks that had lived, 18 were asked again after
 `test_verdicts.py` was written, and 11 of them died; 31 were not, nor were the hundred of
