@@ -9,8 +9,8 @@ is what `linear_time.pictures.home.paths_drawing` draws. Beside a tall figure st
 equation that is too wide for that gets `@eq-07-dhen across`. What follows a prediction, which is a
 quotation, appears with the next key. `Note:` begins what only the speaker sees.
 
-reveal.js comes from the wheel of sphinx-revealjs; it, MathJax and all pictures are served from the
-site itself.
+reveal.js comes from the wheel of sphinx-revealjs; it and all pictures are served from the site
+itself.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "book"))
+from mathematics import mathml  # noqa: E402
+
 DECKS = ROOT / "book" / "slides"
 REVEAL = (
     "dist/reset.css",
@@ -45,22 +48,6 @@ OWN = re.compile(r"^@(eq|fig|drawing)-([\w.-]+?)( across)?$", re.MULTILINE)
 # A picture at least so many times as wide as high stands below the words, any other beside them:
 # a plot is drawn for a page's width, a drawing for a telephone's, and its letters should be large.
 WIDE = {"img": 1.35, "svg": 4}
-
-
-def mathematics(tex: str, display: bool) -> str:
-    """TeX as the pages hold it, within a box of class `math`: MathJax draws it in the browser."""
-    tex = html.escape(tex.strip(), quote=False)
-    return f"\\[{tex}\\]" if display else f"\\({tex}\\)"
-
-
-def mathematics_head(page: BeautifulSoup) -> str:
-    """The scripts that draw the mathematics of a page, as the page itself has them."""
-    scripts = [
-        tag
-        for tag in page.find_all("script")
-        if "mathjax" in (tag.get("src") or "") or "window.MathJax" in (tag.string or "")
-    ]
-    return "\n".join(map(str, scripts))
 
 
 def reveal() -> Path:
@@ -101,7 +88,7 @@ class Deck:
             .enable("table")
             .use(
                 dollarmath_plugin,
-                renderer=lambda tex, options: mathematics(tex, options["display_mode"]),
+                renderer=lambda tex, options: mathml(tex, options["display_mode"]),
             )
         )
 
@@ -121,9 +108,10 @@ class Deck:
         box = copy(self.find(f"equation-eq-{name}"))
         number = box.select_one(".eqno")
         shown = number.extract().get_text().strip().rstrip("#") if number else ""
-        inside = box.decode_contents()
+        equation = box.select_one(".equation")
+        drawn = equation.decode_contents().strip() if equation else ""
         link = f'<a class="number" href="{self.address}#equation-eq-{name}">{shown}</a>'
-        return f'<div class="equation"><div class="math">{inside.strip()}</div>{link}</div>'
+        return f'<div class="equation"><div class="math">{drawn}</div>{link}</div>'
 
     def figure(self, name: str) -> str:
         """What the chapter's figure shows, its number as a link to it, and whether it is wide."""
@@ -178,7 +166,7 @@ class Deck:
         body = re.sub(r"<p>@(\d+)@</p>", lambda found: parts[int(found[1])], body)
         # No line breaks between mathematics and the comma after it.
         body = re.sub(
-            r'(<span class="math inline">[^<]*</span>[,.;:!?)]+)',
+            r'(<span class="math inline"><math>(?:(?!</math>).)*</math></span>[,.;:!?)]+)',
             r'<span class="unbroken">\1</span>',
             body,
         )
@@ -216,7 +204,7 @@ class Deck:
 <link rel="stylesheet" href="reveal/reset.css">
 <link rel="stylesheet" href="reveal/reveal.css">
 <link rel="stylesheet" href="slides.css">
-{mathematics_head(self.page)}
+<link rel="preload" as="font" type="font/woff2" crossorigin href="../_static/math.woff2">
 </head>
 <body>
 <div class="reveal"><div class="slides">

@@ -43,9 +43,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the house (configuration, extension, build) with a book of two short chapters."""
     root = tmp_path_factory.mktemp("book")
     shutil.copy(ROOT / "_config.yml", root)
-    for folder in ("_ext", "_static", "_templates"):
+    for folder in ("_ext", "_static", "_templates", "math"):
         shutil.copytree(ROOT / "book" / folder, root / "book" / folder)
-    for name in ("build.py", "course.py"):
+    for name in ("build.py", "course.py", "mathematics.py"):
         shutil.copy(ROOT / "book" / name, root / "book")
     (root / "requirements.txt").write_text("torch==2.13.0\n", encoding="utf8")
     (root / "book" / "references.bib").write_text("", encoding="utf8")

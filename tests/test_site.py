@@ -37,12 +37,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
-# What every page is asked once its equations are drawn. Code is left out: it may show markup.
+# What every page is asked once its fonts are there. Code is left out: it may show markup.
 INSPECT = r"""
 () => {
   const article = document.querySelector('article.bd-article') || document.body;
   const prose = article.cloneNode(true);
-  prose.querySelectorAll('pre, code, script, style, mjx-container, .headerlink')
+  prose.querySelectorAll('pre, code, script, style, math, .headerlink')
     .forEach(e => e.remove());
   const text = prose.textContent;
   const raw = [/\\[\(\)\[\]]/, /\$\$/, /\$[\\\w][^$\n]{0,60}\$/,
@@ -67,8 +67,8 @@ INSPECT = r"""
     raw, wide: wide.slice(0, 3).map(e => e.outerHTML.slice(0, 120)),
     overflow: page.scrollWidth - page.clientWidth,
     equations: article.querySelectorAll('.math').length,
-    drawn: article.querySelectorAll('.math mjx-container').length,
-    broken: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')]
+    drawn: article.querySelectorAll('.math math').length,
+    broken: [...document.querySelectorAll('.math > code, .math merror')]
       .map(e => e.textContent.slice(0, 80)),
     alts: [...images].map(e => [e.alt, name(e)])
       .filter(([alt]) => !/\S\s+\S/.test(alt) || /\.(png|jpe?g|svg|gif)$/i.test(alt)),
@@ -107,13 +107,8 @@ def page(chromium: Browser) -> Iterator[Page]:
 
 
 def settle(page: Page) -> None:
-    """Wait until MathJax, where a page has it, has drawn every equation."""
-    page.wait_for_function(
-        "() => !document.querySelector('script[src*=mathjax]') || window.MathJax?.startup?.promise"
-    )
-    page.evaluate(
-        "() => window.MathJax?.startup?.promise?.then(() => document.fonts.ready).then(() => null)"
-    )
+    """Wait until the fonts are there."""
+    page.evaluate("() => document.fonts.ready.then(() => null)")
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-import shutil
 import zlib
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,10 +15,6 @@ from jupyter_cache import get_cache
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
-from sphinx.util.fileutil import copy_asset_file
-
-# What MathJax loads on a page of this book, of the 24 MB that its package holds.
-MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts")
 
 
 def site_address(app: Sphinx, config: Config) -> None:
@@ -31,7 +25,6 @@ def site_address(app: Sphinx, config: Config) -> None:
         )
         config.html_baseurl = f"https://{owner}.github.io/{name}/"
     config.ogp_site_url = config.html_baseurl
-    config.mathjax_path = "mathjax/tex-chtml.js"
 
 
 def outdated_chapters(
@@ -92,7 +85,7 @@ def write_all_after_reading(app: Sphinx, env: BuildEnvironment) -> list[str]:
 def mend_page(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Mend what the theme and MathJax leave on a page.
+    """Mend what the theme leaves on a page.
 
     Thebe, which the book does not use, is declared twice on every page and names another host.
     Inline mathematics stays on one line with the punctuation after it, and a long name in code
@@ -112,10 +105,11 @@ def mend_page(
     if pagename.startswith("chapters/"):
         tests = f"{app.config.html_theme_options['repository_url']}/blob/main/tests"
         context["body"] = name_tests_by_file(context["body"], tests)
-    # MathJax makes a box of inline mathematics, and a line may break between it and a comma.
+    # Inline mathematics is a box, and a line may break between it and a comma.
     context["body"] = re.sub(
-        r"\(?<span class=\"math notranslate nohighlight\">([^<]*)</span>[,.;:!?)’]+",
-        lambda found: f'<span class="unbroken{" short" * (len(found[1]) < 24)}">{found[0]}</span>',
+        r"\(?<span class=\"math notranslate nohighlight\">"
+        r"(<math>(?:(?!</math>).)*</math>)</span>[,.;:!?)’]+",
+        lambda found: f'<span class="unbroken{" short" * is_short(found[1])}">{found[0]}</span>',
         context["body"],
     )
     context["body"] = re.sub(
@@ -123,6 +117,11 @@ def mend_page(
         lambda name: re.sub(r"(?<=::|\w_|\w/)(?=\w)", "<wbr/>", name[0]),
         context["body"],
     )
+
+
+def is_short(equation: str) -> bool:
+    """Whether an inline equation fits a telephone's line."""
+    return len(re.sub(r"<annotation.*?</annotation>|<[^>]*>", "", equation)) < 16
 
 
 def name_tests_by_file(body: str, tests: str) -> str:
@@ -165,21 +164,6 @@ def mend_docstring(
     lines[:] = mended
 
 
-def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
-    """Serve MathJax from the site itself."""
-    spec = find_spec("sphinx-mathjax-offline")
-    if error or app.builder.format != "html" or spec is None or spec.origin is None:
-        return
-    source = Path(spec.origin).parent / "static" / "mathjax"
-    target = Path(app.outdir) / "_static" / "mathjax"
-    for name in MATHJAX:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-        else:
-            target.mkdir(parents=True, exist_ok=True)
-            copy_asset_file(str(source / name), str(target))
-
-
 def remove_old_pages(app: Sphinx, error: Exception | None) -> None:
     """A chapter that was renamed or taken out of the contents leaves the site too.
 
@@ -204,7 +188,6 @@ def setup(app: Sphinx) -> dict[str, bool | int]:
     app.connect("env-get-updated", write_all_after_reading)
     app.connect("html-page-context", mend_page, priority=900)
     app.connect("autodoc-process-docstring", mend_docstring, priority=400)  # before napoleon
-    app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", remove_old_pages)
     version = zlib.crc32(Path(__file__).read_bytes())  # a change here reads every page again
     return {"env_version": version, "parallel_read_safe": True, "parallel_write_safe": True}

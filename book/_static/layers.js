@@ -62,6 +62,5 @@
   addEventListener("hashchange", jump);
   addEventListener("beforeprint", () => document.querySelectorAll("details.lt-fold")
     .forEach((fold) => { fold.open = true; }));
-  if (location.hash) addEventListener("load", () =>
-    (window.MathJax?.startup?.promise ?? Promise.resolve()).then(jump));
+  if (location.hash) addEventListener("load", jump);
 })();
