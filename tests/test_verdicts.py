@@ -2,8 +2,9 @@
 
     python tests/test_verdicts.py [--new]
 
-writes ``verdicts.json`` anew, or what is new alone; it is looked through and committed. By a seed a check always gives
-the same cases: a grader who asks again, or another version, must not give other marks. So the file
+writes ``verdicts.json`` anew, or what is new alone; it is looked through and committed. By a seed a
+check always gives the same cases: a grader who asks again, or another version, must not give other
+marks. So the file
 keeps for every exercise how often the right answer is called by the seed of practice, a number of
 all that it is given (of a lab: of what the implementations return), and whether another seed gives
 others; and of answers that are right but for a factor, the largest error that is accepted, in
