@@ -879,7 +879,7 @@ machine has no other, and the workflow `wheel.yml` stands for 3.12 and 3.13.
 
 On 26 November 2026, of the 49 mutants of the checks that had lived, 18 were asked again after
 `test_verdicts.py` was written, and 11 of them died; 31 were not, nor were the hundred of
-`mutants/checks.py`. The tools' were asked before `mutate.py` named the tests of `book/_ext`. The
+`mutants/checks.py`. The
 goals (library 92 %, the others 85 %) are not reached.
 """
 
