@@ -84,6 +84,7 @@ CHAPTERS = {
     "18": "mamba",
     "19": "tasks",
     "20": "duality",
+    "21": "recurrences",
 }
 
 Check = Callable[..., None]

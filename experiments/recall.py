@@ -1,0 +1,486 @@
+"""Chapter 21: associative recall by the members of one family, at equal numbers of state.
+
+``once``   n pairs of a key and a value, each written once, then asked for (MQAR);
+``twice``  each key is written a second time with another value, and the last value is asked for.
+
+Attention apart, every model keeps a state of 2,048 numbers a layer: two heads of 32 × 32, or in
+Mamba and Mamba-2 128 channels of 16. What is compared in the models of one block, ``Member``, is
+the recurrence alone: the same projections, convolution of four taps, norm by head, gate and map
+out around S_t = S_{t−1} A_t + w_t v_t k_tᵀ. Attention, Mamba and Mamba-2 have their own blocks;
+"Mamba-3, no taps" is Mamba-3's recurrence in the block without its convolution.
+
+Every model has the same width, number of blocks, updates and batches, and three seeds at each
+learning rate of the same list. The rate is chosen by the loss on validation sequences; where the
+best is an end of the list, the rate beyond is run. A run that is stopped is resumed by the same
+command; with ``--seconds`` it stops by itself.
+"""
+
+import functools
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import paper_tables
+import runs
+import side_by_side
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from linear_time.mamba import Mamba, delta_bias
+from linear_time.mamba2 import Mamba2
+from linear_time.mixer import LanguageModel, Residual, SequenceMixer
+from linear_time.records import Record
+from linear_time.tasks import associative_recall
+from linear_time.training import seed_everything
+
+SEEDS = (0, 1, 2)
+WIDTH, N_LAYER, HEADS, N_STATE = 64, 2, 2, 2048
+WARMUP, TARGET = 100, 0.99
+VALIDATION, TEST = 10**6, 10**6 + 1  # seeds of what no model is trained on
+
+
+class Task(NamedTuple):
+    """What is written, and how long a sequence is."""
+
+    length: int
+    n_pairs: int  # writes
+    twice: bool  # half of them write again what the others wrote
+
+
+class Size(NamedTuple):
+    """How large the comparison is."""
+
+    tasks: dict[str, Task]
+    vocab_size: int
+    batch: int
+    steps: int
+    evaluated: int
+
+
+SIZES = {
+    "full": Size(
+        {
+            "once, 16": Task(128, 16, False),
+            "once, 64": Task(256, 64, False),
+            "twice, 32": Task(128, 32, True),
+        },
+        *(1024, 64, 3000, 1024),
+    ),
+    "small": Size({"twice, 4": Task(32, 4, True)}, *(32, 4, 20, 16)),
+}
+RATES, MORE_RATES = (1e-3, 3e-3, 1e-2), (3e-4, 3e-2)
+
+
+# --- the recurrence, a chunk at a time ------------------------------------------------------------
+
+
+def inverse(L: Tensor) -> Tensor:
+    """The inverse of I + L, L (…, C, C) strictly lower triangular: blocks of 1, 2, 4, …
+
+    [[P, 0], [R, Q]]⁻¹ = [[P⁻¹, 0], [−Q⁻¹ R P⁻¹, Q⁻¹]]: matrix products alone, which graphs record.
+    """
+    C = L.shape[-1]
+    X = torch.eye(C, dtype=L.dtype, device=L.device).expand(L.shape)
+    for m in (2**i for i in range((C - 1).bit_length())):
+        # The rows of the lower halves, the columns of the upper halves of blocks of 2 m.
+        at = torch.arange(C, device=L.device) // m
+        inside = (at[:, None] == at + 1) & (at[:, None] % 2 == 1)
+        X = X - X @ torch.where(inside, L, 0) @ X
+    return X
+
+
+def pairs(left: Tensor, right: Tensor, decay: Tensor) -> Tensor:
+    """Σ_i left_ti right_si decay_tsi; the decay (…, C, C, dk), or (…, C, C, 1) for all i."""
+    if decay.shape[-1] == 1:
+        return left @ right.mT * decay[..., 0]
+    return torch.einsum("...ti,...si,...tsi->...ts", left, right, decay)
+
+
+def recurrence(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor | None = None,
+    bonus: Tensor | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """y_t = S_t q_t of S_t = S_{t−1} diag(e^{g_t}) (I − β_t k_t k_tᵀ) + β_t v_t k_tᵀ.
+
+    Without β: nothing is erased, and the write has weight 1. With a bonus u the read comes before
+    the write: y_t = (S_{t−1} + v_t (u ⊙ k_t)ᵀ) q_t.
+
+    q, k, v, g: (batch, heads, length, width), g of width 1 or dk; β (batch, heads, length).
+    """
+    length, by_channel = q.shape[2], g.shape[-1] > 1
+    chunk = min(chunk or (16 if by_channel else 32), length)  # pairs of channels are large
+    parts = [functional.pad(x, (0, 0, 0, -length % chunk)) for x in (q, k, v, g)]
+    q, k, v, g = (x.unflatten(2, (-1, chunk)) for x in parts)  # (batch, heads, n, C, width)
+    c = g.cumsum(-2)
+    at = torch.arange(chunk, device=q.device)
+    below = (at[:, None] > at)[..., None]
+    upto = (at[:, None] >= at)[..., None]
+    between = c[..., :, None, :] - c[..., None, :, :]
+    decay = between.masked_fill(~upto, -math.inf).exp()
+    since, rest = c.exp(), (c[..., -1:, :] - c).exp()
+    if bonus is None:
+        scores, read = pairs(q, k, decay), q * since
+    else:
+        before = (between - g[..., :, None, :]).masked_fill(~below, -math.inf).exp()
+        own = (q * bonus * k).sum(-1)
+        scores, read = pairs(q, k, before) + torch.diag_embed(own), q * (c - g).exp()
+    if beta is None:
+        new, erased = v, None
+    else:
+        b = functional.pad(beta, (0, -length % chunk)).unflatten(2, (-1, chunk))[..., None]
+        solve = inverse(b * pairs(k, k, decay.where(below, 0)))
+        new, erased = solve @ (b * v), solve @ (b * (k * since))
+    S = q.new_zeros(*q.shape[:2], v.shape[-1], k.shape[-1])
+    y = []
+    for n in range(q.shape[2]):
+        written = new[:, :, n] if erased is None else new[:, :, n] - erased[:, :, n] @ S.mT
+        y.append(read[:, :, n] @ S.mT + scores[:, :, n] @ written)
+        S = S * since[:, :, n, -1:] + written.mT @ (k * rest)[:, :, n]
+    return torch.cat(y, 2)[:, :, :length]
+
+
+def rwkv7(q: Tensor, k: Tensor, v: Tensor, g: Tensor, kappa: Tensor, a: Tensor) -> Tensor:
+    """y_t = S_t q_t of S_t = S_{t−1} (diag(e^{g_t}) − κ_t (a_t ⊙ κ_t)ᵀ) + v_t k_tᵀ.
+
+    It erases from the state that has not decayed.
+    """
+    chunk, length = min(16, q.shape[2]), q.shape[2]
+    every = (q, k, v, g, kappa, a * kappa)
+    padded = [functional.pad(x, (0, 0, 0, -length % chunk)) for x in every]
+    q, k, v, g, kappa, b = (x.unflatten(2, (-1, chunk)) for x in padded)
+    c = g.cumsum(-2)
+    at = torch.arange(chunk, device=q.device)
+    below, upto = ((at[:, None] > at)[..., None], (at[:, None] >= at)[..., None])
+    between = c[..., :, None, :] - c[..., None, :, :]
+    decay = between.masked_fill(~upto, -math.inf).exp()
+    before = (between - g[..., :, None, :]).masked_fill(~below, -math.inf).exp()
+    # r_t = S_{t−1} κ_t = Σ_{s<t} (v_s (k_s · κ_t) − r_s (b_s · κ_t)), each decayed from s to t − 1.
+    solve = inverse(pairs(kappa, b, before))
+    inner = solve @ pairs(kappa, k, before) @ v
+    outer = solve @ (kappa * (c - g).exp())
+    of_values, of_reads = pairs(q, k, decay), pairs(q, b, decay)
+    since, rest = c.exp(), (c[..., -1:, :] - c).exp()
+    S = q.new_zeros(*q.shape[:2], v.shape[-1], k.shape[-1])
+    y = []
+    for n in range(q.shape[2]):
+        r = inner[:, :, n] + outer[:, :, n] @ S.mT
+        y.append(
+            (q * since)[:, :, n] @ S.mT + of_values[:, :, n] @ v[:, :, n] - of_reads[:, :, n] @ r
+        )
+        S = S * since[:, :, n, -1:] + v[:, :, n].mT @ (k * rest)[:, :, n]
+        S = S - r.mT @ (b * rest)[:, :, n]
+    return torch.cat(y, 2)[:, :, :length]
+
+
+def mlstm(q: Tensor, k: Tensor, v: Tensor, forget: Tensor, write: Tensor) -> Tensor:
+    """S_t = f_t S_{t−1} + e^{i_t} v_t k_tᵀ, n likewise, y_t = S_t q_t / max(|n_tᵀ q_t|, 1).
+
+    forget = log f and write = i, (batch, heads, length). The largest exponent of each row is taken
+    out before exp, and put back in the place of the 1.
+    """
+    c = forget.cumsum(-1)
+    exponents = c[..., :, None] - c[..., None, :] + write[..., None, :]
+    later = torch.ones_like(exponents, dtype=torch.bool).triu(1)
+    exponents = exponents.masked_fill(later, -math.inf)
+    m = exponents.amax(-1, keepdim=True)
+    scores = q @ k.mT * (exponents - m).exp()
+    return scores @ v / torch.maximum(scores.sum(-1, keepdim=True).abs(), (-m).exp())
+
+
+# --- one block for all ----------------------------------------------------------------------------
+
+
+class Member(SequenceMixer):
+    """The block around the recurrence of one member of the family; whole sequences only."""
+
+    def __init__(self, rule: str, d_model: int, heads: int = HEADS, taps: int = 4) -> None:
+        super().__init__(d_model)
+        self.rule, self.heads = rule, heads
+        self.width = width = math.isqrt(N_STATE // HEADS)  # of keys and of values
+        inner = heads * width
+        self.project = nn.Linear(d_model, 3 * inner, bias=False)
+        self.taps = (
+            nn.Conv1d(3 * inner, 3 * inner, taps, groups=3 * inner, padding=taps - 1)
+            if taps
+            else None
+        )
+        self.gate = nn.Linear(d_model, inner, bias=False)
+        self.scale = nn.Parameter(torch.ones(inner))
+        self.out = nn.Linear(inner, d_model, bias=False)
+        by_channel = rule in ("GLA", "KDA", "RWKV-6", "RWKV-7")
+        decays = inner if by_channel else heads
+        if rule in ("Mamba-2's gate", "gated DeltaNet", "KDA", "Mamba-3"):
+            self.decay = nn.Linear(d_model, decays, bias=False)
+            # As Mamba-2 starts: rates A and steps Δ, a head or a channel.
+            self.parameter("A_log", torch.empty(heads).uniform_(1, 16).log(), decay=False)
+            self.parameter("dt_bias", delta_bias(decays, 1e-3, 0.1, 1e-4), decay=False)
+        elif by_channel or rule == "mLSTM":
+            self.decay = nn.Linear(d_model, decays)
+        if rule == "RWKV-6":  # starts between e^{−e^{−6}} and e^{−e^{−1}}
+            self.decay.bias.data = torch.linspace(-6, -1, width).repeat(heads)
+            self.bonus = nn.Parameter(torch.ones(inner))
+        if rule == "mLSTM":
+            self.decay.bias.data = torch.linspace(3, 6, heads)
+        if rule in ("DeltaNet", "DeltaNet, β to 2", "gated DeltaNet", "KDA", "mLSTM", "Mamba-3"):
+            self.write = nn.Linear(d_model, heads)
+        if rule == "RWKV-7":
+            self.rate = nn.Linear(d_model, inner)
+            self.decay.bias.data = torch.linspace(-6, -1, width).repeat(heads)
+        if rule == "Mamba-3":
+            self.angle = nn.Linear(d_model, heads * width // 4, bias=False)
+            self.key_bias = nn.Parameter(torch.ones(2, inner))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        mixed = self.project(x)
+        if self.taps is not None:
+            mixed = self.taps(mixed.mT)[..., : x.shape[1]].mT
+        y = self.read(x, *(self.split(t) for t in mixed.chunk(3, -1)))
+        y = functional.rms_norm(y, (self.width,), eps=1e-5).transpose(1, 2).flatten(2)
+        out: Tensor = self.out(y * self.scale * functional.silu(self.gate(x)))
+        return out
+
+    def split(self, x: Tensor) -> Tensor:
+        """(batch, length, heads · width) → (batch, heads, length, width)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def mamba_step(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Δ and log α = −A Δ, (batch, heads, length, 1 or dk)."""
+        delta = self.split(functional.softplus(self.decay(x) + self.dt_bias))
+        return delta, -self.A_log.exp()[:, None, None] * delta
+
+    def read(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """y of the recurrence; q, k, v (batch, heads, length, width)."""
+        rule, one = self.rule, q.new_zeros(*q.shape[:3], 1)
+        if rule == "linear attention":
+            q, k = functional.elu(q) + 1, functional.elu(k) + 1
+            y = recurrence(q, k, torch.cat([v, one + 1], -1), one)
+            return y[..., :-1] / (y[..., -1:] + 1e-6)
+        if self.taps is not None:
+            q, k, v = (functional.silu(t) for t in (q, k, v))
+        if rule == "RetNet":
+            of_head = torch.arange(self.heads, device=x.device)[:, None, None]
+            return recurrence(q, k, v, one + torch.log1p(-(2.0 ** (-5 - of_head))))
+        if rule == "GLA":
+            return recurrence(q, k, v, self.split(functional.logsigmoid(self.decay(x)) / 16))
+        if rule == "Mamba-2's gate":
+            delta, g = self.mamba_step(x)
+            return recurrence(q, k, delta * v, g)
+        if rule == "RWKV-6":
+            bonus = self.bonus.view(self.heads, 1, 1, self.width)
+            return recurrence(q, k, v, self.split(-self.decay(x).exp()), bonus=bonus)
+        if rule == "mLSTM":
+            forget = functional.logsigmoid(self.decay(x)).mT
+            return mlstm(q * self.width**-0.5, k, v, forget, self.write(x).mT)
+        if rule == "Mamba-3":
+            return self.mamba3(x, q, k, v)
+        q, unit = functional.normalize(q, dim=-1), functional.normalize(k, dim=-1)
+        if rule == "RWKV-7":
+            g = self.split(-math.exp(-0.5) * torch.sigmoid(self.decay(x)))
+            a = self.split(torch.sigmoid(self.rate(x)))
+            return rwkv7(q, a * k, v, g, unit, a)
+        beta = torch.sigmoid(self.write(x)).mT
+        if rule == "DeltaNet, β to 2":
+            beta = 2 * beta
+        g = one if rule.startswith("DeltaNet") else self.mamba_step(x)[1]
+        return recurrence(q, unit, v, g, beta)
+
+    def mamba3(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Exponential-trapezoidal: the key of step s is scaled by what s and s + 1 give it."""
+        delta, g = self.mamba_step(x)
+        q, k = (
+            functional.rms_norm(t, (self.width,)) + bias.view(self.heads, 1, self.width)
+            for t, bias in zip((q, k), self.key_bias, strict=True)
+        )
+        turn = (math.pi * torch.tanh(self.split(self.angle(x))) * delta).cumsum(2)
+        q, k = (self.rotate(t, turn) for t in (q, k))
+        weight = torch.sigmoid(self.write(x)).mT[..., None]  # λ
+        late = functional.pad(((1 - weight) * delta)[:, :, 1:], (0, 0, 0, 1))
+        y = recurrence(q, k * (weight * delta + late), v, g)
+        return y - late * (q * k).sum(-1, keepdim=True) * v
+
+    def rotate(self, t: Tensor, turn: Tensor) -> Tensor:
+        """The first half of the channels, by pairs."""
+        a, b = t[..., : self.width // 2].unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = turn.cos(), turn.sin()
+        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+        return torch.cat([turned, t[..., self.width // 2 :]], -1)
+
+
+OWN: dict[str, Any] = {
+    "attention": lambda: paper_tables.Attention(WIDTH, 1),
+    "Mamba": lambda: Mamba(WIDTH, N=16),
+    "Mamba-2": lambda: Mamba2(WIDTH, N=16),
+    "Mamba-3, no taps": lambda: Member("Mamba-3", WIDTH, taps=0),
+}
+RULES = (
+    *("linear attention", "RetNet", "Mamba-2's gate", "GLA", "mLSTM", "RWKV-6", "DeltaNet"),
+    *("DeltaNet, β to 2", "gated DeltaNet", "KDA", "RWKV-7", "Mamba-3"),
+)
+MODELS = (*OWN, *RULES)
+
+
+def network(model: str, vocab_size: int) -> LanguageModel:
+    """The frame that is the same for all: embedding, residual blocks, norm, and the head."""
+    mixer = OWN.get(model, lambda: Member(model, WIDTH))
+    return LanguageModel(lambda: Residual(mixer()), vocab_size, WIDTH, N_LAYER)
+
+
+def state(model: str, length: int) -> int:
+    """The numbers of a layer's state at the end of a sequence; taps are not counted."""
+    return 2 * WIDTH * length if model == "attention" else N_STATE
+
+
+# --- the task -------------------------------------------------------------------------------------
+
+
+def drawn(task: Task, vocab_size: int, n: int, generator: torch.Generator) -> Any:
+    """Tokens (n, length), places of the answers, and answers."""
+    length, n_pairs = task.length, task.n_pairs
+    tokens, targets = associative_recall(
+        n, length, n_pairs, vocab_size, 0.01, False, generator=generator
+    )
+    places = (targets >= 0).nonzero()[:, 1].view(n, -1)
+    right = targets.gather(1, places)
+    if not task.twice:
+        return tokens, places, right
+    half = n_pairs // 2
+    keys, values = tokens[:, : 2 * n_pairs : 2], tokens[:, 1 : 2 * n_pairs : 2].clone()
+    noise = torch.rand(n, half, generator=generator, device=generator.device)
+    keys = torch.cat([keys[:, :half], keys[:, :half].gather(1, noise.argsort(1))], 1)
+    which = (right[:, :, None] == values[:, None, :]).int().argmax(-1)  # pair of each question
+    last = which >= half
+    tokens[:, : 2 * n_pairs : 2] = keys
+    tokens.scatter_(1, places, keys.gather(1, which) * last)  # of the first write nothing is asked
+    order = (~last).int().argsort(dim=1, stable=True)[:, :half]
+    return tokens, places.gather(1, order), right.gather(1, order)
+
+
+def run(group: Sequence[dict], end: float) -> list[dict] | None:
+    """These jobs of one task side by side; None where there is not the time."""
+    if time.perf_counter() > end:
+        return None
+    runs.without_checks()
+    device, size = runs.device(), SIZES[group[0]["size"]]
+    task, batch = size.tasks[group[0]["task"]], group[0]["batch"]
+    held_out = {
+        of: drawn(task, size.vocab_size, size.evaluated, torch.Generator(device).manual_seed(of))
+        for of in (VALIDATION, TEST)
+    }
+
+    def draw(generator: torch.Generator, n: int) -> Any:
+        flat = drawn(task, size.vocab_size, n * batch, generator)
+        return tuple(x.unflatten(0, (n, -1)) for x in flat)
+
+    trainees, curves = [], {}
+    for job in group:
+        seed_everything(job["seed"])
+        model = network(job["model"], size.vocab_size).to(device)
+        settings = runs.config(job, WARMUP, 1)
+        trainees.append(side_by_side.Trainee(model, draw, paper_tables.terms, settings))
+        curves[trainees[-1]] = []
+
+    def evaluate(trainee: side_by_side.Trainee) -> float:
+        network: Any = trainee.network.eval()
+        found = paper_tables.score(network, held_out[VALIDATION], 256)
+        curves[trainee].append([trainee.done, *(round(x, 4) for x in found)])
+        return found[1]
+
+    steps = group[0]["steps"]
+    chunk = min(side_by_side.CHUNK, steps)
+    every = chunk * max(1, steps // 12 // chunk)
+    if not side_by_side.train_side_by_side(
+        trainees, evaluate, every, TARGET, end - time.perf_counter()
+    ):
+        return None
+    results = []
+    for job, trainee in zip(group, trainees, strict=True):
+        model = trainee.network.eval()
+        found: dict[str, Any] = {
+            "parameters": runs.count(model),
+            "state": state(job["model"], task.length),
+            "updates": trainee.done,
+        }
+        curve = curves[trainee]
+        if not curve or not trainee.finite():
+            none = {"validation_loss": None, "tokens": 0.0, "sequences": 0.0, "curve": curve}
+            results.append({**found, **none})
+            continue
+        _, tokens, sequences = paper_tables.score(model, held_out[TEST], 256)  # type: ignore[arg-type]
+        found |= {
+            "validation_loss": curve[-1][1],
+            "tokens": round(tokens, 4),
+            "sequences": round(sequences, 4),
+            "curve": curve,
+        }
+        results.append(found)
+    return results
+
+
+def report(record: Record) -> None:
+    for task, of_task in record.by("task").items():
+        print(f"\n{task}: right answers, right sequences")
+        for name, own in of_task.by("model").items():
+            picked = own.chosen("validation_loss")
+            right, whole = (statistics.mean(picked.values(k)) for k in ("tokens", "sequences"))
+            by_rate = {
+                lr: round(statistics.mean(rows.values("tokens")), 3)
+                for lr, rows in sorted(own.by("lr").items())
+            }
+            print(
+                f"{name:18} {picked[0]['parameters']} parameters, state {picked[0]['state']}, "
+                f"lr {picked[0]['lr']:.2g}: {right:.3f} {picked.values('tokens')}, {whole:.3f}; "
+                f"by rate {by_rate}, updates {picked.values('updates')}"
+            )
+
+
+def main() -> None:
+    parser = runs.parser(__doc__, SEEDS, SIZES)
+    parser.add_argument("--tasks", nargs="+")
+    parser.add_argument("--models", nargs="+", choices=MODELS)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="to stop after")
+    options = parser.parse_args()
+    end = time.perf_counter() + options.seconds
+    size = SIZES[options.size]
+    fixed = {
+        **{k: v for k, v in size._asdict().items() if k != "tasks"},
+        **{"tasks": {name: task._asdict() for name, task in size.tasks.items()}},
+        **{"rates": RATES, "more_rates": MORE_RATES, "warmup": WARMUP, "target": TARGET},
+        **{"width": WIDTH, "n_layer": N_LAYER, "heads": HEADS, "precision": "float32"},
+    }
+    runner = runs.Runner("recall", functools.partial(run, end=end), fixed, options)
+
+    def jobs(task: str, model: str, rates: Sequence[float]) -> list[dict]:
+        same = {"size": options.size, "task": task, "model": model}
+        steps, batch = options.steps or size.steps, options.batch or size.batch
+        return [
+            {**same, "lr": lr, "seed": seed, "steps": steps, "batch": batch}
+            for seed in options.seeds
+            for lr in rates
+        ]
+
+    for task in options.tasks or size.tasks:
+        for model in options.models or MODELS:
+            first = runner.together(jobs(task, model, RATES), lambda job: job["model"])
+            if len(first) < len(RATES) * len(options.seeds):
+                continue  # there was not the time
+            best = first.chosen("validation_loss")[0]["lr"]
+            others = runs.beyond(best, RATES, MORE_RATES)
+            more = jobs(task, model, others)
+            first = replace(first, rows=(*first, *runner.together(more, lambda job: job["model"])))
+    found = runner.before()
+    if found is not None and len(found):
+        report(found)
+
+
+if __name__ == "__main__":
+    main()
