@@ -66,6 +66,13 @@ JOBS: dict[str, tuple[dict, ...]] = {
         {"task": "digits", "sizes": (64, 8), "lr": 1e-2, "seed": 0, "steps": 2},
         {"task": "photograph", "sizes": (64, 8), "lr": 1e-2, "seed": 0, "steps": 2},
     ),
+    "recall": tuple(
+        {
+            **{"size": "small", "task": "twice, 4", "model": model},
+            **{"lr": 1e-2, "seed": 0, "steps": 2, "batch": 2},
+        }
+        for model in ("DeltaNet", "RWKV-7", "Mamba-3", "mLSTM", "linear attention")
+    ),
     "selective_copying": (
         {"size": "small", "length": 64, "model": "S6", "lr": 1e-2, "seed": 0, "steps": 2},
     ),
@@ -80,7 +87,7 @@ JOBS: dict[str, tuple[dict, ...]] = {
 SHARED = {"runs", "side_by_side", "stacked", "stacks"}  # by the scripts
 SCRIPTS = {p.stem for p in (ROOT / "experiments").glob("*.py")} - SHARED
 #: What runs jobs together: its rows have no time of their own.
-TOGETHER = ("paper_tables", "sequential_digits")
+TOGETHER = ("paper_tables", "recall", "sequential_digits")
 CASES = [(name, job) for name, jobs in JOBS.items() for job in jobs]
 every_job = pytest.mark.parametrize(
     ("name", "job"), CASES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(CASES)]
@@ -125,7 +132,7 @@ def run(script: ModuleType, job: dict) -> dict:
         with checks(values=False):  # as its ``main`` says
             (result,) = script.run([job])
         return result
-    if script.__name__ == "paper_tables":
+    if script.__name__ in ("paper_tables", "recall"):
         (result,) = script.run([job], math.inf)
         return result
     return script.run(job)

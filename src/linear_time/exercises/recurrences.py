@@ -384,8 +384,7 @@ def _broken(order="decay", read="after", erase=True, write=True, side=True):
             S = S + (beta[t] if write else 1) * torch.outer(v[t], k[t])
             if order == "write":
                 S = alpha[t] * (
-                    before
-                    + beta[t] * torch.outer(v[t] - before @ k[t], k[t])
+                    before + beta[t] * torch.outer(v[t] - before @ k[t], k[t])
                 )
             rows.append((before if read == "before" else S) @ q[t])
         return torch.stack(rows)
