@@ -123,3 +123,6 @@ def test_the_record_is_what_the_chapter_reads():
     assert all(min(of) < 0.9 for name, of in right.items() if name != "DeltaNet")
     assert max(right["gated DeltaNet"]) > 0.9 and max(right["attention"]) < 0.1
     assert max(right["Mamba"]) < 0.1 < max(right["Mamba-2"]) < 0.8
+    once = records.read("recall").where(task="once, 16", model="attention")
+    best = once.chosen("validation_loss")
+    assert min(best.values("tokens")) > 0.99 and max(best.values("updates")) == 1250
