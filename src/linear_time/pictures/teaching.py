@@ -76,7 +76,6 @@ def dependencies_drawing() -> Drawing:
         "Which chapter builds on which",
         "A box for every chapter, a link to it; an arrow leads from a chapter "
         "to one that builds on it. From 00 three strands lead down: 01 to 04, "
-        "05 to 07, and 11 to 20; 08 to 10 join the first two.",
         "05 to 07, and 11 to 21; 08 to 10 join the first two.",
         height=478,
     )
