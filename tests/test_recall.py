@@ -60,7 +60,7 @@ def test_chunks_are_the_recurrence(script, length):
         3 * torch.randn(2, 3, length, dtype=F64),
         logsigmoid(torch.randn(2, 3, length, dtype=F64)),
     )
-    close(script.mlstm(q, k, v, f, i), library(recurrences.mlstm, q, k, v, i, f))
+    close(script.mlstm(q * 6**-0.5, k, v, f, i), library(recurrences.mlstm, q, k, v, i, f))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 13])
