@@ -245,7 +245,13 @@ def chosen(record, **where):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("copying", "full"), ("induction", "full"), ("recall", "full"), ("induction", "published")],
+    [
+        ("copying", "full"),
+        ("induction", "full"),
+        ("recall", "full"),
+        ("induction", "published"),
+        ("recall", "longer"),
+    ],
 )
 def test_a_record_is_of_the_script_s_settings(script, name, size):
     record = records.read(f"paper_{name}" + ("" if size == "full" else f"_{size}"))
@@ -356,3 +362,19 @@ def test_selection_decides_at_the_paper_s_length_and_the_frame_does_not():
         "Mamba, nothing selected": [0.09, 0.08, 0.07],
         "S6": [0.94, 0.39, 0.94],
     }
+    plain = record.where(model="S4D")
+    assert sorted(plain.values("lr")) == [2.5e-4, 1e-3, 4e-3, 4e-3, 4e-3, 1.6e-2]
+    picked = plain.chosen("validation_loss")
+    assert {r["lr"] for r in picked} == {4e-3}
+    assert [round(x, 2) for x in picked.values("tokens")] == [0.18, 0.11, 0.11]
+
+
+def test_eight_pairs_are_solved_with_more_updates():
+    record = records.read("paper_recall_longer").where(width=64, length=128, n_pairs=8)
+    attention, mamba = (chosen(record, model=m) for m in ("attention, one head", "Mamba"))
+    assert {r["lr"] for r in (*attention, *mamba)} == {1e-2} and {r["blocks"] for r in record} == {
+        2
+    }
+    assert min(attention.values("tokens")) > 0.995
+    assert sorted(attention.values("updates")) == [2400, 3000, 3000]
+    assert [round(x, 2) for x in mamba.values("tokens")] == [0.99, 0.44, 0.13]
