@@ -585,7 +585,7 @@ def test_no_weight_decay_on_the_system():
 
 
 def test_hugging_face_starts_elsewhere():
-    """A_log = log(1 … heads), no bias in the convolution, eight groups, an untied head."""
+    """A_log = log(1 … heads), taps' bias 0, W_in with 0.1, W_out without √n, groups, head."""
     theirs = Mamba2ForCausalLM(
         TheirConfig(hidden_size=64, num_heads=16, head_dim=8, num_hidden_layers=1, vocab_size=3)
     )
@@ -593,6 +593,13 @@ def test_hugging_face_starts_elsewhere():
     close(mixer.A_log.data.exp(), torch.arange(1.0, 17), 1e-5)
     assert (mixer.conv1d.bias == 0).all() and mixer.n_groups == 8
     assert theirs.lm_head.weight is not theirs.backbone.embeddings.weight
+    for weight in (mixer.in_proj.weight, theirs.backbone.embeddings.weight):
+        assert 0.07 < weight.std() < 0.13
+    deep = Mamba2ForCausalLM(
+        TheirConfig(hidden_size=64, num_heads=16, head_dim=8, num_hidden_layers=9, vocab_size=3)
+    )
+    for layer in deep.backbone.layers:  # ±1/√128 as torch starts it, at any depth
+        assert 0.8 < layer.mixer.out_proj.weight.abs().max() * 128**0.5 < 1.01
     with torch.no_grad():
         assert (Mamba2(64, P=8).conv1d.bias != 0).all()
 

@@ -9,9 +9,10 @@ lower triangular matrix, which is an attention without its softmax:
 
     Y = M X,    M = L ∘ (C Bᵀ) diag(Δ),    L_ts = exp(Σ_{s<r≤t} Δ_r A).
 
-The recurrence costs O(L P N), the matrix O(L² (N + P)); in chunks, with the
-matrix inside a chunk and the recurrence between them, all but one walk over
-the chunks is products of matrices.
+The recurrence costs O(L P N), the matrix O(L² (N + P)), and O(L³) with the
+sums of segments as made here; in chunks, with the matrix inside a chunk and
+the recurrence between them, all but one walk over the chunks is products of
+matrices.
 """
 
 import math

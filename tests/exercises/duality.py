@@ -20,6 +20,11 @@ def mask_with_its_own_step(log_a):
     return (segment_sums(log_a) + log_a[:, None, :]).exp()
 
 
+def mask_before_the_zeros(log_a):
+    c = log_a.double().cumsum(-1)
+    return (c[..., None] - c[:, None, :]).exp().tril().to(log_a)
+
+
 def mask_without_zeros(log_a):
     c = log_a.cumsum(-1)
     return (c[..., None] - c[:, None, :]).exp()
@@ -61,6 +66,10 @@ def no_square(c, P, N):
 
 def plus_square(c, P, N):
     return [c + P * N / c, (sp.sqrt(c) + sp.sqrt(P * N / c)) ** 2 + 2 * sp.sqrt(P * N)]
+
+
+def a_bound_below_nothing(c, P, N):
+    return [c + P * N / c, (sp.sqrt(c) + sp.sqrt(P * N / c)) ** 2 - 2 * sp.sqrt(P * N)]
 
 
 def only_the_end(c, P, N):
@@ -121,6 +130,7 @@ WRONG = {
         mask_of_products,
         mask_with_its_own_step,
         mask_without_zeros,
+        mask_before_the_zeros,
         segment_sums,
     ],
     "20-factors": [
@@ -134,7 +144,7 @@ WRONG = {
         _added(lambda log_a: segment_sums(log_a)[-1] + log_a),
         _added(torch.zeros_like),
     ],
-    "20-chunk": [one_square, no_square, plus_square, only_the_end],
+    "20-chunk": [one_square, no_square, plus_square, only_the_end, a_bound_below_nothing],
     "20-order": [
         one_group,
         lambda box, d: (True, 1),

@@ -62,6 +62,13 @@ def mask(answer, cases):
         segment_sums(log_a).exp(),
         "300 steps that all forget nearly everything",
     )
+    leaf = log_a.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(answer(leaf).sum(), leaf)
+    expect(
+        bool(grad.isfinite().all()),
+        "300 steps that all forget nearly everything: the gradient is not "
+        "finite; mask before the exponential.",
+    )
 
 
 def one_head(cases, length, N, P=3):
@@ -140,9 +147,20 @@ def states(answer, cases):
 def _square_and_rest(c):
     def form(line):
         parts = sp.Add.make_args(line)
-        squares = [p for p in parts if p.is_Pow and p.exp == 2 and p.has(c)]
+        squares = [
+            part
+            for part in parts
+            if any(
+                f.is_Pow and f.exp == 2 and f.base.is_Add and f.has(c)
+                for f in sp.Mul.make_args(part)
+            )
+        ]
         rest = [p for p in parts if not p.has(c)]
-        return len(squares) == 1 and len(rest) == len(parts) - 1 > 0
+        return (
+            len(squares) == 1
+            and len(rest) == len(parts) - 1 > 0
+            and sp.Add(*rest).is_positive is True
+        )
 
     return form
 
@@ -159,7 +177,7 @@ def chunk(answer, cases):
                 lambda line: True,
             ),
             (
-                "one square with c in it, and a rest without c",
+                "one square with c in it, and a rest above 0 without c",
                 _square_and_rest(c),
             ),
         ],

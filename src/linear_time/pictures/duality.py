@@ -219,6 +219,7 @@ def chunk_explorer() -> Explorer:
         [panel],
         frame,
         "<p>A token of a head makes {m} numbers of M and {s} of states, {all} "
-        "in all, with {ops} operations. Of these chunks {least} makes the "
-        f"fewest numbers. Heads of P = {HEAD}; curves end at 700.</p>",
+        "in all, with {ops} operations in products. Of these chunks {least} "
+        "makes the fewest numbers. Heads of P = "
+        f"{HEAD}; curves end at 700.</p>",
     )
