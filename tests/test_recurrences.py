@@ -7,6 +7,8 @@ LayerNorm: there the oracle is the gradient that their papers take.
 
 import importlib.util
 import math
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,16 @@ from minGRU_pytorch import minGRU
 from mlstm_kernels.torch.parallel.native.fw import mlstm_parallel_fw
 from mlstm_kernels.torch.recurrent.native_step import mlstm_recurrent_step__native_fw
 from torch.nn import functional
-from transformers import MiniMaxConfig, RecurrentGemmaConfig
+from transformers import (
+    BambaConfig,
+    BambaForCausalLM,
+    GraniteMoeHybridConfig,
+    Lfm2Config,
+    MiniMaxConfig,
+    RecurrentGemmaConfig,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
 from transformers.models.kimi_linear.modeling_kimi_linear import (
     chunk_kimi_delta_attention,
     recurrent_kimi_delta_attention,
@@ -705,6 +716,93 @@ def test_it_is_linear_in_v_and_in_the_state(seed):
     S = draw(BATCH, HEADS, DV, DK, seed=seed)
     parts = recurrence(terms) + recurrence(terms._replace(v=torch.zeros_like(v)), initial_state=S)
     close(recurrence(terms, initial_state=S), parts, 1e-10)
+
+
+# --- where others' code is not what it says ------------------------------------------------------
+
+
+def by_tokens(model, tokens, positions):
+    """Logits of one token after the other, with or without their positions."""
+    cache, rows = None, []
+    for t in range(tokens.shape[1]):
+        more = {"position_ids": torch.full((len(tokens), 1), t)} if positions else {}
+        out = model(tokens[:, t : t + 1], past_key_values=cache, use_cache=True, **more)
+        cache = out.past_key_values
+        rows.append(out.logits)
+    return torch.cat(rows, dim=1)
+
+
+@pytest.mark.parametrize("attending", [0, 1])
+@torch.no_grad()
+def test_bamba_without_positions_steps_wrongly(attending):
+    """Wherever its attention layer is; with position_ids the steps are right."""
+    config = BambaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, attn_layer_indices=[attending],
+        mamba_n_heads=4, mamba_d_head=8, mamba_n_groups=1, mamba_d_state=8, mamba_chunk_size=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BambaForCausalLM(config).eval()
+    for i, parameter in enumerate(model.parameters()):
+        parameter += 0.3 * draw(*parameter.shape, seed=i, dtype=torch.float32)
+    tokens = torch.randint(0, 50, (2, 12))
+    want = model(tokens, use_cache=False).logits
+    near(by_tokens(model, tokens, True), want, 1e-5)
+    gap = (by_tokens(model, tokens, False) - want).abs().max() / want.abs().max()
+    assert gap > 0.1
+
+
+@torch.no_grad()
+def test_their_rwkv_steps_one_sequence_rightly_and_two_not():
+    config = RwkvConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, context_length=32,
+        attention_hidden_size=16,
+    )  # fmt: skip
+    model = RwkvForCausalLM(config).eval()
+    tokens = torch.arange(12).reshape(2, 6)
+    for batch, shape in ((1, (1, 1, 50)), (2, (2, 2, 50))):
+        state = model(tokens[:batch, :5], use_cache=True).state
+        assert model(tokens[:batch, 5:], state=state, use_cache=True).logits.shape == shape
+
+
+def test_default_hybrids_are_none():
+    for config, kinds in (
+        (BambaConfig(), {"linear_attention"}),
+        (GraniteMoeHybridConfig(), {"linear_attention"}),
+        (Lfm2Config(), {"full_attention"}),
+    ):
+        assert set(config.layer_types) == kinds
+
+
+def test_flas_naive_titans_lacks_a_bracket(monkeypatch):
+    """The gradient of ½ ‖LayerNorm(k M) − (v − k)‖², read off one step, beside autograd's."""
+    for name in ("fla", "fla.ops", "fla.ops.titans", "fla.ops.titans.log_impl"):
+        found = importlib.util.find_spec("fla") if name == "fla" else None
+        module = types.ModuleType(name)
+        module.__spec__ = found
+        module.combine_params_log = None
+        monkeypatch.setitem(sys.modules, name, module)
+    theirs = naive("titans/naive.py", "titans_linear")
+    d, eps = 6, 1e-6
+    q, k, v = (draw(1, 1, 1, d, seed=i, dtype=torch.float32) for i in (1, 2, 3))
+    weight, bias = (draw(d, seed=i, dtype=torch.float32) for i in (4, 5))
+    M = draw(1, 1, d, d, seed=6, dtype=torch.float32)
+    one = torch.ones(1, 1, 1, 1)
+    _, after = theirs(q, k, v, weight, bias, one, 0 * one, 0 * one, eps, 1, M, True)
+    taken = (k @ (M - after) / (2 * k.square().sum()))[0, 0, 0]
+    seen = (k @ M)[0, 0, 0].requires_grad_()
+    normed = functional.layer_norm(seen, (d,), weight, bias, eps)
+    loss = (normed - (v - k)[0, 0, 0]).square().sum() / 2
+    (wanted,) = torch.autograd.grad(loss, seen)
+    # With brackets: (d g − Σ g − x̂ Σ g x̂) / (d σ).
+    scale = torch.sqrt(seen.detach().var(unbiased=False) + eps)
+    hat = (seen.detach() - seen.detach().mean()) / scale
+    g = (weight * hat + bias - (v - k)[0, 0, 0]) * weight
+    right = (d * g - g.sum() - hat * (g * hat).sum()) / (d * scale)
+    near(right, wanted, 1e-5)
+    lacking = d * g - g.sum() / (d * scale) - hat * (g * hat).sum() / (d * scale)
+    near(taken, lacking, 1e-4)
+    assert (taken - wanted).abs().max() > 2 * wanted.abs().max()
 
 
 # --- bad input -----------------------------------------------------------------------------------

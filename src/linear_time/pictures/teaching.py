@@ -26,7 +26,7 @@ BUILDS_ON: dict[str, tuple[str, ...]] = {
     "18": ("03", "12", "16", "17"),
     "19": ("16", "18"),
     "20": ("02", "17", "18"),
-    "21": ("02", "12", "16", "17"),
+    "21": ("02", "12", "16", "20"),
 }
 #: Where a chapter's box stands, and the corners of a line that goes around.
 PLACES = {
@@ -51,7 +51,7 @@ PLACES = {
     "18": (288, 394),
     "19": (288, 456),
     "20": (346, 456),
-    "21": (230, 456),
+    "21": (346, 518),
 }
 AROUND = {
     ("02", "17"): ((24, 146), (24, 364), (240, 364), (240, 332)),
@@ -77,7 +77,7 @@ def dependencies_drawing() -> Drawing:
         "A box for every chapter, a link to it; an arrow leads from a chapter "
         "to one that builds on it. From 00 three strands lead down: 01 to 04, "
         "05 to 07, and 11 to 21; 08 to 10 join the first two.",
-        height=478,
+        height=540,
     )
     for number in BUILDS_ON:
         x, y = PLACES[number]
