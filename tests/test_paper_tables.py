@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import statistics
+import time
 
 import pytest
 import torch
@@ -155,6 +156,25 @@ def test_what_was_stopped_goes_on(script, tmp_path):
         torch.testing.assert_close(one.losses, other.losses, rtol=0, atol=0, equal_nan=True)
         for p, q in zip(one.network.parameters(), other.network.parameters(), strict=True):
             assert torch.equal(p, q)
+
+
+def test_a_job_has_its_own_rate_and_seed_also_after_a_stop(script, tmp_path):
+    """A group gives what its jobs give alone; what waits in the folder is found by its own jobs."""
+    (size,) = script.SIZES["small"]["copying"].sizes
+    job = {"table": "copying", "size": "small", **size, "model": "S6", "steps": 60, "batch": 2}
+    first, second = {"lr": 1e-2, "seed": 1}, {"lr": 1e-3, "seed": 2}
+    group = [{**job, **first}, {**job, **second}]
+    whole = script.run(group, math.inf, tmp_path)
+    assert whole == [script.run([one], math.inf, tmp_path)[0] for one in group]
+    mixed = [{**job, "lr": lr, "seed": seed} for lr, seed in ((1e-2, 2), (1e-3, 1))]
+    others = script.run(mixed, math.inf, tmp_path)
+    assert len({found["validation_loss"] for found in whole + others}) == 4
+    for stopped in (group, mixed):  # after a chunk of batches, since the time is over at once
+        assert script.run(stopped, time.perf_counter() + 0.01, tmp_path) is None
+    assert len(list(tmp_path.iterdir())) == 2
+    assert script.run(group, time.perf_counter() + 1000, tmp_path) == whole
+    assert script.run(mixed, time.perf_counter() + 1000, tmp_path) == others
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("inner", ["S4D", "S6"])
@@ -367,6 +387,9 @@ def test_selection_decides_at_the_paper_s_length_and_the_frame_does_not():
     picked = plain.chosen("validation_loss")
     assert {r["lr"] for r in picked} == {4e-3}
     assert [round(x, 2) for x in picked.values("tokens")] == [0.18, 0.11, 0.11]
+    (framed,) = record.where(model="S6 in H3").chosen("validation_loss")
+    assert (framed["seed"], framed["lr"], round(framed["tokens"], 2)) == (0, 1e-3, 0.45)
+    assert sorted(record.where(model="S6 in H3").values("lr")) == [2.5e-4, 1e-3, 4e-3]
 
 
 def test_eight_pairs_are_solved_with_more_updates():
@@ -378,3 +401,13 @@ def test_eight_pairs_are_solved_with_more_updates():
     assert min(attention.values("tokens")) > 0.995
     assert sorted(attention.values("updates")) == [2400, 3000, 3000]
     assert [round(x, 2) for x in mamba.values("tokens")] == [0.99, 0.44, 0.13]
+    # Attention's runs differ from the shorter ones in the updates alone; Mamba's in its blocks too.
+    short = records.read("paper_recall").where(width=64, length=128, n_pairs=8)
+    same = {
+        model: runs[0]["parameters"] == short.where(model=model)[0]["parameters"]
+        for model, runs in record.by("model").items()
+    }
+    assert same == {"attention, one head": True, "Mamba": False}
+    assert {r["steps"] for r in short} == {3000} and {r["steps"] for r in record} == {12_500}
+    (too_soon,) = short.where(model="attention, one head", lr=1e-2)
+    assert too_soon["seed"] == 0 and round(too_soon["tokens"], 2) == 0.11
