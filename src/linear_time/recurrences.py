@@ -5,9 +5,10 @@ along keys k and read along queries q,
 
     S_t = S_{t−1} A_t + w_t v_t k_tᵀ,    y_t = S_t q_t.
 
-A_t is diagonal plus a matrix of rank one. The models differ in the diagonal
-(how they forget), in the rank one (what they erase), in the order of the two,
-and in when they read.
+A_t is diagonal plus a matrix of rank one, or a product of such, or, with a
+second state beside S, made of blocks. The models differ in the diagonal (how
+they forget), in the rank one (what they erase), in the order of the two, and
+in when they read.
 """
 
 import math

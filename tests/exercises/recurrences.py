@@ -132,6 +132,7 @@ WRONG = {
     "21-grow": [
         lambda: (torch.tensor([1.0, 1.0]), torch.tensor([1.0, 1.0]), torch.tensor([0.6, 0.8])),
         lambda: (torch.tensor([1.0, 0.5]), torch.tensor([0.0, 3.0]), torch.tensor([0.6, 0.8])),
+        lambda: (torch.tensor([1.0, 0.5]), torch.tensor([0.0, 1.0]), torch.tensor([0.6, 0.8])),
         lambda: (torch.tensor([2.0, 0.5]), torch.tensor([0.0, 1.0]), torch.tensor([0.6, 0.8])),
         lambda: (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor([3.0, 4.0])),
         lambda: (torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([1.0])),

@@ -154,6 +154,11 @@ def grow(answer, cases):
             f"{name}: expected numbers from 0 to 1.",
         )
     expect_close(kappa.norm(), torch.ones((), dtype=F64), "the length of κ")
+    text = w.new_tensor([0, 0.8])
+    expect(
+        len(w) != 2 or not torch.allclose((a * kappa).abs(), text),
+        "These are the text's a and κ: find others.",
+    )
     A = torch.diag(w) - torch.outer(kappa, a * kappa)
     expect(
         float(torch.linalg.matrix_norm(A, 2)) > 1.1,

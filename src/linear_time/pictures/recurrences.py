@@ -49,7 +49,7 @@ FAMILY_BOXES: dict[str, tuple[int, int, str, int]] = {
     "delta": (RIGHT, 74, "DeltaNet, TTT\nDeltaProduct", 46),
     "gated": (RIGHT, 232, "gated DeltaNet,\nTitans", 46),
     "kda": (RIGHT, 322, "KDA, GDN-2\nRWKV-7", 46),
-    "mamba3": (RIGHT, 418, "Mamba-3", 34),
+    "mamba3": (LEFT, 490, "Mamba-3", 34),
 }
 
 
@@ -59,10 +59,10 @@ def family_drawing() -> Drawing:
         "The family",
         "Two columns: models that only add, and models that erase along a "
         "key first. Rows from above: no decay, a fixed one, one number that "
-        "the token chooses, one a channel, and at the bottom states of one "
-        "key. Each arrow leads from a model to what it becomes under the "
-        "restriction beside it.",
-        height=460,
+        "the token chooses, one a channel, then states of one key, and at "
+        "the bottom Mamba-3, which only adds. Each arrow leads from a model "
+        "to what it becomes under the restriction beside it.",
+        height=520,
     )
     d.text(LEFT, 14, "only adds")
     d.text(RIGHT, 14, "erases first")
@@ -90,7 +90,7 @@ def family_drawing() -> Drawing:
     up("gated", "delta", "α = 1")
     up("kda", "gated", "equal α")
     d.arrow((RIGHT - 70, 322), (LEFT + 70, 322), label="*b* = 0", side="above")
-    d.text(RIGHT, 446, "λ = 1, no turn: Mamba-2")
+    d.text(LEFT + 84, 490, "λ = 1, no turn: Mamba-2", anchor="start")
     return d
 
 
