@@ -11,6 +11,7 @@ import ast
 import json
 import platform
 import re
+import textwrap
 import zlib
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -259,12 +260,17 @@ def citation(cff: dict[str, Any]) -> tuple[str, list[str]]:
     return words + cff["repository-code"], [
         "@software{lineartime,",
         f"  author  = {{{' and '.join('{' + name + '}' for name in authors)}}},",
-        f"  title   = {{{cff['title']}}},",
+        *_wrapped(f"title   = {{{cff['title']}}},"),
         f"  version = {{{cff['version']}}},",
         f"  year    = {{{released[:4]}}},",
         f"  url     = {{{cff['repository-code']}}}",
         "}",
     ]
+
+
+def _wrapped(line: str) -> list[str]:
+    """A field of an entry in lines that fit the page: BibTeX takes a break for a space."""
+    return textwrap.wrap(line, 76, initial_indent="  ", subsequent_indent=" " * 13)
 
 
 # What ran

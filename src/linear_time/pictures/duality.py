@@ -121,7 +121,7 @@ def block_drawing() -> Drawing:
     d.arrow(
         (main, 150), (main, 200), label="*u*, *B*, *C*", side="left", at=0.3
     )
-    d.text(main - 8, 184, "(length, 2*d* + 2*GN*)", anchor="end", size=11.5)
+    d.text(main - 8, 184, "(length, 2*d* + 2*GN*)", anchor="end", size=11.7)
     d.arrow((step, 150), (step, 282), kind="input")
     d.text(step - 8, 172, "Δ (length, *H*)", anchor="end", kind="input")
     d.arrow((gate, 150), (gate, 392))
@@ -135,7 +135,7 @@ def block_drawing() -> Drawing:
         at=0.2,
     )
     d.text(
-        main - 7, 282, "*B*, *C* (length, *G*, *N*)", anchor="end", size=11.5
+        main - 7, 282, "*B*, *C* (length, *G*, *N*)", anchor="end", size=11.7
     )
     d.box(step, 298, 76, "softplus", kind="input")
     d.arrow((step, 314), (step, 386), (main + 102, 386), kind="input")
@@ -197,7 +197,7 @@ def chunk_explorer() -> Explorer:
     panel = Panel(
         "steps of a chunk",
         "numbers a token and head",
-        (0, len(CHUNKS) - 1),
+        (0, len(CHUNKS) - 0.8),
         (0, 700),
         {
             "matrix": Curve("green", "of M", "8 4"),

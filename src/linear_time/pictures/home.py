@@ -112,7 +112,10 @@ def paths_drawing() -> Drawing:
         "Four paths through the book",
         "Four rows: each begins with a page of ten minutes and goes on through "
         "the numbered chapters of one path; every box is a link.",
-        height=366,
+        height=sum(
+            74 + 36 * ((len(path.chapters) - 1) // 7) for path in PATHS.values()
+        )
+        - 2,
     )
     y = 16
     for path in PATHS.values():
