@@ -96,7 +96,7 @@ def chunks_drawing() -> Drawing:
         if i < 2:
             d.arrow((x + 52, 236), (xs[i + 1] - 24, 236), kind="state")
     d.text(34, 272, "2", anchor="end", kind="input")
-    d.text(104, 216, "3", kind="state")
+    d.text(114, 224, "3", kind="state")
     d.text(102, 284, "4", anchor="end", kind="state")
     return d
 

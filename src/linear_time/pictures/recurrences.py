@@ -68,7 +68,8 @@ def family_drawing() -> Drawing:
     d.text(RIGHT, 14, "erases first")
     for text, y in (("*A* = 1", 40), ("fixed α", 118), ("chosen α_t", 196)):
         d.text(18, y, text, anchor="start")
-    d.text(18, 282, "one α a channel", anchor="start")
+    d.text(18, 270, "one α", anchor="start")
+    d.text(18, 286, "a channel", anchor="start")
     d.text(18, 382, "a vector", anchor="start")
     for x, y, words, h in FAMILY_BOXES.values():
         d.box(x, y, 140, words, h=h)
