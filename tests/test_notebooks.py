@@ -393,6 +393,17 @@ def test_library_code_is_shown_not_retyped(path):
     assert retyped(code_cells(path), *library()) == []
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_rows_of_a_printed_table_have_the_cells_of_its_head(path):
+    """A bar inside a cell, as in |x|, would end it, and what follows would be lost."""
+    for cell in code_cells(path):
+        for output in cell.get("outputs", []):
+            lines = output.get("data", {}).get("text/markdown", "").splitlines()
+            rows = [line for line in lines if line.startswith("|")]
+            bars = [line.replace("\\|", "").count("|") for line in rows]
+            assert len(set(bars)) <= 1, rows[bars.index(max(bars))]
+
+
 def test_retyped_code_is_found():
     forms, names = library()
     source = inspect.getsource(importlib.import_module("linear_time.figures").label)

@@ -118,7 +118,7 @@ FAMILY: dict[str, Member] = {
         ),
         Member(
             "mLSTM", "2405.04517", "e^f I", "e^i v kᵀ",
-            "y / max(|nᵀq|, 1); stabilised by m", mlstm,
+            "y / max(abs(nᵀq), 1); stabilised by m", mlstm,
         ),
         Member(
             "Mamba-3", "2603.15569", "e^(Δ A) I",
