@@ -65,6 +65,8 @@ def drawn(page: str) -> set[int]:
         letters = re.findall(r"<mi>([^<])</mi>", equation)
         found.update(ITALICS[ord(letter)] for letter in letters if ord(letter) in ITALICS)
         found.update(map(ord, html.unescape(re.sub(r"<[^>]*>", "", equation))))
+        if re.search("<m(sqrt|root)", equation):
+            found.add(ord("√"))  # drawn by the browser, not written
     return found - SILENT
 
 

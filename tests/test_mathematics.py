@@ -52,6 +52,11 @@ def test_a_page_s_characters_are_its_letters_upright_and_in_italics():
     assert {chr(code) for code in mathematics.drawn(f"<p>Zz{page}Zz</p>")} == set("hℎℝα𝛼,rank")
 
 
+def test_the_sign_of_a_root_is_in_the_font_although_no_equation_writes_it():
+    for tex in (r"\sqrt{2}", r"\sqrt[3]{x}"):
+        assert ord("√") in mathematics.drawn(mathematics.mathml(tex, False))
+
+
 def test_the_font_is_cut_and_a_missing_character_is_named(tmp_path: Path):
     used = mathematics.drawn(mathematics.mathml(r"\sum_{i=1}^n x_i", True))
     mathematics.cut_font(used, tmp_path / "some" / "cut.woff2")

@@ -241,6 +241,17 @@ def test_no_internal_link_is_broken() -> None:
     assert broken == []
 
 
+def test_a_root_has_its_sign(page: Page, address: str) -> None:
+    """A sign that the font lacks is left out in silence, and the root with it."""
+    page.goto(address + "chapters/20-duality.html")
+    page.evaluate("document.fonts.ready")
+    widths = page.evaluate(
+        """() => [...document.querySelectorAll("msqrt")].filter(m => m.checkVisibility()).map(
+        m => m.firstElementChild.getBoundingClientRect().left - m.getBoundingClientRect().left)"""
+    )
+    assert len(widths) > 2 and min(widths) > 3
+
+
 def test_search_finds_a_word(page: Page, address: str) -> None:
     page.goto(address + "search.html?q=bilinear")
     # The results come one by one: the first is not the last.
