@@ -17,7 +17,7 @@ from linear_time.delta_rule import delta_cost, delta_rule, delta_step
 from linear_time.layer import full, zeros
 from linear_time.mixer import SequenceMixer
 from linear_time.recurrences import Keys, States, Values
-from linear_time.selective import behind_padding
+from linear_time.selective import behind_padding, last_inputs
 
 
 class DeltaState(NamedTuple):
@@ -130,8 +130,7 @@ class _DeltaRule(SequenceMixer):
                 initial_state=state.S,
                 chunk=self.chunk,
             )
-        past = window[..., window.shape[2] - self.taps + 1 :]
-        past = past.to(state.window.dtype, copy=True)  # not all of the prompt
+        past = last_inputs(window, state.window)
         return self.read(y, z), DeltaState(past, S)
 
     def step(

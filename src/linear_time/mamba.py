@@ -35,6 +35,7 @@ from linear_time.layer import (
 from linear_time.mixer import LanguageModel, Residual, SequenceMixer
 from linear_time.selective import (
     behind_padding,
+    last_inputs,
     next_state,
     read_state,
     selective_scan,
@@ -166,8 +167,7 @@ class Mamba(SequenceMixer):
                 return_last_state=True,
                 initial_state=state.h,
             )
-        past = window[..., window.shape[2] - self.taps + 1 :]
-        past = past.to(state.window.dtype, copy=True)  # not all of the prompt
+        past = last_inputs(window, state.window)
         return self.out_proj(y.mT), MambaState(past, h)
 
     def initial_state(

@@ -29,7 +29,11 @@ from linear_time.duality import (
 )
 from linear_time.layer import full, zeros
 from linear_time.mixer import SequenceMixer
-from linear_time.selective import behind_padding, skip_padding
+from linear_time.selective import (
+    behind_padding,
+    last_inputs,
+    skip_padding,
+)
 
 
 class Mamba2State(NamedTuple):
@@ -196,8 +200,7 @@ class Mamba2(SequenceMixer):
                 initial_state=state.S,
                 chunk=self.chunk,
             )
-        past = window[..., window.shape[2] - self.taps + 1 :]
-        past = past.to(state.window.dtype, copy=True)  # not all of the prompt
+        past = last_inputs(window, state.window)
         y = self.norm(y.flatten(2), z)
         return self.out_proj(y), Mamba2State(past, S)
 

@@ -359,6 +359,15 @@ def behind_padding(window: Tensor, mask: Tensor, past: int) -> Tensor:
     return window.gather(2, source[:, None].expand_as(window))
 
 
+def last_inputs(window: Tensor, before: Tensor) -> Tensor:
+    """What the next token's taps reach of a window: as many as before.
+
+    A copy in the type of the state: it does not hold all of the prompt.
+    """
+    kept = window[..., window.shape[2] - before.shape[2] :]
+    return kept.to(before.dtype, copy=True)
+
+
 def _arguments(
     u: Tensor,
     delta: Tensor,

@@ -86,9 +86,9 @@ MUTANTS = [
         "a state keeps one more column than it counts",
     ),
     (
-        MAMBA,
-        "past = past.to(state.window.dtype, copy=True)  # not all of the prompt",
-        "past = past.to(state.window.dtype)",
+        SELECTIVE,
+        "return kept.to(before.dtype, copy=True)",
+        "return kept.to(before.dtype)",
         "a state keeps the whole prompt",
     ),
     # gradients, graphs
