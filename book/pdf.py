@@ -88,12 +88,12 @@ width => {
     fit(e, () => Math.min(e.parentElement.clientWidth, width) - e.scrollWidth, 0.6);
   return [...document.querySelectorAll('.bd-article *')]
     .filter(e => e.getClientRects().length && e.getBoundingClientRect().right > width + 2)
-    .filter(e => !e.closest('math, svg, mjx-container') && !e.matches('thead, tbody, tr, th, td *'))
+    .filter(e => !e.closest('math, svg') && !e.matches('thead, tbody, tr, th, td *'))
     .map(e => e.closest('.chapter').id + ' ' + e.outerHTML.slice(0, 100));
 }
 """
 END = "<!-- end of the contents -->"
-SETTLE = "() => (window.MathJax?.startup?.promise ?? document.fonts.ready).then(() => null)"
+SETTLE = "() => document.fonts.ready.then(() => null)"
 
 
 class Broken(Exception):
@@ -219,17 +219,12 @@ def quoted(text: str) -> str:
 
 
 def heads_of(pages: list[Page]) -> str:
-    """The pages' style sheets, and what draws the mathematics where the browser does."""
+    """The pages' style sheets."""
     kept: dict[str, None] = {}  # each once, in order
     for page in pages:
-        for tag in page.head.find_all(["link", "style", "script"]) if page.head else []:
-            sheet = tag.name == "style" or "stylesheet" in (tag.get("rel") or [])
-            drawn = "mathjax" in (tag.get("src") or "").lower() or "MathJax" in (tag.string or "")
-            if not (sheet or (tag.name == "script" and drawn)):
-                continue
-            for key in ("href", "src"):
-                if tag.get(key) and not re.match(r"[a-z]+:", tag[key]):
-                    tag[key] = page.inside(tag[key])
+        for tag in page.head.select("style, link[rel~=stylesheet]") if page.head else []:
+            if tag.get("href") and not re.match(r"[a-z]+:", tag["href"]):
+                tag["href"] = page.inside(tag["href"])
             kept[str(tag)] = None
     return "\n".join(kept)
 

@@ -213,7 +213,9 @@ def train_side_by_side(
             late |= now - begin + (now - first) / (done - before) * (steps - done) > seconds
         if late and active and done < steps:
             if keep is not None:
-                torch.save([t.kept() for t in trainees], keep)
+                unfinished = keep.with_name(keep.name + ".new")
+                torch.save([t.kept() for t in trainees], unfinished)
+                unfinished.replace(keep)  # a kill leaves the one before
             return False
     if keep is not None:
         keep.unlink(missing_ok=True)
