@@ -252,6 +252,12 @@ def test_a_root_has_its_sign(page: Page, address: str) -> None:
     assert len(widths) > 2 and min(widths) > 3
 
 
+def test_a_bar_stands_free_of_its_letter(page: Page, address: str) -> None:
+    page.goto(address + "chapters/12-discretization.html")
+    bar = page.locator('mover[accent="true"] > :last-child').first
+    assert float(bar.evaluate("e => parseFloat(getComputedStyle(e).paddingBottom)")) > 1
+
+
 def test_search_finds_a_word(page: Page, address: str) -> None:
     page.goto(address + "search.html?q=bilinear")
     # The results come one by one: the first is not the last.
