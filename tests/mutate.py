@@ -32,6 +32,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import select
 import signal
@@ -67,8 +68,11 @@ TESTS = {
     "src/linear_time/scan_function.py": ("scan",),
     "src/linear_time/exercises/": ("exercises", "harness", "verdicts"),
     "src/linear_time/pictures/": ("pictures",),
-    "book/build.py": ("build",),
-    "book/_ext/": ("layers", "pages", "course", "build"),
+    "book/answers.py": ("grade",),
+    "book/handout.py": ("assignments",),
+    "book/questions.py": ("bank",),
+    "book/wire.py": ("grade",),
+    "book/_ext/": ("extensions", "layers", "course", "reader"),
     "experiments/runs.py": ("experiments", "experiment_jobs"),
     "experiments/stacked.py": ("sequential_digits", "experiment_jobs"),
     "experiments/stacks.py": ("movielens", "experiment_jobs"),
@@ -86,7 +90,9 @@ QUIET = ("string", "newline", "endmarker", "fstring_start", "fstring_string", "f
 LEFT_OUT = ("gpu", "site", "alone", "drawing", "pages", "scan_triton", "gallery", "same", "kills")
 LEFT_OUT += ("workflows", "fuzz", "heartbeat")
 #: Fixtures of tests that work in other processes, which read the unchanged files.
-ELSEWHERE = {"compilers", "chromium", "site", "root"}
+ELSEWHERE = {"compilers", "chromium", "root"}
+#: The chapters whose exercises are asked about what all checks share.
+SOME = ("00", "04", "11", "12")
 
 
 # --- what is changed -----------------------------------------------------------------------------
@@ -347,6 +353,22 @@ def tests_of(file: str) -> list[str]:
     return [p.relative_to(ROOT).as_posix() for p in dict.fromkeys(paths) if p.exists()]
 
 
+@cache
+def _numbers() -> dict[str, str]:
+    """Of a topic, its chapter's number."""
+    text = read("src/linear_time/exercises/__init__.py")
+    return {topic: number for number, topic in re.findall(r'"(\d\d)": "(\w+)"', text)}
+
+
+def is_about(test: str, file: str) -> bool:
+    """Whether a test may say something of a file: of checks, where it is of their chapter's."""
+    chapter = re.search(r"\[(\d\d)-", test)
+    if "/exercises/" not in file or chapter is None:
+        return True
+    own = _numbers().get(Path(file).stem)
+    return chapter[1] in ((own,) if own else SOME)
+
+
 # --- the process that has collected the tests ----------------------------------------------------
 
 
@@ -599,9 +621,9 @@ class Tests:
             raise RuntimeError("the process that has collected the tests is gone")
         return json.loads(line)
 
-    def about(self, files: Sequence[str]) -> list[dict]:
+    def about(self, files: Sequence[str], of: str) -> list[dict]:
         """Do the tests of files pass as they are, how long, what do they call? Asked once."""
-        tests = [test for test in self.items if test.split("::")[0] in files]
+        tests = [t for t in self.items if t.split("::")[0] in files and is_about(t, of)]
         for file in files:
             new = [t for t in tests if t.split("::")[0] == file and t not in self.known]
             rows = self.ask(ask="trace", tests=new) if new else []
@@ -621,7 +643,7 @@ class Tests:
     def calling(self, mutant: Mutant, of: Sequence[str]) -> list[dict]:
         """The tests in these files that call what is changed, the fastest first."""
         owner = owner_of(mutant.file, mutant.start)
-        rows = [r for r in self.about(of) if not r["fails"] and r["seconds"] < SLOW]
+        rows = [r for r in self.about(of, mutant.file) if not r["fails"] and r["seconds"] < SLOW]
         calls = [
             row
             for row in rows
@@ -825,6 +847,8 @@ def write_report() -> int:
             row["line"] = now[key].shown()[0]
         elif row["file"] not in files([row["file"]], None):
             continue
+        elif row["old"] not in squeeze(read(row["file"])):
+            continue  # the line is no longer there
         rows.append(row)
     lines = [HEAD]
     lines += ["| | mutants | killed | 95 % | by hand | killed |", "|---|--:|--:|---|--:|--:|"]

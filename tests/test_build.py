@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import nbformat
@@ -255,6 +256,157 @@ def test_an_edition_without_solutions_has_none_anywhere(root: Path) -> None:
     path.write_text(text, encoding="utf8")
 
 
+# --- without a small book: what is asked of other programs
+
+
+@pytest.mark.parametrize("edition", ["public", "instructor"])
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_rendering_that_did_not_end_well_is_begun_anew(
+    edition: str, before: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warnings are errors; what was left unfinished is read again, and noted until it ends."""
+    (tmp_path / "_build" / ".jupyter_cache").mkdir(parents=True)
+    folder = tmp_path / "_build"
+    if edition != "public":
+        folder = folder / edition / "_build"
+        assert build.edition_folder(tmp_path / "_build", edition) == folder
+        assert (folder / ".jupyter_cache").samefile(tmp_path / "_build" / ".jupyter_cache")
+    unfinished = folder / ".rendering"
+    if before:
+        unfinished.touch()
+    asked = []
+
+    def runs(command: list[str], cwd: Path, stdin: int) -> object:
+        assert unfinished.exists() and os.environ["LINEAR_TIME_EDITION"] == edition
+        asked.append((command, cwd, stdin))
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(build.subprocess, "run", runs)
+    monkeypatch.setenv("LINEAR_TIME_EDITION", "")
+    assert build.render(tmp_path, tmp_path / "_build", edition) is (code == 0)
+    assert unfinished.exists() == (code != 0)
+    ((command, cwd, stdin),) = asked
+    assert command[1:6] == ["build", str(tmp_path), "-W", "--keep-going", "-q"]
+    assert Path(command[0]).name == "jupyter-book" and cwd == tmp_path
+    assert stdin == subprocess.DEVNULL
+    assert ("--all" in command) == before
+    output = ["--path-output", str(folder.parent)] if edition != "public" else []
+    assert [part for part in command[6:] if part != "--all"] == output
+
+
+class Small:
+    """What ``main`` calls, noted, with a book that has what it is given."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.root, self.calls = root, []
+        self.says = {"execute": True, "render": True}
+        (root / "book").mkdir()
+        (root / "_config.yml").write_text("execute: {timeout: 77}", encoding="utf8")
+        for name in self.says:
+            patch.setattr(build, name, self.noted(name))
+        for name in ("cards", "slides"):
+            made = types.ModuleType(name)
+            made.build = self.noted(name)  # type: ignore[attr-defined]
+            patch.setitem(sys.modules, name, made)
+        patch.setattr(build.fcntl, "flock", lambda lock, how: self.calls.append(("lock", how)))
+        patch.setenv("PYTHONPATH", "before")
+        self.patch = patch
+
+    def noted(self, name: str) -> object:
+        def call(*given: object) -> bool | None:
+            self.calls.append((name, *given))
+            if self.says.get(name) == "fails":
+                raise ValueError("no such part")
+            return self.says.get(name)
+
+        return call
+
+    def run(self, *options: str) -> int:
+        self.patch.setattr(sys, "argv", ["build.py", "--root", str(self.root), *options])
+        return build.main()
+
+    def names(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
+    return Small(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("edition", ["public", "without-solutions"])
+@pytest.mark.parametrize("parts", [(), ("slides",), ("cards",), ("cards", "slides")])
+def test_cards_and_slides_are_made_where_a_book_has_them(
+    small: Small, edition: str, parts: tuple[str, ...]
+) -> None:
+    if "cards" in parts:
+        (small.root / "book" / "cards.py").touch()
+    if "slides" in parts:
+        (small.root / "book" / "slides").mkdir()
+    assert small.run("--edition", edition) == 0
+    made = small.root / "_build"
+    site = made / ("" if edition == "public" else f"{edition}/_build") / "html"
+    assert small.names() == ["lock", "execute", "render", *parts]
+    assert small.calls[1:3] == [
+        ("execute", small.root, made, 77), ("render", small.root, made, edition),
+    ]  # fmt: skip
+    assert all(call[1:] == (site,) for call in small.calls[3:])
+    assert os.environ["PYTHONPATH"] == f"{small.root / 'src'}{os.pathsep}before"
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "code", "last"),
+    [
+        ((), {"execute": False}, 1, "execute"),
+        (("--execute-only",), {}, 0, "execute"),
+        ((), {"render": False}, 1, "render"),
+        ((), {"slides": "fails"}, 1, "slides"),
+    ],
+)
+def test_a_build_ends_where_a_step_fails(
+    small: Small, options: tuple[str, ...], says: dict, code: int, last: str
+) -> None:
+    (small.root / "book" / "slides").mkdir()
+    small.says |= says
+    assert small.run(*options) == code
+    assert small.names()[-1] == last
+
+
+def test_a_second_build_waits_for_the_first(small: Small) -> None:
+    def flock(lock: object, how: int) -> None:
+        small.calls.append(("lock", how))
+        if how & build.fcntl.LOCK_NB:
+            raise BlockingIOError
+
+    small.patch.setattr(build.fcntl, "flock", flock)
+    assert small.run() == 0
+    alone = build.fcntl.LOCK_EX
+    assert small.calls[:2] == [("lock", alone | build.fcntl.LOCK_NB), ("lock", alone)]
+    assert small.names() == ["lock", "lock", "execute", "render"]
+
+
+def test_a_worker_leaves_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks whose child it is until that changes, and only then ends."""
+    parents, ended, watches = iter([7, 7, 7, 1, 1]), [], []
+    monkeypatch.setattr(build.os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(build.os, "_exit", ended.append)
+    monkeypatch.setattr(build.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "9")
+
+    class Thread:
+        def __init__(self, target: object, daemon: bool) -> None:
+            assert daemon
+            watches.append(target)
+
+        def start(self) -> None:
+            watches[0]()
+
+    monkeypatch.setattr(build.threading, "Thread", Thread)
+    build.end_with_parent(3)
+    assert ended == [1] and next(parents) == 1 and os.environ["OMP_NUM_THREADS"] == "3"
+
+
 def test_the_instructors_notes_of_a_chapter() -> None:
     editions = load(ROOT / "book" / "_ext" / "linear_time_editions.py")
     for path in build.chapters(ROOT):
@@ -266,8 +418,12 @@ def test_the_instructors_notes_of_a_chapter() -> None:
     assert "`no_growth`: Calls a growing mode stable" in known
 
 
-def test_closure_follows_imports_and_nothing_else(root: Path) -> None:
-    source = root / "src"
+def test_closure_follows_imports_and_nothing_else(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    package = source / "linear_time"
+    package.mkdir(parents=True)
+    for name, text in (("__init__", ""), ("alpha", ALPHA), ("beta", ""), ("gamma", "")):
+        (package / f"{name}.py").write_text(text, encoding="utf8")
     files = {file.name for file in build.closure(source, {"linear_time.alpha", "torch"})}
     assert files == {"__init__.py", "alpha.py", "beta.py"}
     assert build.imported("from ..x import y\nfrom . import z", "linear_time.exercises") == {

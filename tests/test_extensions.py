@@ -1,0 +1,775 @@
+"""The book's Sphinx extensions, function by function, without a browser.
+
+What a page looks like in the end is asked of the rendered site (``test_site.py``); here each step
+meets small pages made for it, so that a step that does nothing, or the opposite, is seen at once.
+"""
+
+import importlib
+import inspect
+import json
+import sys
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from docutils import nodes
+from fontTools.ttLib import TTFont
+from sphinx.errors import ExtensionError
+
+from book import ROOT, load
+
+EXT = ROOT / "book" / "_ext"
+NAMES = sorted(path.stem for path in EXT.glob("linear_time_*.py"))
+OWN = {name: load(EXT / f"{name}.py") for name in NAMES}
+book, editions = OWN["linear_time_book"], OWN["linear_time_editions"]
+layers, reader = OWN["linear_time_layers"], OWN["linear_time_reader"]
+mathematics, results = OWN["linear_time_mathematics"], OWN["linear_time_results"]
+lessons = OWN["linear_time_course"]
+
+
+def site(tmp_path: Path, kind: str = "html", **more) -> SimpleNamespace:
+    """An application as the extensions see one: where it writes, what it found, what it is told."""
+    env = SimpleNamespace(found_docs={"book/a", "chapters/12-b"}, docname="chapters/12-b")
+    theme = {"repository_url": "https://github.com/owner/some-book"}
+    config = SimpleNamespace(html_baseurl="", html_theme_options=theme)
+    builder = SimpleNamespace(format=kind, get_relative_uri=lambda a, b: f"../{b}.html")
+    made = SimpleNamespace(
+        env=env, config=config, builder=builder, outdir=str(tmp_path), connected=[], added=[]
+    )
+    made.connect = lambda event, do, priority=500: made.connected.append((event, do, priority))
+    for name in ("css_file", "js_file", "directive", "html_math_renderer"):
+        what = name.partition("_")[0]
+        setattr(made, f"add_{name}", lambda *given, w=what, **_: made.added.append((w, *given)))
+    made.__dict__.update(more)
+    return made
+
+
+# --- what all share
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_extension_is_connected_and_may_run_in_parallel(name, tmp_path, monkeypatch):
+    """All that a module defines for Sphinx is connected; a change in it reads every page again."""
+    module, app = OWN[name], site(tmp_path)
+    said = module.setup(app)
+    assert said["parallel_read_safe"] is True and said["parallel_write_safe"] is True
+    events = {do.__name__: (event, priority) for event, do, priority in app.connected}
+    takes_app = [
+        function.__name__
+        for function in vars(module).values()
+        if inspect.isfunction(function)
+        and function.__module__ == module.__name__
+        and next(iter(inspect.signature(function).parameters), "") == "app"
+        and "env" not in str(function.__annotations__.get("return"))
+    ]
+    helpers = {"setup", "terms_of", "formulas_of", "introduced"}
+    assert set(takes_app) - helpers == set(events)
+    directives = [
+        thing
+        for thing in vars(module).values()
+        if inspect.isclass(thing) and thing.__module__ == module.__name__ and hasattr(thing, "run")
+    ]
+    added = [given[-1] for given in app.added if given[0] == "directive"]
+    assert {one for one in directives if not one.__subclasses__()} == set(added)
+    if "env_version" in said:
+        other = lambda path: b"another text"  # noqa: E731
+        monkeypatch.setattr(Path, "read_bytes", other)
+        assert module.setup(site(tmp_path))["env_version"] != said["env_version"]
+    else:
+        assert said["version"] == "public"
+
+
+def test_what_comes_first_and_last():
+    """Numbers are plain when Sphinx compares them, and ours when pages are written."""
+    app = site(Path())
+    for module in OWN.values():
+        module.setup(app)
+    at = {do.__name__: priority for _, do, priority in app.connected}
+    assert at["restore_numbers"] < 500 < at["number_by_chapter"]
+    assert at["mend_docstring"] < 500 < at["fold_page"]
+    assert at["site_address"] < 500 < at["without_doors"]
+    assert at["head_and_foot"] < 500 < at["mend_page"]
+    assert at["remove_old_pages"] < at["cut_font"]
+
+
+# --- linear_time_book
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [("", "https://owner.github.io/some-book/"), ("https://b.org/", "https://b.org/")],
+)
+def test_the_address_follows_from_the_repository(given, address):
+    app = site(Path())
+    app.config.html_baseurl = given
+    book.site_address(app, app.config)
+    assert app.config.html_baseurl == app.config.ogp_site_url == address
+
+
+CELL = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+
+
+class Cache:
+    """jupyter-cache of one record, or of none."""
+
+    def __init__(self, created):
+        self.created = created
+
+    def match_cache_notebook(self, notebook):
+        if self.created is None:
+            raise KeyError
+        return SimpleNamespace(created=datetime.fromtimestamp(self.created), data=self.data)
+
+    data = None
+
+
+@pytest.mark.parametrize(
+    ("read", "executed", "outdated"),
+    [(None, None, True), (None, 5.0, True), (5.0, None, True), (5.0, 5.0, False), (5.0, 6.0, True)],
+)
+def test_a_chapter_is_read_again_where_it_was_executed_since(
+    read, executed, outdated, tmp_path, monkeypatch
+):
+    for name in ("a", "b", "c"):
+        nbformat.write(CELL, tmp_path / f"{name}.ipynb")
+    (tmp_path / "words.md").write_text("# Words", encoding="utf8")
+    suffix = {"words": ".md"}
+    env = SimpleNamespace(
+        mystnb_config=SimpleNamespace(execution_cache_path="where"),
+        found_docs={"a", "b", "c", "words"},
+        doc2path=lambda name: str(tmp_path / (name + suffix.get(name, ".ipynb"))),
+        nb_metadata={} if read is None else {"a": {"exec_data": {"mtime": read}}},
+    )
+    monkeypatch.setattr(book, "get_cache", lambda path: Cache(executed))
+    found = list(book.outdated_chapters(None, env, {"b"}, {"c"}, set()))
+    assert found == ["a"] * outdated
+
+
+def test_numbers_have_the_chapter_before_them_and_are_given_back():
+    plain = {
+        "chapters/12-b": {"figure": {"late": (10,), "first": (1,), "middle": (2,)}},
+        "book/a": {"table": {"one": (3,)}},
+    }
+    env = SimpleNamespace(toc_fignumbers={k: dict(v) for k, v in plain.items()})
+    assert book.restore_numbers(None, env) == [] and env.toc_fignumbers == plain
+    assert book.number_by_chapter(None, env) == []
+    figures = env.toc_fignumbers["chapters/12-b"]["figure"]
+    assert figures == {"first": (12, 1), "middle": (12, 2), "late": (12, 3)}
+    assert env.toc_fignumbers["book/a"]["table"] == {"one": (1,)}
+    book.restore_numbers(None, env)
+    assert env.toc_fignumbers["chapters/12-b"]["figure"]["late"] == (10,)
+
+
+@pytest.mark.parametrize(("read", "written"), [([], []), (["book/a"], ["book/a", "chapters/12-b"])])
+def test_where_one_page_is_read_all_are_written(read, written):
+    env = site(Path()).env
+    book.note_reading(None, env, read)
+    assert book.write_all_after_reading(None, env) == written
+
+
+def script(name: str, body: str = ""):
+    class Script(str):
+        attributes = {"body": body}  # noqa: RUF012
+
+    return Script(name)
+
+
+def math(inside: str) -> str:
+    return f'<span class="math notranslate nohighlight"><math>{inside}</math></span>'
+
+
+def pre(inside: str) -> str:
+    return f'<span class="pre">{inside}</span>'
+
+
+def mended(body: str, page: str = "book/a", **more) -> str:
+    context = {"script_files": [], "body": body, **more}
+    book.mend_page(site(Path()), page, "", context, None)
+    return context["body"]
+
+
+def test_scripts_of_a_service_that_is_not_used_leave():
+    kept = script("layers.js")
+    context = {"script_files": [script("thebe.js"), kept, script("", "let thebe = 1")]}
+    book.mend_page(site(Path()), "book/a", "", context, None)
+    assert context == {"script_files": [kept], "body": ""}
+    body = 'a <script type="text/x-thebe-config">\n{}\n</script>b<script>kernelName = 1\n</script>c'
+    assert mended(body) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (f"{math('x')},", "unbroken short"),
+        (f"({math('x')})", "unbroken short"),
+        (f"{math('x' * 15)}.", "unbroken short"),
+        (f"{math('x' * 16)}.", "unbroken"),
+        (f"{math('<mi>x</mi><annotation>a long text of it</annotation>')}’", "unbroken short"),
+        (f"{math('x')} and", None),
+    ],
+)
+def test_mathematics_keeps_the_sign_that_follows(body, kind):
+    assert mended(body) == (body if kind is None else f'<span class="{kind}">{body}</span>')
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("a_long_name", "a_<wbr/>long_<wbr/>name"),
+        ("file.py::test", "file.py::<wbr/>test"),
+        ("src/linear", "src/<wbr/>linear"),
+        ("_x", "_x"),
+        ("plain", "plain"),
+    ],
+)
+def test_a_long_name_breaks_after_its_underscores(name, broken):
+    assert mended(pre(name)) == pre(broken)
+
+
+@pytest.mark.parametrize("page", ["book/a", "chapters/12-b"])
+def test_a_test_is_named_by_its_file_in_chapters_alone(page):
+    body = f'<code class="docutils literal notranslate">{pre("test_a.py::test_b")}</code>'
+    where = "https://github.com/owner/some-book/blob/main/tests/test_a.py"
+    assert (where in mended(body, page)) == page.startswith("chapters/")
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted"),
+    [
+        (["Alias for field number 3"], []),
+        (["Alias for field number three"], ["Alias for field number three"]),
+        (["a |λ| and ``b|c``"], [r"a \|λ\| and ``b|c``"]),
+        (["Words", "    hang", "    on"], ["Words hang on"]),
+        (["Args:", "    x: a"], ["Args:", "    x: a"]),
+        (["", "    code"], ["", "    code"]),
+        (["    a", "    b"], ["    a", "    b"]),
+        (["a", "b"], ["a", "b"]),
+        ([], []),
+    ],
+)
+def test_a_plain_docstring_is_read_as_it_is_meant(lines, wanted):
+    given = list(lines)
+    book.mend_docstring(None, "", "", None, None, given)
+    assert given == wanted
+
+
+@pytest.mark.parametrize(("kind", "error"), [("html", None), ("html", ValueError()), ("tex", None)])
+def test_pages_that_left_the_contents_leave_the_site(kind, error, tmp_path):
+    there = ["index", "book/a", "chapters/12-b"]
+    other = ["_static/x/y", "slides/12-b"]
+    gone = ["book/old", "chapters/11-b"]
+    for name in [*there, *other, *gone]:
+        (tmp_path / f"{name}.html").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.html").touch()
+    book.remove_old_pages(site(tmp_path, kind), error)
+    left = {p.relative_to(tmp_path).with_suffix("").as_posix() for p in tmp_path.rglob("*.html")}
+    cleaned = kind == "html" and error is None
+    assert left == {*there, *other, *(() if cleaned else gone)}
+
+
+# --- linear_time_editions
+
+EDITIONS = ("public", "without-solutions", "instructor")
+
+
+def tagged(words: str, *tags: str, code: bool = False):
+    make = nbformat.v4.new_code_cell if code else nbformat.v4.new_markdown_cell
+    return make(words, metadata={"tags": list(tags)} if tags else {})
+
+
+CELLS = [
+    tagged("# 12 · A chapter"), tagged("the answer", "solution", "hide-cell", code=True),
+    tagged("words"), tagged("points", "rubric"), tagged("imports", "imports", code=True),
+]  # fmt: skip
+
+
+def test_a_solution_is_known_by_its_tags():
+    assert [editions.is_solution(cell) for cell in CELLS] == [False, True, False, True, False]
+    assert not editions.is_solution({})
+
+
+def test_doors_to_solutions_are_closed(monkeypatch):
+    for name in EDITIONS:
+        monkeypatch.setattr(editions, "EDITION", name)
+        app = site(Path())
+        options = app.config.html_theme_options
+        options.update({"launch_buttons": {"colab_url": "x"}, "use_issues_button": False})
+        before = dict(options)
+        editions.without_doors(app, app.config)
+        if name != "without-solutions":
+            assert options == before
+            continue
+        assert options["launch_buttons"] == {} and options["use_issues_button"] is True
+        assert not any(options[f"use_{n}_button"] for n in ("repository", "edit_page", "source"))
+
+
+@pytest.mark.parametrize("name", EDITIONS)
+def test_solutions_of_a_page_are_folded_open_or_gone(name, monkeypatch):
+    monkeypatch.setattr(editions, "EDITION", name)
+    page = nodes.section()
+    for kind in ("tag_solution", "tag_imports"):
+        cell = nodes.container("", nodes.Text(kind), classes=["cell", kind])
+        cell["hide_mode"] = "all"
+        page += cell
+    editions.shown_or_gone(None, page)
+    left = {cell["classes"][1]: cell.get("hide_mode") for cell in page.children}
+    expected = {
+        "public": {"tag_solution": "all", "tag_imports": "all"},
+        "without-solutions": {"tag_imports": "all"},
+        "instructor": {"tag_solution": None, "tag_imports": "all"},
+    }
+    assert left == expected[name]
+
+
+@pytest.mark.parametrize("name", EDITIONS)
+@pytest.mark.parametrize(("kind", "error"), [("html", None), ("html", ValueError()), ("tex", None)])
+def test_the_notebooks_to_download_lose_theirs(name, kind, error, tmp_path, monkeypatch):
+    monkeypatch.setattr(editions, "EDITION", name)
+    path = tmp_path / "deep" / "12-b.ipynb"
+    path.parent.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=CELLS), path)
+    editions.copies_too(site(tmp_path, kind), error)
+    left = [cell.source for cell in nbformat.read(path, nbformat.NO_CONVERT).cells]
+    stripped = name == "without-solutions" and kind == "html" and error is None
+    assert left == [c.source for c in CELLS if not (stripped and editions.is_solution(c))]
+
+
+@pytest.mark.parametrize("name", EDITIONS)
+@pytest.mark.parametrize("page", ["chapters/12-b", "book/a", "chapters/glance"])
+def test_the_text_of_a_chapter_in_its_edition(name, page, monkeypatch):
+    monkeypatch.setattr(editions, "EDITION", name)
+    monkeypatch.setattr(editions, "notes", lambda number: f"notes for {number}")
+    source = [json.dumps({"cells": [dict(cell) for cell in CELLS]})]
+    editions.edit_markdown(None, page, source)
+    left = [cell["source"] for cell in json.loads(source[0])["cells"]]
+    plain = [cell.source for cell in CELLS]
+    if page != "chapters/12-b" or name == "public":
+        assert left == plain
+    elif name == "instructor":
+        assert left == [plain[0], "notes for 12", *plain[1:]]
+    else:  # code stays, whatever it is: the executed outputs belong to it
+        assert left == [text for text in plain if text != "points"]
+
+
+# --- linear_time_layers
+
+
+def block(words: str, *tags: str) -> nodes.Element:
+    return nodes.paragraph(words, words, classes=[f"tag_{tag}" for tag in tags])
+
+
+def raw(text: str, *tags: str) -> nodes.Element:
+    return nodes.raw("", text, format="html", classes=[f"tag_{tag}" for tag in tags])
+
+
+def told(nodes_: list) -> list[str]:
+    """The words of some nodes; an opening fold as "<kind", a closing one as ">"."""
+    out = []
+    for node in nodes_:
+        text = node.astext().strip()
+        if text.startswith("<details"):
+            text = "<" + text.partition("lt-fold lt-")[2].partition('"')[0]
+        out.append(">" if text == "</details>" else text)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("node", "own"),
+    [
+        (raw("<details>"), True),
+        (raw("<details> <summary>So</summary>"), True),
+        (raw(" </details>\n"), True),
+        (raw("<details>words"), False),
+        (raw("<p>"), False),
+        (block("<details>"), False),
+        (nodes.Text("</details>"), False),
+    ],
+)
+def test_the_fold_that_an_answer_brings_along(node, own):
+    assert layers.is_own_fold(node) is own
+
+
+def test_runs_of_answers_are_folded_and_order_is_kept():
+    page = nodes.section()
+    page += [
+        block("a"), block("b", "answer"), raw("<details>", "answer"), block("c", "answer"),
+        raw("</details>", "answer"), block("d"), raw("<p>in between</p>"), block("e", "answer"),
+    ]  # fmt: skip
+    layers.fold_answers(page)
+    assert told(page.children) == [
+        "a", "<answer", "b", "c", ">", "d", "<p>in between</p>", "<answer", "e", ">",
+    ]  # fmt: skip
+    assert all(child.parent is page for child in page.children)
+    assert "Reveal what was measured" in page.children[1].astext()
+
+
+@pytest.mark.parametrize(("words", "minutes"), [(3, 2), (300, 2), (450, 3), (900, 6)])
+def test_a_detour_is_folded_below_its_own_words(words, minutes):
+    section = nodes.section(classes=["tag_detour"])
+    section += [nodes.title("", "A proof"), block("shown"), block("word " * words), block("end")]
+    section["shown"] = 2
+    layers.fold_detour(section)
+    kinds = told(section.children)
+    assert kinds[:3] == ["A proof", "shown", "<detour"] and kinds[-2:] == ["end", ">"]
+    assert f"about {minutes} minutes" in section.children[2].astext()
+    assert "Fold the detour" in section.children[2].astext()
+
+
+@pytest.mark.parametrize("kind", ["html", "tex"])
+def test_a_page_is_folded_for_a_browser_alone(kind):
+    page, section = nodes.section(), nodes.section(classes=["tag_detour"], shown=1)
+    section += [nodes.title("", "A proof"), block("inside", "answer")]
+    page += [block("b", "answer"), section, nodes.section("", block("plain"))]
+    layers.fold_page(site(Path(), kind), page, "chapters/12-b")
+    folds = sum("<details" in node.astext() for node in page.findall(nodes.raw))
+    assert folds == (3 if kind == "html" else 0)
+    assert told(page.children[-1].children) == ["plain"]
+
+
+def directive(kind, argument: str, **options):
+    """A directive before it runs, on a page that notes what it depends on."""
+    made = object.__new__(kind)
+    depends: list[str] = []
+    env = SimpleNamespace(docname="book/a", note_dependency=depends.append, temp_data={})
+    settings = SimpleNamespace(env=env, record_dependencies=None)
+    parsed: list = []
+    made.state = SimpleNamespace(
+        document=SimpleNamespace(settings=settings),
+        nested_parse=lambda content, offset, into: parsed.append((list(content), into)),
+    )
+    made.arguments, made.options, made.content, made.content_offset = [argument], options, [], 3
+    made.error = lambda says: ValueError(says)
+    return made, depends, parsed
+
+
+def test_a_drawing_on_a_page_without_code():
+    made, depends, parsed = directive(layers.DrawingDirective, "home.paths_drawing")
+    made.content = ["The caption."]
+    (figure,) = made.run()
+    assert figure["classes"] == ["lt-figure"] and "<svg" in figure.children[0].astext()
+    assert parsed == [(["The caption."], figure)]
+    files = {Path(path).relative_to(ROOT / "src" / "linear_time").as_posix() for path in depends}
+    assert "pictures/home.py" in files and len(files) == 2
+
+
+@pytest.mark.parametrize("name", ["nowhere.paths_drawing", "home.nothing", "home", ""])
+def test_a_drawing_that_is_not_there_is_named(name):
+    made, _, _ = directive(layers.DrawingDirective, name)
+    with pytest.raises(ValueError, match=r"expected a drawing of linear_time\.pictures"):
+        made.run()
+
+
+# --- linear_time_course
+
+
+@pytest.mark.parametrize("kind", ["html", "tex"])
+@pytest.mark.parametrize("page", ["chapters/12-discretization", "chapters/14-hippo", "book/12-a"])
+def test_the_link_to_a_deck_follows_the_running_time(kind, page):
+    doctree = nodes.section()
+    doctree += [block("Words."), block("Running time short."), block("Running time again.")]
+    lessons.link_slides(site(Path(), kind), doctree, page)
+    links = [link["refuri"] for link in doctree.findall(nodes.reference)]
+    wanted = kind == "html" and page == "chapters/12-discretization"
+    assert links == ["../slides/12-discretization.html"] * wanted
+    last = doctree.children[1].astext()
+    assert last == "Running time short." + " For a lecture: slides." * wanted
+
+
+def test_a_table_of_exercises_adds_their_minutes():
+    lines = lessons.exercises(("12-gate", "13-leak"))
+    assert [line.count("|") for line in lines] == [7] * 5
+    minutes = [int(line.split("|")[3]) for line in lines[2:4]]
+    assert f"**{sum(minutes)}**" in lines[-1]
+    with pytest.raises(KeyError):
+        lessons.exercises(("12-nothing",))
+
+
+# --- linear_time_mathematics
+
+
+def visitor():
+    made = SimpleNamespace(body=[], links=[])
+    made.starttag = lambda node, tag, end="\n", **given: f"<{tag} {given['CLASS']}>"
+    made.add_permalink_ref = lambda node, says: made.links.append(says)
+    made.builder = SimpleNamespace(
+        config=SimpleNamespace(math_numfig=False, numfig=False, math_number_all=False)
+    )
+    return made
+
+
+@pytest.mark.parametrize("number", [None, 3])
+def test_an_equation_of_its_own_line_has_its_number(number):
+    page, node = visitor(), nodes.math_block("x", "x", number=number)
+    with pytest.raises(nodes.SkipNode):
+        mathematics.visit_math_block(page, node)
+    html = "".join(page.body)
+    assert html.startswith("<div math notranslate nohighlight>") and html.endswith("</div></div>\n")
+    assert 'display="block"' in html
+    assert ('<span class="eqno">(3)</span>' in html) == (number is not None)
+    assert page.links == ["Link to this equation"] * (number is not None)
+
+
+def test_an_equation_in_a_line_and_one_that_is_none(monkeypatch):
+    page, said = visitor(), []
+    monkeypatch.setattr(mathematics.logger, "warning", lambda *given, **_: said.append(given))
+    for tex in ("x < y", r"\nosuch <"):
+        with pytest.raises(nodes.SkipNode):
+            mathematics.visit_math(page, nodes.math(tex, tex))
+    assert page.body[1].startswith("<math>") and page.body[1].endswith("</span>")
+    assert page.body[3] == r"<code>\nosuch &lt;</code></span>" and len(said) == 1
+
+
+@pytest.mark.parametrize(("kind", "error"), [("html", None), ("html", ValueError()), ("tex", None)])
+def test_the_font_has_what_pages_and_slides_draw(kind, error, tmp_path):
+    (tmp_path / "deep").mkdir()
+    drawn = mathematics.mathematics.mathml(r"\mathbb{Q}", False)
+    (tmp_path / "deep" / "a.html").write_text(f"<p>{drawn}", encoding="utf8")
+    mathematics.cut_font(site(tmp_path, kind), error)
+    font = tmp_path / "_static" / "math.woff2"
+    assert font.exists() == (kind == "html" and error is None)
+    if font.exists():
+        have = set(TTFont(BytesIO(font.read_bytes())).getBestCmap())
+        assert {ord("ℚ"), ord("0"), ord("9"), 0x1D465} <= have and len(have) < 300
+
+
+def test_a_sign_without_a_glyph_ends_the_build(tmp_path):
+    (tmp_path / "a.html").write_text("<math><mi>中</mi></math>", encoding="utf8")
+    with pytest.raises(ExtensionError, match="U\\+4E2D"):
+        mathematics.cut_font(site(tmp_path), None)
+
+
+# --- linear_time_reader
+
+
+def glossary() -> nodes.Element:
+    items = []
+    for names, sentence in (
+        (("gate", "gates of sand"), "Lets through. Chapter 12."),
+        (("S4",), "A layer."),
+    ):
+        terms = [nodes.term(n, n, ids=[f"term-{n.replace(' ', '-')}"]) for n in names]
+        body = nodes.definition("", nodes.paragraph("", sentence))
+        items.append(nodes.definition_list_item("", *terms, body))
+    return nodes.section("", nodes.definition_list("", *items))
+
+
+def pages(**trees) -> SimpleNamespace:
+    app = site(Path())
+    known = {"book/glossary": glossary(), **{k.replace("_", "/", 1): v for k, v in trees.items()}}
+    app.env.found_docs = set(known)
+    app.env.get_doctree = lambda name: known[name]
+    return app
+
+
+def test_terms_and_their_sentences():
+    gate = ("term-gate", "Lets through.")
+    wanted = {"gate": gate, "gates of sand": gate, "S4": ("term-S4", "A layer.")}
+    assert reader.terms_of(pages()) == wanted
+    assert reader.terms_of(site(Path())) == {}
+
+
+def test_the_first_use_of_a_term_is_a_link():
+    page = nodes.section()
+    page += [
+        nodes.title("", "A gate"),
+        nodes.paragraph("", "", nodes.Text("The Gates here, a gate; "), nodes.literal("", "S4")),
+        nodes.paragraph("", "S4 and s4."),
+    ]
+    reader.link_terms(pages(), page, "chapters/12-b")
+    links = list(page.findall(nodes.reference))
+    assert [link.astext() for link in links] == ["Gates", "S4"]
+    assert [link["refuri"] for link in links] == [
+        "../book/glossary.html#term-gate", "../book/glossary.html#term-S4",
+    ]  # fmt: skip
+    assert links[0]["reftitle"] == "Lets through." and links[0]["classes"] == ["lt-term"]
+    assert page.astext().count("The Gates here, a gate; ") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "page"), [("tex", "chapters/12-b"), *(("html", name) for name in sorted(reader.PLAIN))]
+)
+def test_pages_that_are_lists_have_no_links_to_terms(kind, page):
+    app, text = pages(), nodes.section("", nodes.paragraph("", "a gate"))
+    app.builder.format = kind
+    reader.link_terms(app, text, page)
+    assert not list(text.findall(nodes.reference))
+
+
+@pytest.mark.parametrize(
+    ("around", "prose"),
+    [
+        (nodes.paragraph, True), (nodes.section, False), (nodes.title, False),
+        *((kind, False) for kind in reader.CLOSED),
+    ],
+)  # fmt: skip
+def test_what_is_prose(around, prose):
+    text = nodes.Text("gate")
+    holder = around("", "", text) if issubclass(around, nodes.TextElement) else around("", text)
+    whole = holder if prose or around is nodes.section else nodes.paragraph("", "", holder)
+    assert reader.in_prose(text) is prose
+    if prose:
+        nodes.container("", whole, classes=["lt-figure"])
+        assert not reader.in_prose(text)
+
+
+def formula(tex: str):
+    return nodes.math(tex, tex)
+
+
+def chapter() -> nodes.Element:
+    equation = nodes.math_block("y = C h", "y = C h", ids=["equation-eq-12-y"])
+    first = nodes.section("", nodes.paragraph("", "", formula("x_t + 1")), ids=["begins"])
+    return nodes.container("", first, nodes.section("", equation, ids=["goes-on"]))
+
+
+def test_formulas_of_a_chapter_have_their_places():
+    app = pages(chapters_12=chapter())
+    app.env.get_doctree = lambda name: chapter()
+    found = reader.formulas_of(app, "chapters/12-b")
+    assert [anchor for _, anchor in found] == ["begins", "equation-eq-12-y"]
+
+
+@pytest.mark.parametrize(
+    ("tex", "place"),
+    [
+        ("x_t", ("chapters/12-b", "begins")),
+        ("C, D", ("chapters/12-b", "equation-eq-12-y")),
+        ("D", None),
+    ],
+)
+def test_a_symbol_leads_to_its_first_formula(tex, place):
+    app = pages()
+    app.env.get_doctree = lambda name: chapter()
+    assert reader.introduced(app, tex, ["chapters/12-b"], {}) == place
+
+
+@pytest.mark.parametrize("kind", ["html", "tex"])
+@pytest.mark.parametrize("docname", ["book/notation", "book/a"])
+@pytest.mark.parametrize("named", ["in: 12 99", "of: 12", "in: 11"])
+def test_symbols_of_the_notation_are_links(kind, docname, named):
+    row = nodes.row(
+        "",
+        nodes.entry("", nodes.paragraph("", "", formula("x_t"), formula("Q"))),
+        nodes.entry("", nodes.paragraph("", "", formula("y"))),
+    )
+    head = nodes.thead("", nodes.row("", nodes.entry("", nodes.paragraph("", "", formula("C")))))
+    table = nodes.table("", nodes.tgroup("", head, nodes.tbody("", row)))
+    page = nodes.section("", nodes.comment(named, named), table)
+    app = pages()
+    app.builder.format = kind
+    app.env.found_docs |= {"chapters/12-b"}
+    app.env.get_doctree = lambda name: chapter()
+    reader.link_symbols(app, page, docname)
+    links = [(link.astext(), link["refuri"]) for link in page.findall(nodes.reference)]
+    wanted = kind == "html" and docname == "book/notation" and named == "in: 12 99"
+    assert links == [("x_t", "../chapters/12-b.html#begins")] * wanted
+    assert [math.astext() for math in page.findall(nodes.math)] == ["C", "x_t", "Q", "y"]
+
+
+@pytest.mark.parametrize("page", ["book/a", "search"])
+def test_a_page_says_where_to_report_a_mistake_and_has_a_card(page):
+    app = site(Path())
+    app.config.html_baseurl = "https://b.org/"
+    context = {"title": "An <em>a</em>", "meta": {"own": "1"}}
+    reader.head_and_foot(app, page, "", context, object())
+    assert context["report_mistake"].startswith("https://github.com/owner/some-book/issues/new?")
+    assert "An+a%E2%80%9D" in context["report_mistake"]
+    wanted = {"own": "1"}
+    if page == "book/a":
+        wanted |= {
+            "og:image": "https://b.org/_static/cards/a.png",
+            "og:image:alt": "A drawing of the page An a",
+        }
+    assert context["meta"] == wanted
+
+
+@pytest.mark.parametrize(("doctree", "url"), [(None, "https://x.org/a"), (object(), "")])
+def test_what_is_no_page_has_no_foot(doctree, url):
+    app = site(Path())
+    app.config.html_theme_options = {"repository_url": url}
+    context: dict = {}
+    reader.head_and_foot(app, "book/a", "", context, doctree)
+    assert context == {}
+
+
+# --- linear_time_results
+
+
+def result_cell(*classes: str) -> nodes.Element:
+    source = "x = 1\n# result: One is.\nassert x\n# result: Two is.\nassert x"
+    return nodes.container("", nodes.literal_block(source, source), classes=[*classes])
+
+
+@pytest.mark.parametrize(
+    ("page", "wanted"),
+    [
+        ("chapters/12-b", ["result-12-1", "result-12-2", "result-12-3", "result-12-4"]),
+        ("book/a", []),
+    ],
+)
+def test_cells_that_state_results_bear_their_names(page, wanted):
+    doctree = nodes.section()
+    doctree += [
+        result_cell("cell"), result_cell("cell", "tag_solution"), result_cell("output"),
+        nodes.container("", classes=["cell"]), result_cell("cell"),
+    ]  # fmt: skip
+    results.give_anchors(SimpleNamespace(env=SimpleNamespace(docname=page)), doctree)
+    named = [cell["ids"] for cell in doctree.children]
+    assert [name for ids in named for name in ids] == wanted
+    assert not wanted or [len(ids) for ids in named] == [2, 0, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"), [({"execution_seconds": 7.5}, 7.5), ({}, None), (None, None)]
+)
+def test_when_a_page_was_executed(data, wanted, tmp_path, monkeypatch):
+    nbformat.write(CELL, tmp_path / "a.ipynb")
+    made = Cache(86400.0 * 365)
+    made.data = data
+    monkeypatch.setattr(results, "get_cache", lambda path: made)
+    env = SimpleNamespace(mystnb_config=SimpleNamespace(execution_cache_path="where"))
+    told = results.executed(env, tmp_path / "a.ipynb")
+    assert told == (None if wanted is None else (wanted, "01 January 1971"))
+    made.created = None
+    assert results.executed(env, tmp_path / "a.ipynb") is None
+    assert results.executed(SimpleNamespace(), tmp_path / "a.ipynb") is None
+
+
+def test_the_status_adds_up_and_says_whether_tests_ran(tmp_path, monkeypatch):
+    counted = SimpleNamespace(title="A", compared=3, assertions=5, results=["r", "s"])
+    for name in ("11-a", "12-b"):
+        (tmp_path / f"{name}.ipynb").write_text(f":label: {name[:2]}-x :label: {name[:2]}-x")
+    monkeypatch.setattr(results, "chapters", lambda root: sorted(tmp_path.glob("*.ipynb")))
+    monkeypatch.setattr(results, "counted", lambda path: counted)
+    ran = {"11-a": (61.4, "01 May 2026"), "12-b": None}
+    monkeypatch.setattr(results, "executed", lambda env, path: ran[path.stem])
+    lines = results.status_lines(None, tmp_path)
+    assert lines[2] == "| [A](../chapters/11-a.ipynb) | 01 May 2026 | 61 | 3 | 5 | 2 | 1 |"
+    assert lines[3] == "| [A](../chapters/12-b.ipynb) | not by this build |  | 3 | 5 | 2 | 1 |"
+    assert lines[4] == "| **together** | | **61** | **6** | **10** | **4** | **2** |"
+    assert lines[-1].startswith("No `make test` ended") and "Python 3." in lines[6]
+    monkeypatch.setattr(results, "last_tests", lambda root: ["- `unit`: 7 passed"])
+    assert results.status_lines(None, tmp_path)[-1] == "- `unit`: 7 passed"
+
+
+@pytest.mark.parametrize(
+    ("found", "before", "again"),
+    [({results.STATUS}, ["new"], []), ({results.STATUS}, ["old"], [results.STATUS]),
+     ({results.STATUS}, None, [results.STATUS]), (set(), ["old"], [])],
+)  # fmt: skip
+def test_the_status_is_read_again_where_something_ran(found, before, again, monkeypatch):
+    monkeypatch.setattr(results, "status_lines", lambda env, root: ["new"])
+    env = SimpleNamespace(found_docs=found, srcdir="here")
+    if before is not None:
+        env.lt_status = before
+    assert results.outdated_status(None, env, set(), set(), set()) == again
+
+
+def test_extensions_find_each_other_s_modules():
+    """`course` and `mathematics` are those of the book, whatever else is called so."""
+    for name in ("course", "mathematics"):
+        assert Path(sys.modules[name].__file__).parent == ROOT / "book"
+        assert importlib.import_module(name) is sys.modules[name]
