@@ -86,5 +86,35 @@ def test_what_is_not_there_is_named(capsys):
         bank.question("12-nothing", 0)
 
 
+def test_the_list_has_every_question(capsys):
+    assert bank.main(["list"]) == 0
+    listed = capsys.readouterr().out.strip().split("\n\n")
+    assert len(listed) == len(bank.BANK)
+    for entry, line in zip(bank.BANK.values(), listed, strict=True):
+        assert line.startswith(f"{entry.name} ({entry.minutes} min): ")
+        assert bank.question(entry.name, 0).text in line
+
+
+@pytest.mark.parametrize(("only", "there"), [([], "both"), (["--only", "key"], "key")])
+def test_what_is_printed_of_an_examination(only, there, capsys):
+    assert bank.main(["exam", "--seed", "3", "--minutes", "20", *only]) == 0
+    printed = capsys.readouterr().out
+    assert ("# Examination 3" in printed) == (there == "both") and "# Key of" in printed
+
+
+def test_a_sheet_says_what_is_asked_for():
+    names = [n for n in bank.BANK if bank.question(n, 0).tolerance == 0][:1]
+    names += [n for n in bank.BANK if bank.question(n, 0).tolerance and bank.question(n, 0).unit][
+        :1
+    ]
+    text = bank.sheet(names, 0)
+    minutes = [bank.BANK[name].minutes for name in names]
+    assert f"{sum(minutes)} minutes, a point a minute" in text
+    assert [f"**{i}.** ({m} points)" in text for i, m in enumerate(minutes, 1)] == [True, True]
+    other = bank.question(names[1], 0)
+    assert "Answer, a whole number: " in text or "Answer in " in text
+    assert f"Answer in {other.unit}, within {other.tolerance:.0%}: " in text
+
+
 def test_numbers_of_the_key():
     assert [bank.number(x) for x in (3.0, 1234567.0, 0.123456)] == ["3", "1,234,567", "0.1235"]

@@ -15,6 +15,7 @@ import pytest
 import sympy as sp
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import classroom
 from book import ROOT
@@ -385,6 +386,77 @@ def test_seeds_are_hidden_fresh_and_the_same_for_all():
         *grade.seeds(b"a", "12-bug"),
     }
     assert len(several) == 3 * grade.ROUNDS
+
+
+def test_the_secret_is_long_kept_and_not_the_same_twice(tmp_path):
+    first = grade.Records(tmp_path / "a")
+    first.lock.close()
+    again = grade.Records(tmp_path / "a")
+    other = grade.Records(tmp_path / "b")
+    assert len(first.secret) == 32 and first.secret == again.secret != other.secret
+
+
+def reached(student, exercise, points):
+    return grade.Verdict(student, exercise, "right", points, 4, "Right.", "digest")
+
+
+def test_the_best_of_several_notebooks_counts():
+    rows = [reached("a", "x", 1), reached("a", "x", 3), reached("a", "x", 2), reached("b", "x", 0)]
+    assert grade.best(rows) == {("a", "x"): rows[1], ("b", "x"): rows[3]}
+
+
+def test_verdicts_are_kept_as_they_are_reached(tmp_path):
+    """A torn line is left out, and what follows begins a line of its own."""
+    records = grade.Records(tmp_path)
+    records.add(reached("a", "x", 1))
+    records.lock.close()
+    with records.path.open("ab") as file:
+        file.write(b'{"student": "b", "exer')
+    again = grade.Records(tmp_path)
+    again.add(reached("c", "x", 2))
+    again.lock.close()
+    last = grade.Records(tmp_path)
+    assert list(last.done.values()) == [reached("a", "x", 1), reached("c", "x", 2)]
+    assert again.done == last.done
+
+
+def test_who_handed_in_what(tmp_path):
+    for name in (
+        "b/1.ipynb", "b/deep/2.ipynb", "b/.ipynb_checkpoints/1.ipynb", "a.ipynb", "notes.txt",
+        "grades/x.ipynb", ".hidden/y.ipynb", "b/words.md",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [(who, p.relative_to(tmp_path).as_posix()) for who, p in grade.submissions(tmp_path)]
+    assert found == [("a", "a.ipynb"), ("b", "b/1.ipynb"), ("b", "b/deep/2.ipynb")]
+
+
+def test_a_report_tells_what_became_of_each_exercise(tmp_path):
+    made = list(course.chapter("12").exercises.values())[:2]
+    wrong = reached("a", made[0].name, 0)._replace(message="Not | <b>\nthis")
+    grade.report(tmp_path, "a", made, [wrong, None], 0, 9)
+    lines = (tmp_path / "a.md").read_text(encoding="utf8").splitlines()
+    assert lines[0] == "# a: 0 of 9 points"
+    assert lines[4] == (
+        f"| {made[0].name} · {made[0].title} | 0 | {course.points(made[0])} | Not \\| &lt;b> this |"
+    )
+    assert lines[5].endswith("| Not handed in. |") and len(lines) == 8
+
+
+def test_findings_of_the_other_process_are_this_one_s():
+    """Operations are added; of what watches the values that it has are taken, and no others."""
+
+    class Watch:
+        found, left, kind = 1, None, len
+
+    watch, flops = Watch(), FlopCounterMode(display=False)
+    states = [{"flops": "7"}, {"found": 5, "left": 5, "kind": 5, "new": 5}, {"found": 9}]
+    grade.copy_findings([flops, watch, None], states)
+    grade.copy_findings([flops], states)
+    assert flops.get_total_flops() == 14
+    assert (watch.found, watch.left, watch.kind) == (5, None, len) and not hasattr(watch, "new")
+    grade.copy_findings([watch], "no list")
+    assert watch.found == 5
 
 
 # --- notebooks ---------------------------------------------------------------------------------

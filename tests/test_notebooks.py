@@ -4,13 +4,17 @@ import ast
 import copy
 import importlib
 import inspect
+import math
+import os
 import pkgutil
+from pathlib import Path
 
 import nbformat
 import pytest
 
 import linear_time
 from book import CHAPTERS, NOTEBOOKS, ROOT, code_cells, load
+from linear_time import scan
 
 notebooks = load(ROOT / "book" / "notebooks.py")
 
@@ -90,6 +94,9 @@ def planted():
 
     def empty(nb):
         nb.cells.append(nbformat.v4.new_code_cell("", execution_count=2, id="empty"))
+
+    def blank(nb):
+        nb.cells.append(nbformat.v4.new_code_cell(" \n\n", execution_count=2, id="blank"))
 
     def unfolded(nb):
         cell = nbformat.v4.new_code_cell("x = 1", execution_count=2, id="open")
@@ -174,7 +181,8 @@ def planted():
         not_executed: "not executed", error: "an error", image: "not stripped", stderr: "stderr",
         path: "a path", address: "a memory address", figure: "a figure without an alt",
         drawing: "a drawing without an alt", caption: "without a caption", title: "the title",
-        metadata: "metadata", setup: "set-up", empty: "empty", unfolded: "not written out",
+        metadata: "metadata", setup: "set-up", empty: "empty",
+        blank: "an empty code cell", unfolded: "not written out",
         imports: "not written out", detour_without_heading: "must begin with a heading",
         detour_of_the_page: "must begin with a heading", detour_ends_inside: "must begin its cell",
         no_answer: "no cell tagged 'answer'", no_unit: "is written 'name = None",
@@ -206,6 +214,31 @@ def test_lint_finds(fault, answer, tmp_path):
     fault(notebook)
     nbformat.write(notebook, path)
     assert any(answer in line for line in notebooks.lint(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("math", lambda: math),
+        ("math.pi", lambda: math.pi),
+        ("os.path", lambda: os.path),
+        ("linear_time.scan", lambda: scan),
+        ("linear_time.scan.linear_scan", lambda: scan.linear_scan),
+        ("pathlib.Path.exists", lambda: Path.exists),
+    ],
+)
+def test_an_object_of_a_dotted_name(name, found):
+    assert notebooks.library_object(name) is found()
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("nowhere", ModuleNotFoundError), ("nowhere.at.all", ModuleNotFoundError),
+     ("math.nothing", AttributeError)],
+)  # fmt: skip
+def test_an_object_that_is_not_there_is_named(name, error):
+    with pytest.raises(error, match=name.rpartition(".")[2] if "math" in name else name):
+        notebooks.library_object(name)
 
 
 def test_normalise_twice_is_once():

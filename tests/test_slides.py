@@ -1,6 +1,7 @@
 """The decks: their sources without a browser, and every slide in one, as a lecture shows it."""
 
 import re
+import struct
 from pathlib import Path
 
 import nbformat
@@ -127,6 +128,131 @@ def test_mathematics_keeps_its_signs(tmp_path: Path) -> None:
     assert link.get_text() == "(12.1)"
     assert link["href"] == "../chapters/12-small.html#equation-eq-12-a"
     assert page.select_one("aside.notes").get_text().strip() == "Say it."
+
+
+def png(width: int, height: int) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height)
+
+
+def deck(tmp_path: Path, page: str, *words: str) -> slides.Deck:
+    """A deck of a chapter whose page has these parts."""
+    folder = tmp_path / "html"
+    for name in ("chapters", "_images"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "chapters" / "12-small.html").write_text(f"<h1>12 · Small</h1>{page}", "utf8")
+    source = tmp_path / "12-small.md"
+    source.write_text("\n---\n".join(("# Small", *words)), encoding="utf8")
+    return slides.Deck(source, folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ratio", "shape"),
+    [("img", 1.36, "wide"), ("img", 1.35, "tall"), ("img", 0.5, "tall"),
+     ("svg", 4.1, "wide"), ("svg", 4, "tall"), ("svg", 1.4, "tall")],
+)  # fmt: skip
+def test_what_is_wide(kind: str, ratio: float, shape: str) -> None:
+    assert slides.shape_of(kind, ratio) == shape
+
+
+SVG = '<svg class="lt-drawing" viewBox="0 0 {} 100"></svg>'
+
+
+@pytest.mark.parametrize(
+    ("inside", "size", "shape"),
+    [
+        ('<img src="../_images/a.png">', (300, 100), "wide"),
+        ('<img src="../_images/a.png">', (100, 300), "tall"),
+        (SVG.format(500), None, "wide"),
+        (SVG.format(100), None, "tall"),
+        (SVG.format(500) + '<img src="../_images/a.png">', (100, 300), "wide"),  # the drawing
+        (f'<div data-interactive="x">{SVG.format(100)}</div>', None, "wide explorer"),
+    ],
+)
+@pytest.mark.parametrize("photo", [False, True])
+def test_a_figure_is_taken_whole_and_its_number_leads_back(
+    tmp_path: Path, inside: str, size: tuple[int, int] | None, shape: str, photo: bool
+) -> None:
+    caption = '<figcaption><span class="caption-number">Fig. 12.1 </span>Words.</figcaption>'
+    page = f'<figure id="fig-12-a">{inside}{caption}</figure>'
+    if photo:
+        page = f'<div class="tag_photo">{page}</div>'
+    made = deck(tmp_path, page)
+    if size:
+        (tmp_path / "html" / "_images" / "a.png").write_bytes(png(*size))
+    figure = BeautifulSoup(made.figure("12-a"), "html.parser").figure
+    assert figure["class"] == shape.split() + ["photo"] * photo
+    assert "Words" not in figure.get_text() and figure.select_one(".shown").find(["svg", "img"])
+    link = figure.select_one("a.number")
+    assert (link.get_text(), link["href"]) == ("Fig. 12.1", "../chapters/12-small.html#fig-12-a")
+
+
+def test_a_figure_without_a_picture_is_named(tmp_path: Path) -> None:
+    made = deck(tmp_path, '<figure id="fig-12-a"><p>Words.</p></figure>')
+    with pytest.raises(ValueError, match=r"slides/12-small\.md: fig-12-a shows no picture"):
+        made.figure("12-a")
+
+
+def test_a_slide_lays_out_words_and_what_is_to_be_seen(tmp_path: Path) -> None:
+    """Beside a tall figure, below them a wide one; a wide equation across; no raw HTML."""
+    equation = (
+        '<div class="math" id="equation-eq-12-e"><span class="eqno">(12.2)</span>'
+        '<div class="equation"><math><mi>a</mi></math></div></div>'
+    )
+    parts = "".join(
+        f'<figure id="fig-12-{name}">{SVG.format(width)}</figure>{equation}'
+        for name, width in (("tall", 100), ("wide", 500))
+    )
+    made = deck(tmp_path, parts)
+    read = {}
+    for kind in ("tall", "wide"):
+        text = f"## Head\n\nWords <b>x</b>, $a$.\n\n@eq-12-e across\n\n@fig-12-{kind}\n"
+        read[kind] = BeautifulSoup(made.slide(text), "html.parser").section
+    for kind, section in read.items():
+        place = section.select_one(".beside" if kind == "tall" else ".below")
+        assert place is not None and not section.get("class")
+        assert "Words <b>x</b>" in place.select_one(".words").get_text()
+        assert section.find(True, recursive=False).name == "h2"
+        assert place.select_one(".figures svg") and not place.select_one(".words svg")
+        across = section.select_one(".equation a.number")
+        assert across.get_text() == "(12.2)" and across.find_parent(class_="words") is None
+        assert section.select_one(".figures")["class"] == ["figures"]
+    asks = "## Head\n\n> **Predict.** How?\n\nAfter.\n\n@fig-12-tall\n\nNote: aside"
+    section = BeautifulSoup(made.slide(asks), "html.parser").section
+    assert section.select_one(".fragment").get_text().strip().startswith("After")
+    assert section.select_one(".figures")["class"] == ["figures", "fragment"]
+    assert section.select_one("aside.notes").get_text().strip() == "aside"
+    assert "aside" not in section.select_one(".words").get_text()
+    title = BeautifulSoup(made.slide("# Small\n\nWords."), "html.parser").section
+    assert title["class"] == ["title"] and not title.select(".words, .figures, aside")
+
+
+def test_a_drawing_that_no_chapter_shows(tmp_path: Path) -> None:
+    figure = BeautifulSoup(deck(tmp_path, "").drawing("home.paths"), "html.parser").figure
+    drawn = figure.select_one(".shown > svg")
+    _, _, width, height = map(float, drawn["viewbox"].split())
+    assert figure["class"] == ["wide" if width / height > 4 else "tall"]
+
+
+def test_decks_are_made_of_the_chapters_that_there_are(tmp_path: Path, monkeypatch) -> None:
+    """And what stood there before is gone."""
+    made = deck(tmp_path, "", "## A\n\nB")
+    other = tmp_path / "13-other.md"
+    other.write_text("# Other", encoding="utf8")
+    sources = [other, tmp_path / "12-small.md"]
+    monkeypatch.setattr(slides, "decks", lambda: sources)
+    site = made.images.parent
+    (site / "slides").mkdir()
+    (site / "slides" / "old.html").touch()
+    assert slides.build(site) == 1
+    there = {p.relative_to(site / "slides").as_posix() for p in (site / "slides").rglob("*.*")}
+    assert "old.html" not in there and {"12-small.html", "slides.css"} < there
+    assert {f"reveal/{Path(name).name}" for name in slides.REVEAL if "." in name} < there
+    page = (site / "slides" / "12-small.html").read_text(encoding="utf8")
+    assert page == made.render() and page.count("<section") == 2
+    assert "<title>12 · Small: slides</title>" in page
+    monkeypatch.setattr(slides, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="need the package sphinx-revealjs"):
+        slides.build(site)
 
 
 # ---- in a browser
