@@ -741,7 +741,9 @@ def test_when_a_page_was_executed(data, wanted, tmp_path, monkeypatch):
 def test_the_status_adds_up_and_says_whether_tests_ran(tmp_path, monkeypatch):
     counted = SimpleNamespace(title="A", compared=3, assertions=5, results=["r", "s"])
     for name in ("11-a", "12-b"):
-        (tmp_path / f"{name}.ipynb").write_text(f":label: {name[:2]}-x :label: {name[:2]}-x")
+        (tmp_path / f"{name}.ipynb").write_text(
+            f":label: {name[:2]}-x :label: {name[:2]}-x", encoding="utf8"
+        )
     monkeypatch.setattr(results, "chapters", lambda root: sorted(tmp_path.glob("*.ipynb")))
     monkeypatch.setattr(results, "counted", lambda path: counted)
     ran = {"11-a": (61.4, "01 May 2026"), "12-b": None}

@@ -1,6 +1,7 @@
 """The laws of the package: who may import whom, how long a module may be, what is private."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ SHOWING = {"figures", "drawing", "explorer", "show"}
 everywhere = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 
 
+@functools.cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf8"))
 
@@ -30,6 +32,7 @@ def chapter(path: Path) -> int:
     return int(named[1]) if named else 0
 
 
+@functools.cache
 def imports(path: Path) -> dict[str, set[str]]:
     """The modules of the package that one imports anywhere, and the names that it takes."""
     found: dict[str, set[str]] = {}

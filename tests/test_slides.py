@@ -139,7 +139,9 @@ def deck(tmp_path: Path, page: str, *words: str) -> slides.Deck:
     folder = tmp_path / "html"
     for name in ("chapters", "_images"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "chapters" / "12-small.html").write_text(f"<h1>12 · Small</h1>{page}", "utf8")
+    (folder / "chapters" / "12-small.html").write_text(
+        f"<h1>12 · Small</h1>{page}", encoding="utf8"
+    )
     source = tmp_path / "12-small.md"
     source.write_text("\n---\n".join(("# Small", *words)), encoding="utf8")
     return slides.Deck(source, folder)
