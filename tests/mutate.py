@@ -74,9 +74,10 @@ TESTS = {
     "book/wire.py": ("grade",),
     "book/_ext/": ("extensions", "layers", "course", "reader"),
     "experiments/runs.py": ("experiments", "experiment_jobs"),
+    "experiments/side_by_side.py": ("paper_tables", "recall", "experiment_networks"),
     "experiments/stacked.py": ("sequential_digits", "experiment_jobs"),
     "experiments/stacks.py": ("movielens", "experiment_jobs"),
-    "experiments/": ("experiment_jobs",),
+    "experiments/": ("experiment_jobs", "experiment_networks"),
 }
 WIDER = ("contract", "arguments")  # for what the module's own tests let live
 AREAS = {"src/linear_time/exercises": "checks", "src": "library", "book": "tools"}

@@ -986,6 +986,8 @@ def test_the_look_into_a_layer_is_at_the_test_sequences(small):
     script = small("selective_steps")
     found = script.run(JOBS["selective_steps"][0])
     assert found["longer"]["64"] == found["right"] and set(found["changed"]) == set(script.CHANGES)
+    recorded = dict(next(iter(records.read("selective_steps"))))
+    assert list(found["longer"]) == list(recorded["longer"])
     again = script.run({**JOBS["selective_steps"][0], "seed": 0})
     tokens = torch.tensor(again["tokens"])
     generator = torch.Generator().manual_seed(10**6 + 1)

@@ -111,47 +111,52 @@ def settle(page: Page) -> None:
     page.evaluate("() => document.fonts.ready.then(() => null)")
 
 
-@pytest.fixture(scope="module")
-def visits(chromium: Browser, address: str) -> dict[tuple[str, int, str], dict]:
-    """What a reader meets on each page, at each width, in each colour scheme."""
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(scheme, marks=pytest.mark.xdist_group(scheme)) for scheme in SCHEMES],
+)
+def visits(
+    chromium: Browser, address: str, request: pytest.FixtureRequest
+) -> dict[tuple[str, int, str], dict]:
+    """What a reader meets on each page, at each width, in a colour scheme: a process for each."""
     found = {}
-    for scheme in SCHEMES:
-        context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
-        page = context.new_page()
-        trouble: list[str] = []
-        elsewhere: list[str] = []
-        page.on(
-            "console",
-            lambda m, t=trouble: (
-                t.append(f"{m.text} ({m.location['url']})") if m.type == "error" else None
-            ),
-        )
-        page.on("pageerror", lambda error, t=trouble: t.append(str(error)))
-        page.on("requestfailed", lambda r, t=trouble: t.append(f"request failed: {r.url}"))
-        page.on(
-            "request",
-            lambda r, e=elsewhere: (
-                e.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None
-            ),
-        )
-        for name in PAGES:
-            page.set_viewport_size({"width": WIDTHS[0], "height": 900})
-            trouble.clear()
-            elsewhere.clear()
-            page.goto(address + name)
-            settle(page)
-            for width in WIDTHS:
-                page.set_viewport_size({"width": width, "height": 900})
-                page.evaluate(
-                    "() => new Promise(done => requestAnimationFrame("
-                    "() => requestAnimationFrame(() => done())))"
-                )
-                found[name, width, scheme] = page.evaluate(INSPECT) | {
-                    "trouble": list(trouble),
-                    "elsewhere": list(elsewhere),
-                    "faults": faults(page),
-                }
-        context.close()
+    scheme = request.param
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    trouble: list[str] = []
+    elsewhere: list[str] = []
+    page.on(
+        "console",
+        lambda m, t=trouble: (
+            t.append(f"{m.text} ({m.location['url']})") if m.type == "error" else None
+        ),
+    )
+    page.on("pageerror", lambda error, t=trouble: t.append(str(error)))
+    page.on("requestfailed", lambda r, t=trouble: t.append(f"request failed: {r.url}"))
+    page.on(
+        "request",
+        lambda r, e=elsewhere: (
+            e.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None
+        ),
+    )
+    for name in PAGES:
+        page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+        trouble.clear()
+        elsewhere.clear()
+        page.goto(address + name)
+        settle(page)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.evaluate(
+                "() => new Promise(done => requestAnimationFrame("
+                "() => requestAnimationFrame(() => done())))"
+            )
+            found[name, width, scheme] = page.evaluate(INSPECT) | {
+                "trouble": list(trouble),
+                "elsewhere": list(elsewhere),
+                "faults": faults(page),
+            }
+    context.close()
     return found
 
 
