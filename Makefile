@@ -73,7 +73,7 @@ browser: venv
 
 unit: venv
 	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests \
-	  -n $(CORES) --dist loadfile 2>&1 | tee $(LOGS)/$@.log
+	  -n $(CORES) --dist loadfile --no-loadscope-reorder 2>&1 | tee $(LOGS)/$@.log
 
 # EXECUTED=yes, of `make test`: what the book's build has just executed is compared, and not executed again.
 nbval: venv

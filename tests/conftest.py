@@ -19,6 +19,18 @@ settings.register_profile("linear_time", deadline=None, derandomize=True, max_ex
 settings.load_profile("linear_time")
 
 
+#: Of several processes, which take file by file, none should begin one of these last.
+LONGEST = ("exercises", "contract", "build", "drawing", "verdicts", "assignments", "alone")
+LONGEST += ("paper_tables", "kills", "experiment_networks", "experiment_jobs", "notebooks")
+
+
+@pytest.hookimpl
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first."""
+    order = {f"test_{name}": at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Tests marked bad_input meet the library's own message, so the runtime shape check is off."""

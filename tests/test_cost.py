@@ -559,6 +559,13 @@ def test_what_torchs_counter_does_not_see():
 # --- saved and held ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rank", [1, 3])
+def test_a_selective_layer_costs_what_its_rank_says(rank):
+    layer = Selective(8, 4, rank=rank)
+    assert cost(layer, 7) == selective_cost(7, 8, 4, rank)
+    assert cost(layer, 7).parameters == sum(p.numel() for p in layer.parameters())
+
+
 def test_saved_bytes_by_hand():
     layer = nn.Linear(3, 5)
     x = torch.randn(7, 3)

@@ -3,29 +3,76 @@
 from typing import Any
 
 SAME = "the same for every input"
+LOOKED = "a picture's size, place or colour, which is looked at"
+BROWSER = "asked of in a browser, which a round leaves out"
+GPU = "asked of on a GPU, which a round has not"
+CLOCK = "a margin of time, or when a line is printed: no result depends on it"
+KINDS = (SAME, LOOKED, BROWSER, GPU, CLOCK)
 #: (file, a piece of the line as it is, a piece of it as it becomes) → why no test sees it
 REASONS: dict[tuple[str, str, str], str] = {
+    # the library
     ("perceiver_io.py", "std=0.02, a=-2, b=2", "a="): "cut off a hundred deviations away: " + SAME,
     ("perceiver.py", "std=0.02, a=-2, b=2", "a="): "cut off a hundred deviations away: " + SAME,
+    ("ranking.py", "torch.rand_like(tokens) >= self.dropout", "> self.dropout"): (
+        "a draw that equals the share has no probability: " + SAME
+    ),
     ("ranking_scores.py", "z[y == 0]", "z[y <= 0]"): "y is 0 or 1: " + SAME,
     ("mixer.py", "weight.device, weight.dtype", "block.initial_state(batch_size)"): (
         "a block takes its own parameters' device and dtype, which are the model's: " + SAME
     ),
-    ("build.py", "waiting.extend", "imported("): (
-        "seen by test_closure_follows_imports, which shares a fixture with builds and is left out"
+    ("rotary.py", "type(cos_sin[0]) is Tensor", "cos_sin[1]"): (
+        "both are tensors, or both a tracer's: " + SAME
+    ),
+    ("discretization.py", "near = torch.where(small, z, 0)", "z, -1"): (
+        "what is not small is taken from the other branch: " + SAME
+    ),
+    ("s4.py", "torch.cat([B_bar.real, B_bar.imag], dim=-1)", "dim=+1"): (
+        "it has two axes, and the last is axis 1: " + SAME
     ),
     ("decoder.py", "dtype = torch.promote_types(x.dtype", "dtype = x.dtype"): (
         "cosines rounded as the keys are: within what half precision is allowed at 33 positions"
     ),
+    ("mamba.py", "inputs, conv = u[", "self.conv1d"): GPU,
+    ("mamba.py", "window = torch.cat([past, inputs]", "dim="): GPU,
     ("explorer.py", "ensure_ascii=False", "ensure_ascii=True"): (
-        "the page reads the same letters from either text"
+        "the page reads the same letters from either text: " + SAME
     ),
-    ("explorer.py", "!= moving", "< moving"): "asked of in a browser, which a round leaves out",
-    ("panel.py", "M4 1h14v11H4z", "not self.bars"): "a picture of a key, which is looked at",
-    ("panel.py", "WIDTH, HEIGHT", "381"): "a size of a picture, which is looked at",
+    ("explorer.py", "!= moving", "< moving"): BROWSER,
+    ("panel.py", "M4 1h14v11H4z", "not self.bars"): LOOKED,
+    ("panel.py", "WIDTH, HEIGHT", ""): LOOKED,
+    ("figures.py", "size", "size"): LOOKED,
+    ("figures.py", "legend.frameon", ""): LOOKED,
+    ("pictures/teaching.py", '": (', '": ('): LOOKED,
+    ("pictures/teaching.py", "lean = 10", "lean = "): LOOKED,
+    ("pictures/hippo.py", "range(0, 301, 3)", "range(0, 302, 3)"): "in steps of three: " + SAME,
     ("show.py", "tokenize.COMMENT", "is not"): (
         "only the place of a comment beside a cut check, which is looked at"
     ),
+    # the checks
+    ("exercises/perceiver_ar.py", "zip(right.items(), got, strict=False)", "strict=True"): (
+        "as many were counted above: " + SAME
+    ),
+    ("exercises/proof.py", "30)", "31)"): "one digit more of thirty",
+    ("exercises/verdicts.py", "kind is frozenset", "kind == frozenset"): "of types: " + SAME,
+    ("exercises/__init__.py", 'or "none"', "and"): "no exercise is registered: it cannot be asked",
+    # the tools
+    ("build.py", 'edition != "public"', "is not"): "two texts of the same program: " + SAME,
+    ("linear_time_course.py", "nested_parse(StringList(lines", ", 1, into)"): (
+        "a line's number in a message"
+    ),
+    ("linear_time_course.py", "nested_parse(StringList(lines", ", -1, into)"): (
+        "a line's number in a message"
+    ),
+    # the experiments
+    ("movielens.py", "steps + 5", "steps + 4"): CLOCK,
+    ("runs.py", "done % 10 == 0", "=="): CLOCK,
+    ("selective_copying.py", '"curve": [[round(t, 3)', "round(t, 4)"): CLOCK,
+    ("sequential_digits.py", "UNTIL - time.monotonic() - 10", "- 9"): CLOCK,
+    ("side_by_side.py", "torch.cuda.stream(self.stream) if self.on_gpu", "not self.on_gpu"): GPU,
+    ("stacked.py", "zip(names, grads, strict=True)", "strict=False"): (
+        "a gradient for each name: " + SAME
+    ),
+    ("stacked.py", "except Exception as error", "CosmicRay"): GPU,
 }
 
 
