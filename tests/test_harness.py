@@ -4,6 +4,8 @@ import contextlib
 import copy
 import inspect
 import math
+import signal
+import threading
 import time
 
 import numpy as np
@@ -30,7 +32,7 @@ from linear_time.exercises import (
 )
 from linear_time.exercises.cases import INSTRUMENTS
 from linear_time.exercises.labs import neutral
-from linear_time.exercises.verdicts import masked, telling
+from linear_time.exercises.verdicts import masked, shown, telling
 
 
 @pytest.fixture
@@ -415,3 +417,43 @@ def test_expect_parts():
     for got in ((1,), [1, 2, 3], Liar((1, 2, 3)), "ab", {1, 2}, None, 2):
         with pytest.raises(Wrong, match=r"^Expected a pair\.$"):
             expect_parts(got, 2, "a pair")
+
+
+def test_a_lab_shows_a_test_nothing_but_values():
+    """A test that knows the right one by its name finds no bug, though it could."""
+
+    def by_name(f):
+        assert f.__name__ == "first"
+
+    with pytest.raises(Wrong):
+        expect_finds_bug(by_name, first, {"adds two": lambda x: x + 2})
+
+
+@pytest.mark.parametrize("without", ["main thread", "alarms"])
+def test_without_alarms_an_answer_is_checked_all_the_same(register, monkeypatch, without):
+    register("99-x")(lambda answer, cases: expect_close(answer(2.0), 4.0, "x = 2"))
+    found = []
+
+    def ask():
+        found.append(check("99-x", lambda x: 2 * x, seconds=5, quiet=True))
+
+    if without == "alarms":
+        monkeypatch.delattr(signal, "setitimer")
+        ask()
+    else:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+    assert found and found[0].right
+
+
+def test_an_exercise_that_is_not_there_is_told_by_those_that_are(register):
+    register("99-x")(lambda answer, cases: None)
+    with pytest.raises(ValueError, match=r"^name: expected .*12-theta.*99-x.*got '12-nothing'"):
+        check("12-nothing", None)
+
+
+@pytest.mark.parametrize("many", [1, 12, 13])
+def test_a_small_tensor_is_shown_whole(many):
+    says = shown(torch.arange(many))
+    assert says == (str(list(range(many))) if many < 13 else "a tensor of shape (13,)")
