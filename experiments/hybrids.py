@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--batch", type=int)
+    parser.add_argument("--together", type=int, default=9, help="runs side by side")
     parser.add_argument("--seconds", type=float, default=math.inf, help="to stop after")
     options = parser.parse_args()
     end = time.perf_counter() + options.seconds
@@ -251,7 +252,9 @@ def main() -> None:
         jobs = [
             {**same, "lr": lr, "seed": seed, **numbers} for lr in rates for seed in options.seeds
         ]
-        found = runner.together(jobs, lambda job: (task, model))
+        found = runner.together(
+            jobs, lambda job: (task, model, jobs.index(job) // options.together)
+        )
         return found if len(found) == len(jobs) else None
 
     for task in options.tasks or every_task:

@@ -21,6 +21,7 @@ from linear_time import (
     delta_rule,
     dhen,
     duality,
+    hybrid,
     mamba,
     mamba2,
     mamba3,
@@ -368,6 +369,19 @@ CASES: dict[str, Case] = {
     "Mamba3, rank 2": Case(
         lambda n: mamba3.Mamba3(n(D), n(8), P=n(4), rank=n(2), chunk=n(4)),
         *("mixer", sequence, True, "mask"),
+    ),
+    # chapter 22
+    "FeedForward": Case(lambda n: hybrid.FeedForward(n(D), n(12)), "mixer", sequence, True, "mask"),
+    "HybridLM": Case(
+        lambda n: hybrid.HybridLM(
+            *("mfaMdf", n(VOCAB), n(D)),
+            m={"N": n(6), "P": n(4)},
+            M={"N": n(4)},
+            d={"heads": n(2), "d_key": n(6), "d_value": n(3)},
+            a={"n_heads": n(4), "n_kv_heads": n(2)},
+            f={"d_ff": n(12)},
+        ),
+        *("model", tokens, True, "mask"),
     ),
     # the frame
     "Residual": Case(lambda n: mixer.Residual(s4.S4D(n(D), n(4))), "mixer", sequence, True, "mask"),

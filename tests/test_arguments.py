@@ -25,6 +25,7 @@ from linear_time import (
     decoder,
     delta,
     dhen,
+    hybrid,
     mamba,
     mamba2,
     mamba3,
@@ -89,6 +90,11 @@ def masked_lm(**options: Any) -> nn.Module:
 
 def images(**options: Any) -> nn.Module:
     return perceiver_io.PerceiverImageClassifier(5, 8, **{"n_latents": 4, "n_bands": 4} | options)
+
+
+def hybrid_lm(**options: Any) -> nn.Module:
+    own = {"m": {"N": 6, "P": 4}, "a": {"n_heads": 2, "n_kv_heads": 2}}
+    return hybrid.HybridLM("mma", 11, D, **own, **options)
 
 
 def language(**options: Any) -> nn.Module:
@@ -255,6 +261,7 @@ LAYERS: dict[str, tuple[Callable, Callable, dict[str, Any]]] = {
         lambda **o: mixer.Residual(recurrent.GRU(D), **o),
         *(sequence, {"norm": nn.LayerNorm(D)}),
     ),
+    "HybridLM": (hybrid_lm, tokens, {"tied": False, "eps": 0.1}),
     "LanguageModel": (language, tokens, {"tied": False, "eps": 0.1, "rows": 16}),
     "SequenceClassifier": (classifier, sequence, {"read": "last"}),
 }

@@ -129,26 +129,26 @@ class HybridLM(LanguageModel):
         eps: float | int = 1e-5,
         **settings: dict[str, Any],
     ) -> None:
-        self_pattern = _letters("pattern", pattern)
+        letters = _letters("pattern", pattern)
         for letter, own in settings.items():
-            if letter not in self_pattern:
+            if letter not in letters:
                 raise ValueError(
                     f"{letter}: expected settings of letters in the pattern "
-                    f"{self_pattern!r}, got {own!r}"
+                    f"{letters!r}, got {own!r}"
                 )
-        for letter in dict.fromkeys(self_pattern):
+        for letter in dict.fromkeys(letters):
             _check_settings(letter, settings.get(letter, {}))
-        made: Iterator[str] = iter(self_pattern)
+        made: Iterator[str] = iter(letters)
 
         def block() -> Residual:
             letter = next(made)
             layer = LETTERS[letter].layer(d_model, **settings.get(letter, {}))
             return Residual(layer, nn.RMSNorm(d_model, eps=float(eps)))
 
-        n = len(self_pattern)
+        n = len(letters)
         super().__init__(block, vocab_size, d_model, n, tied, eps)
-        self.pattern = self_pattern
-        for letter, one in zip(self_pattern, self.blocks, strict=True):
+        self.pattern = letters
+        for letter, one in zip(letters, self.blocks, strict=True):
             last = one.mixer.get_submodule(LETTERS[letter].last)
             last.weight.data /= n**0.5
 
@@ -209,7 +209,8 @@ def ratio(
     n_layer = _validate.count("n_layer", n_layer)
     one_in = _validate.count("one_in", one_in)
     offset = one_in - 1 if offset is None else offset
-    if not isinstance(offset, int) or not 0 <= offset < one_in:
+    whole = isinstance(offset, int) and not isinstance(offset, bool)
+    if not whole or not 0 <= offset < one_in:
         raise ValueError(
             f"offset: expected a whole number from 0 to {one_in - 1}, "
             f"got {offset!r}"
@@ -238,6 +239,8 @@ def _letters(name: str, pattern: str) -> str:
 def _check_settings(letter: str, own: dict[str, Any]) -> None:
     """Refuse settings that the letter's layer does not take, or lacks."""
     layer = LETTERS[letter].layer
+    if not isinstance(own, dict):
+        raise TypeError(f"{letter}: expected a dict of settings, got {own!r}")
     try:
         inspect.signature(layer).bind(1, **own)
     except TypeError as error:
