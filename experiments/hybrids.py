@@ -5,10 +5,11 @@ rotary positions at the middle of every so many layers. The two mixers have as m
 within 5 % and the models to within 2 %, for which Mamba-2 is as wide inside as attention
 (expand = 1); "wide" is the control with its customary expand = 2, whose MLPs are smaller instead.
 
-``text``      chapter 18's text, by its recipe: the same pieces, batches, updates and rates, and
-              their choice by validation;
-``once, 16``  and ``once, 64``: chapter 21's recall, so many pairs of a key and a value in a
-              sequence (MQAR), by its recipe. Here a layer of Mamba-2 keeps 2,048 numbers.
+``text``   chapter 18's text, by its recipe: the same pieces, batches, updates and rates, and their
+           choice by validation;
+``recall`` chapter 21's pairs of a key and a value, each written once (MQAR), of which every batch
+           has sequences with 2, 4, … 64 of them: what is learned of few helps with many. A layer
+           of Mamba-2 keeps 2,048 numbers here, as there.
 
 Three seeds at each learning rate of the same list, chosen by the loss on validation; where the
 best is an end of the list, the rates beyond are run. The runs of a model are trained side by side.
@@ -37,8 +38,9 @@ from linear_time.training import seed_everything
 
 SEEDS = (0, 1, 2)
 N_LAYER = 8
-WARMUP, TARGET = 100, 0.99
-MORE_RATES = (1e-4, 3e-4, 3e-2, 1e-1)
+WARMUP, TARGET = 100, 0.995
+MORE_RATES = (1e-4, 3e-4, 1e-2, 3e-2, 1e-1)
+VALIDATION, TEST = 10**6, 10**6 + 1  # seeds of what no model is trained on
 LENGTHS = (1024, 65_536)  # at which the states are counted
 MODELS = {
     "no attention": "mf" * N_LAYER,
@@ -65,14 +67,30 @@ class Task(NamedTuple):
     more_rates: tuple[float, ...]  # for a model that is best at that end of the rates
 
 
+class Pairs(NamedTuple):
+    """How many are written, and into how many sequences of a batch."""
+
+    length: int
+    rows: dict[int, int]  # sequences of a batch by their number of pairs
+    vocab_size: int
+    evaluated: int  # sequences of each number
+
+
+PAIRS = {
+    "full": Pairs(256, {2: 16, 4: 16, 8: 12, 16: 10, 32: 6, 64: 4}, 256, 512),
+    "small": Pairs(16, {2: 2, 4: 2}, 32, 8),
+}
+
+
 def tasks(size: str) -> dict[str, Task]:
     """Those of a size, with the recipes of the two chapters."""
     book, pairs = language_models.SIZES[size], recall.SIZES[size]
     sizes = {"full": ((128, 4, 64, 256, 125), (64, 2, 32, 128, 63))}
     of_text, of_pairs = sizes.get(size, ((16, 2, 8, 16, 4), (16, 2, 8, 16, 4)))
     text = Task(*of_text, book.batch, book.steps, 0.1, book.rates, MORE_RATES)
-    asked = Task(*of_pairs, pairs.batch, pairs.steps, 0.01, recall.RATES, MORE_RATES)
-    return {"text": text, **dict.fromkeys(pairs.tasks, asked)}
+    batch = sum(PAIRS[size].rows.values())
+    asked = Task(*of_pairs, batch, pairs.steps, 0.01, (3e-4, 1e-3, 3e-3), MORE_RATES)
+    return {"text": text, "recall": asked}
 
 
 def network(size: str, task: str, model: str, vocab_size: int) -> HybridLM:
@@ -131,36 +149,63 @@ class Text:
 
 
 class Recall:
-    """Chapter 21's pairs."""
+    """Chapter 21's pairs, of several numbers in each batch."""
 
     target = TARGET
 
-    def __init__(self, device: torch.device, size: str, batch: int, name: str) -> None:
-        pairs = recall.SIZES[size]
-        self.task, self.vocab_size, self.batch = pairs.tasks[name], pairs.vocab_size, batch
+    def __init__(self, device: torch.device, size: str, batch: int) -> None:
+        self.pairs = PAIRS[size]
+        self.vocab_size = self.pairs.vocab_size
+        assert batch == sum(self.pairs.rows.values())
         self.held_out = {
-            of: recall.drawn(
-                *(self.task, self.vocab_size, pairs.evaluated),
-                torch.Generator(device).manual_seed(of),
-            )
-            for of in (recall.VALIDATION, recall.TEST)
+            of: {
+                n: self.drawn(n, self.pairs.evaluated, torch.Generator(device).manual_seed(of))
+                for n in self.pairs.rows
+            }
+            for of in (VALIDATION, TEST)
         }
 
-    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, ...]:
-        flat = recall.drawn(self.task, self.vocab_size, n * self.batch, generator)
-        return tuple(x.unflatten(0, (n, -1)) for x in flat)
+    def drawn(self, n_pairs: int, n: int, generator: torch.Generator) -> Any:
+        """n sequences: tokens, places of the answers and answers."""
+        task = recall.Task(self.pairs.length, n_pairs, False)
+        return recall.drawn(task, self.vocab_size, n, generator)
 
-    def terms(self, model: Any, *batch: Tensor) -> Tensor:
-        return paper_tables.terms(model, *batch)
+    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, ...]:
+        """Of n batches: tokens (n, batch, length), all answers, and their places in a batch."""
+        parts, first = [], 0
+        for n_pairs, rows in self.pairs.rows.items():
+            tokens, places, right = self.drawn(n_pairs, n * rows, generator)
+            row = first + torch.arange(rows, device=tokens.device)[:, None]
+            places = places.unflatten(0, (n, rows)) + row * self.pairs.length
+            of_batch = tokens.unflatten(0, (n, rows)), places, right.unflatten(0, (n, rows))
+            parts.append((of_batch[0], *(x.flatten(1) for x in of_batch[1:])))
+            first += rows
+        tokens, places, right = (torch.cat(x, 1) for x in zip(*parts, strict=True))
+        return tokens, places, right
+
+    def terms(self, model: Any, tokens: Tensor, places: Tensor, right: Tensor) -> Tensor:
+        x = model.embedding(tokens)
+        for block in model.blocks:
+            x = block(x)
+        logits = model.logits(x.flatten(0, 1)[places])
+        return torch.nn.functional.cross_entropy(logits, right, reduction="none")
+
+    def scores(self, model: Any, of: int) -> dict[int, tuple[float, float, float]]:
+        """Loss, share of right answers and of whole sequences, by the number of pairs."""
+        return {n: paper_tables.score(model, x, 256) for n, x in self.held_out[of].items()}
 
     def metric(self, model: Any) -> list[float]:
-        """Loss, share of right answers, share of sequences without a wrong one."""
-        return list(paper_tables.score(model, self.held_out[recall.VALIDATION], 256))
+        """The means over the numbers of pairs of the loss and of the share of right answers."""
+        loss, right, _ = zip(*self.scores(model, VALIDATION).values(), strict=True)
+        return [statistics.mean(loss), statistics.mean(right)]
 
     def result(self, model: Any, curve: list) -> dict[str, Any]:
-        _, tokens, sequences = paper_tables.score(model, self.held_out[recall.TEST], 256)
-        found = {"test": round(tokens, 4), "sequences": round(sequences, 4)}
-        return {"validation": curve[-1][1], **found}
+        found = self.scores(model, TEST)
+        return {
+            "validation": curve[-1][1],
+            "test": round(statistics.mean(right for _, right, _ in found.values()), 4),
+            "by_pairs": {str(n): round(right, 4) for n, (_, right, _) in found.items()},
+        }
 
 
 class Trainee(side_by_side.Trainee):
@@ -180,7 +225,7 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
     runs.without_checks()
     torch.set_float32_matmul_precision("high")
     device, (size, name, batch) = runs.device(), (group[0][k] for k in ("size", "task", "batch"))
-    task: Any = Text(device, size, batch) if name == "text" else Recall(device, size, batch, name)
+    task: Any = (Text if name == "text" else Recall)(device, size, batch)
     trainees = []
     for job in group:
         seed_everything(job["seed"])
@@ -240,6 +285,7 @@ def main() -> None:
         "n_layer": N_LAYER,
         "patterns": MODELS,
         "tasks": {name: task._asdict() for name, task in every_task.items()},
+        "pairs": PAIRS[options.size]._asdict(),
         **{"warmup": WARMUP, "target": TARGET, "precision": "float32, TF32"},
     }
     runner = runs.Runner("hybrids", functools.partial(run, end=end), fixed, options)

@@ -371,13 +371,22 @@ CASES: dict[str, Case] = {
         *("mixer", sequence, True, "mask"),
     ),
     # chapter 22
-    "FeedForward": Case(lambda n: hybrid.FeedForward(n(D), n(12)), "mixer", sequence, True, "mask"),
+    "FeedForward": Case(
+        lambda n: hybrid.FeedForward(n(D), n(12)), "compressor", sequence, True, "mask"
+    ),
     "HybridLM": Case(
         lambda n: hybrid.HybridLM(
-            *("mfaMdf", n(VOCAB), n(D)),
+            *("mMf", n(VOCAB), n(D)),
             m={"N": n(6), "P": n(4)},
             M={"N": n(4)},
-            d={"heads": n(2), "d_key": n(6), "d_value": n(3)},
+            f={"d_ff": n(12)},
+        ),
+        *("model", tokens, True, "mask"),
+    ),
+    "HybridLM, attention": Case(
+        lambda n: hybrid.HybridLM(
+            *("d a f", n(VOCAB), n(D)),
+            d={"heads": n(2), "d_key": n(6), "d_value": n(3), "chunk": n(4)},
             a={"n_heads": n(4), "n_kv_heads": n(2)},
             f={"d_ff": n(12)},
         ),
