@@ -85,7 +85,7 @@ PAIRS = {
 def tasks(size: str) -> dict[str, Task]:
     """Those of a size, with the recipes of the two chapters."""
     book, pairs = language_models.SIZES[size], recall.SIZES[size]
-    sizes = {"full": ((128, 4, 64, 256, 125), (64, 2, 32, 128, 63))}
+    sizes = {"full": ((128, 4, 64, 256, 125), (64, 2, 32, 128, 60))}
     of_text, of_pairs = sizes.get(size, ((16, 2, 8, 16, 4), (16, 2, 8, 16, 4)))
     text = Task(*of_text, book.batch, book.steps, 0.1, book.rates, MORE_RATES)
     batch = sum(PAIRS[size].rows.values())

@@ -23,6 +23,13 @@ from linear_time.training import Config, History
 
 #: One job a kind, of two steps; what differs between kinds of one script stands beside it.
 JOBS: dict[str, tuple[dict, ...]] = {
+    "hybrids": tuple(
+        {
+            **{"size": "small", "task": task, "model": model},
+            **{"lr": 1e-2, "seed": 0, "steps": 2, "batch": 4},
+        }
+        for task, model in (("text", "1 in 4"), ("recall", "1 in 2"), ("recall", "no attention"))
+    ),
     "language_models": (
         {"model": "gru", "size": "small", "lr": 1e-2, "seed": 1, "steps": 2},
         {"model": "llama", "size": "small", "lr": 1e-2, "seed": 0, "steps": 2},
@@ -87,7 +94,7 @@ JOBS: dict[str, tuple[dict, ...]] = {
 SHARED = {"runs", "side_by_side", "stacked", "stacks"}  # by the scripts
 SCRIPTS = {p.stem for p in (ROOT / "experiments").glob("*.py")} - SHARED
 #: What runs jobs together: its rows have no time of their own.
-TOGETHER = ("paper_tables", "recall", "sequential_digits")
+TOGETHER = ("hybrids", "paper_tables", "recall", "sequential_digits")
 CASES = [(name, job) for name, jobs in JOBS.items() for job in jobs]
 every_job = pytest.mark.parametrize(
     ("name", "job"), CASES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(CASES)]
@@ -103,7 +110,9 @@ def small(monkeypatch):
     def of(name: str) -> ModuleType:
         script = experiment(name)
         changes: dict[str, Any] = {}
-        if name == "language_models":
+        if name == "hybrids":
+            of("language_models")  # whose text it reads
+        elif name == "language_models":
             size = script.SIZES["small"]._replace(length=16, batch=2, long=64)
             script.data.cache_clear()
             changes = {"SIZES": {"small": size}, "text": lambda: PLACES, "ORDERS": (1, 2)}
@@ -132,7 +141,7 @@ def run(script: ModuleType, job: dict) -> dict:
         with checks(values=False):  # as its ``main`` says
             (result,) = script.run([job])
         return result
-    if script.__name__ in ("paper_tables", "recall"):
+    if script.__name__ in ("hybrids", "paper_tables", "recall"):
         kept = {"folder": None} if script.__name__ == "paper_tables" else {}  # nothing: no limit
         (result,) = script.run([job], math.inf, **kept)
         return result
@@ -541,6 +550,102 @@ def test_what_is_scored_of_a_text_is_the_parts_beginning(small, monkeypatch):
     monkeypatch.setattr(script, "SIZES", sizes)
     _, parts = script.data(torch.device("cpu"), "small")
     assert [(int(p[0]), len(p)) for p in parts] == [(0, 3600), (3600, 50), (3800, 50)]
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_hybrids_text_is_in_its_parts(small, part):
+    """Drawn from the first part alone; chosen by the second, and reported of the third."""
+    text = small("hybrids").Text(torch.device("cpu"), "small", 3)
+    (pieces,) = text.draw(torch.Generator().manual_seed(0), 300)
+    assert pieces.shape == (300, 3, 17) and (pieces.diff(dim=2) == 1).all()
+    assert 3500 < pieces.max() < 3600 and len(pieces.unique()) > 3000
+    assert text.terms(Known(ALL), pieces[0]).max() < 1e-6
+    assert text.terms(Known(NOTHING), pieces[0]).min() > 70
+    found = text.result(Known(PARTS[part]), [])
+    assert (found["validation"] < 0.001) == (part == "validation")
+    assert (found["test"] < 0.001) == (part == "test") == (max(found["by_position"]) < 0.001)
+    assert (text.metric(Known(PARTS[part]))[0] < 0.001) == (part == "validation")
+
+
+def test_a_hybrids_pairs_are_answered_where_they_are_asked(small):
+    """A lookup in the sequence finds every answer of a batch; scores are of their parts."""
+    task = small("hybrids").Recall(torch.device("cpu"), "small", 4)
+    tokens, places, right = task.draw(torch.Generator().manual_seed(0), 50)
+    assert tokens.shape == (50, 4, 16) and places.shape == right.shape == (50, 2 * 2 + 2 * 4)
+
+    def solved(rows, places):
+        """Of (rows, length) and flat places: the token behind the first copy of that key."""
+        asked = rows.flatten()[places]
+        keys = rows[places // rows.shape[1]]  # (answers, length)
+        first = (keys == asked[:, None]).int().argmax(1)
+        assert (first % 2 == 0).all() and (places % rows.shape[1] > first).all()
+        return keys.gather(1, first[:, None] + 1)[:, 0]
+
+    for rows, at, answers in zip(tokens, places, right, strict=True):
+        assert torch.equal(solved(rows, at), answers)
+        by_row = (at // 16).bincount(minlength=4)
+        assert by_row.tolist() == [2, 2, 4, 4] and len(at.unique()) == 12
+
+    class Solves(nn.Module):
+        """The answers of the sequences of these parts; of others, the token after each."""
+
+        def __init__(self, *names):
+            super().__init__()
+            rows = [tokens for of in names for tokens, _, _ in task.held_out[of].values()]
+            self.known = {row.numpy().tobytes() for one in rows for row in one}
+            self.blocks = []
+
+        def embedding(self, tokens):
+            flat = torch.arange(tokens.numel())
+            said = torch.zeros_like(flat)
+            for at in flat[(tokens.flatten() > 0)].tolist():
+                row, place = divmod(at, 16)
+                first = (tokens[row] == tokens[row, place]).int().argmax()
+                if first < place:
+                    said[at] = tokens[row, first + 1]
+            known = torch.tensor([row.numpy().tobytes() in self.known for row in tokens])
+            shift = (~known).repeat_interleave(16).int()
+            return ((said + shift) % 32).view(tokens.shape)[..., None].float()
+
+        def logits(self, x):
+            return 100 * nn.functional.one_hot(x[..., 0].long(), 32).float()
+
+    from recall import drawn  # chapter 21's, of the same seed
+
+    script = experiment("hybrids")
+    for of in (script.VALIDATION, script.TEST):
+        for n, held_out in task.held_out[of].items():
+            generator = torch.Generator().manual_seed(of)
+            pairs = experiment("recall").Task(16, n, False)
+            for one, other in zip(held_out, drawn(pairs, 32, 8, generator), strict=True):
+                assert torch.equal(one, other)
+    loss, share = task.metric(Solves(script.VALIDATION))
+    assert share == 1 and loss < 1e-6
+    loss, share = task.metric(Solves(script.TEST))
+    assert share == 0 and loss > 50
+    found = task.result(Solves(script.TEST), [[1, 0.25, 0.5]])
+    assert found == {"validation": 0.25, "test": 1, "by_pairs": {"2": 1, "4": 1}}
+    assert task.result(Solves(script.VALIDATION), [[1, 0.5, 0.5]])["test"] == 0
+    assert task.terms(Solves(script.VALIDATION), tokens[0], places[0], right[0]).min() > 50
+
+
+def test_hybrids_are_of_equal_size_and_one_pattern(small):
+    """Eight layers of a mixer and an MLP; parameters to 2 %, states as counted."""
+    script = experiment("hybrids")
+    attend = {"no attention": 0, "1 in 8": 1, "1 in 4": 2, "1 in 2": 4, "all attention": 8}
+    for task, vocab_size in (("text", 66), ("recall", 256)):
+        models = {name: script.network("full", task, name, vocab_size) for name in script.MODELS}
+        sizes = {name: script.runs.count(model) for name, model in models.items()}
+        assert max(sizes.values()) / min(sizes.values()) < 1.02
+        for name, model in models.items():
+            assert len(model.pattern) == 16 and set(model.pattern[1::2]) == {"f"}
+            assert model.pattern.count("a") == attend.get(name, 0)
+            found = script.held(model)
+            assert found["state"]["1024"][1] * 64 == found["state"]["65536"][1]
+            width = script.tasks("full")[task].width
+            assert found["state"]["1024"][1] == attend.get(name, 0) * 2 * width * 1024 * 4
+    S = models["no attention"].blocks[0].mixer.initial_state(1).S
+    assert S.numel() == experiment("recall").N_STATE  # as many as a layer of chapter 21
 
 
 # --- digits: who knows the classes of one part ----------------------------------------------------

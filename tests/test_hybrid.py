@@ -16,9 +16,10 @@ from transformers import BambaConfig, BambaForCausalLM, JambaConfig, Qwen3NextCo
 from contract import tensors
 from helpers import close, lively, stepped, tokens_of
 from linear_time.decoder import LlamaLM
-from linear_time.hybrid import LETTERS, FeedForward, Held, HybridLM, ratio
+from linear_time.hybrid import LETTERS, FeedForward, Held, HybridLM, ratio, trials
 from linear_time.mamba import MambaConfig, MambaLM
 from linear_time.mamba2 import Mamba2Config, Mamba2LM
+from linear_time.records import Record
 
 F64 = torch.float64
 V, D = 11, 8
@@ -325,3 +326,30 @@ def test_a_pattern_is_text():
         HybridLM(3, V, D)
     with pytest.raises(TypeError, match=r"^m: expected a dict of settings, got 3"):
         HybridLM("m", V, D, m=3)
+
+
+# --- the comparison that is recorded --------------------------------------------------------------
+
+
+def test_a_trial_is_at_the_rate_that_validation_chose(tmp_path):
+    """Not at the one that is best on the test, nor on another task."""
+    rows = [
+        {
+            **{"task": task, "model": model, "lr": lr, "seed": seed, "parameters": 7},
+            **{"validation": validation, "test": 10 * lr + seed},
+            "state": {"64": [5, 64 * attend]},
+        }
+        for task, best in (("text", 1e-3), ("recall", 1e-2))
+        for model, attend in (("half", 2), ("none", 0))
+        for lr in (1e-3, 3e-3, 1e-2)
+        for seed, validation in ((0, abs(lr - best)), (1, 1.0))
+    ]
+    patterns = {"none": "mfmf", "half": "afaf"}
+    Record("hybrids", "", (), {"patterns": patterns}, tuple(rows)).write(tmp_path)
+    none, half = trials("recall", tmp_path)
+    assert (none.model, none.attend, half.model, half.attend) == ("none", 0, "half", 2)
+    assert half.lr == 1e-2 and half.swept == (1e-3, 3e-3, 1e-2) and half.parameters == 7
+    assert half.tests == (0.1, 1.1) and half.state == {64: Held(5, 128)}
+    assert [one.lr for one in trials("text", tmp_path)] == [1e-3, 1e-3]
+    with pytest.raises(ValueError, match=r"^task: expected one of 'text', 'recall'"):
+        trials("other", tmp_path)

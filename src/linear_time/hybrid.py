@@ -6,13 +6,14 @@ word by word is found in their caches. The pattern says which layer is which.
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from linear_time import _validate
+from linear_time import _validate, records
 from linear_time.cache import KVCache
 from linear_time.decoder import GroupedQueryAttention, SwiGLU
 from linear_time.delta import GatedDeltaNet
@@ -221,6 +222,46 @@ def ratio(
     return "".join(
         ("a" if i % one_in == offset else rest) + after for i in range(n_layer)
     )
+
+
+class Trial(NamedTuple):
+    """A model of ``experiments/hybrids.py``, at the rate it was chosen at."""
+
+    model: str  # its name there
+    attend: int  # layers that attend, of eight
+    parameters: int
+    lr: float  # chosen on validation; ``swept`` are the rates it is one of
+    swept: tuple[float, ...]
+    tests: tuple[float, ...]  # one a seed: bits a character, or right answers
+    state: dict[int, Held]  # bytes in float32, by length
+
+
+def trials(task: str, folder: Path | None = None) -> list[Trial]:
+    """The recorded comparison, a row a model, in the order of attention.
+
+    Args:
+        task: "text" or "recall".
+        folder: where the record is; with the package if None.
+
+    Raises:
+        ValueError: there is no such task in the record.
+    """
+    record = records.read("hybrids", folder)
+    made = []
+    for model, rows in record.where(task=task).by("model").items():
+        best = rows.chosen("validation")
+        state = {int(n): Held(*held) for n, held in best[0]["state"].items()}
+        trial = Trial(
+            model,
+            record.settings["patterns"][model].count("a"),
+            best[0]["parameters"],
+            best[0]["lr"],
+            tuple(sorted(rows.by("lr"))),
+            tuple(best.values("test")),
+            state,
+        )
+        made.append(trial)
+    return sorted(made, key=lambda one: (one.attend, one.model))
 
 
 def _letters(name: str, pattern: str) -> str:

@@ -11,7 +11,65 @@ TRAINING, CACHE, FUNCTION = (
     f"src/linear_time/{name}.py" for name in ("training", "cache", "scan_function")
 )
 
+HYBRID = "src/linear_time/hybrid.py"
+
 MUTANTS = [
+    # hybrids
+    (HYBRID, "last.weight.data /= n**0.5", "last.weight.data /= 1", "the depth is not heard"),
+    (
+        HYBRID,
+        "offset = one_in - 1 if offset is None else offset",
+        "offset = one_in // 2 if offset is None else offset",
+        "the layer that attends stands in the middle of a period",
+    ),
+    (
+        HYBRID,
+        '("a" if i % one_in == offset else rest) + after',
+        '"a" if i % one_in == offset else rest + after',
+        "no MLP behind a layer that attends",
+    ),
+    (
+        HYBRID,
+        "cache += length * sum(map(size, one))",
+        "cache += (length - 1) * sum(map(size, one))",
+        "the newest position is not counted",
+    ),
+    (
+        HYBRID,
+        "recurrent += sum(map(size, state))",
+        "recurrent += sum(map(size, state[-1:]))",
+        "the window of the convolution is not counted",
+    ),
+    (
+        HYBRID,
+        "lambda part: part.nbytes",
+        "lambda part: 4 * part.numel()",
+        "bytes of float32, whatever is held",
+    ),
+    (
+        HYBRID,
+        "return Residual(layer, nn.RMSNorm(d_model, eps=float(eps)))",
+        "return Residual(layer)",
+        "ε is not handed on to the blocks",
+    ),
+    (
+        HYBRID,
+        "super().__init__(block, vocab_size, d_model, n, tied, eps)",
+        "super().__init__(block, vocab_size, d_model, n, tied)",
+        "ε is not handed on to the last norm",
+    ),
+    (
+        HYBRID,
+        "return self.mlp(x_t), state",
+        "return self.mlp(x_t), (x_t,)",
+        "an MLP remembers its input",
+    ),
+    (
+        HYBRID,
+        'best = rows.chosen("validation")',
+        'best = rows.chosen("test")',
+        "the rate is chosen by the test",
+    ),
     # the first state
     (
         LAYER,
