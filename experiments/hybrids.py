@@ -89,7 +89,7 @@ def tasks(size: str) -> dict[str, Task]:
     of_text, of_pairs = sizes.get(size, ((16, 2, 8, 16, 4), (16, 2, 8, 16, 4)))
     text = Task(*of_text, book.batch, book.steps, 0.1, book.rates, MORE_RATES)
     batch = sum(PAIRS[size].rows.values())
-    asked = Task(*of_pairs, batch, pairs.steps, 0.01, recall.RATES, MORE_RATES)
+    asked = Task(*of_pairs, batch, pairs.steps, 0.01, (3e-4, *recall.RATES), MORE_RATES)
     return {"text": text, "recall": asked}
 
 

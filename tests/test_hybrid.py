@@ -5,6 +5,7 @@ Mamba-2, attention and MLPs whose rotary positions are set to the whole head.
 """
 
 import re
+import statistics
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from transformers import BambaConfig, BambaForCausalLM, JambaConfig, Qwen3NextConfig
 
+from book import experiment
 from contract import tensors
 from helpers import close, lively, stepped, tokens_of
+from linear_time import records
 from linear_time.decoder import LlamaLM
 from linear_time.hybrid import LETTERS, FeedForward, Held, HybridLM, ratio, trials
 from linear_time.mamba import MambaConfig, MambaLM
@@ -351,5 +354,57 @@ def test_a_trial_is_at_the_rate_that_validation_chose(tmp_path):
     assert half.lr == 1e-2 and half.swept == (1e-3, 3e-3, 1e-2) and half.parameters == 7
     assert half.tests == (0.1, 1.1) and half.state == {64: Held(5, 128)}
     assert [one.lr for one in trials("text", tmp_path)] == [1e-3, 1e-3]
+    assert not half.inside and half._replace(lr=3e-3).inside and not half._replace(lr=1e-3).inside
     with pytest.raises(ValueError, match=r"^task: expected one of 'text', 'recall'"):
         trials("other", tmp_path)
+
+
+@pytest.mark.parametrize("task", ["text", "recall"])
+def test_the_record_is_of_these_models(task):
+    """Sizes and states are those of the models that the script makes; budgets are equal."""
+    script, record = experiment("hybrids"), records.read("hybrids").where(task=task)
+    found = {one.model: one for one in trials(task)}
+    assert list(found) == ["no attention", "1 in 8", "1 in 4", "1 in 2", "all attention"]
+    own = script.tasks("full")[task]
+    for name, one in found.items():
+        with torch.device("meta"):
+            model = script.network("full", task, name, {"text": 66, "recall": 256}[task])
+        assert one.parameters == sum(p.numel() for p in model.parameters())
+        assert len(one.tests) == 3 and {(row["steps"], row["batch"]) for row in record} == {
+            (own.steps, own.batch)
+        }
+        assert one.state == {n: model.state_bytes(n) for n in (1024, 65536)}
+    assert {row["updates"] for row in record} <= {own.steps, 1750, 2750}  # two stopped at 99.5 %
+    sizes = [one.parameters for one in found.values()]
+    assert max(sizes) / min(sizes) < 1.02
+
+
+def test_on_text_every_hybrid_is_better_than_both_ends():
+    """What the chapter says: on every seed; among hybrids the seeds differ as the ratios do."""
+    none, *hybrids, whole = trials("text")
+    assert all(one.inside for one in (none, *hybrids, whole))
+    worst = max(max(one.tests) for one in hybrids)
+    assert worst < min(none.tests) and max(none.tests) < min(whole.tests)
+    means = [statistics.mean(one.tests) for one in (none, *hybrids, whole)]
+    assert [round(mean, 3) for mean in means] == [1.624, 1.611, 1.615, 1.613, 1.645]
+    spread = max(max(one.tests) - min(one.tests) for one in hybrids)
+    assert max(means[1:4]) - min(means[1:4]) < spread
+
+
+def test_beyond_the_trained_length_attention_alone_breaks():
+    """Means of the last positions of windows of 2,048, eight times what was trained."""
+    last = {
+        name: statistics.mean(x[-1] for x in rows.chosen("validation").values("by_position"))
+        for name, rows in records.read("hybrids").where(task="text").by("model").items()
+    }
+    assert last.pop("all attention") > 5 and max(last.values()) < 1.63
+
+
+def test_on_recall_the_evidence_ends_at_the_seeds():
+    """Attention alone recalls on every seed, Mamba-2 alone on none; hybrids by seed and rate."""
+    none, eighth, fourth, half, whole = trials("recall")
+    assert min(whole.tests) > 0.94 and max(none.tests) < 0.04 and whole.inside and none.inside
+    assert not (eighth.inside or fourth.inside or half.inside)  # sweeps that were not finished
+    assert eighth.swept == (1e-3, 3e-3, 1e-2) and fourth.swept == half.swept == (3e-3,)
+    assert min(eighth.tests) < 0.11 and max(eighth.tests) > 0.96
+    assert min(half.tests) < 0.09 and max(half.tests) > 0.99 and max(fourth.tests) < 0.1

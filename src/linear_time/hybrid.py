@@ -235,9 +235,16 @@ class Trial(NamedTuple):
     tests: tuple[float, ...]  # one a seed: bits a character, or right answers
     state: dict[int, Held]  # bytes in float32, by length
 
+    @property
+    def inside(self) -> bool:
+        """Whether lower and higher rates were tried, and were worse."""
+        return min(self.swept) < self.lr < max(self.swept)
+
 
 def trials(task: str, folder: Path | None = None) -> list[Trial]:
     """The recorded comparison, a row a model, in the order of attention.
+
+    Not every sweep was finished: ``inside`` says of which.
 
     Args:
         task: "text" or "recall".
