@@ -85,6 +85,7 @@ CHAPTERS = {
     "19": "tasks",
     "20": "duality",
     "21": "recurrences",
+    "22": "limits",
 }
 
 Check = Callable[..., None]
