@@ -42,5 +42,5 @@ def test_what_the_page_says_of_its_table():
     choosing = [m for m in errors if errors[m] < 0.5]
     assert len(choosing) == 5 and min(errors, key=errors.get).startswith("32 well-chosen samples")
     rest = sorted(e for m, e in errors.items() if m not in choosing)
-    assert rest[0] == 0.50 and rest[-5:-1] == [0.67, 0.8, 0.84, 0.93]
+    assert rest[0] == 0.50 and rest[-6:-1] == [0.67, 0.74, 0.8, 0.84, 0.93]
     assert rest[-1] > 1  # these are apart

@@ -103,6 +103,15 @@ def test_five_cups_are_the_first_that_are_not_solvable():
     assert AlternatingGroup(5).derived_subgroup().order() == 60
 
 
+def test_permutations_compose_in_a_tree():
+    """1,024 of them in ten levels: at a fixed length depth suffices."""
+    level, levels = drawn(1, 1024, 5)[0], 0
+    whole = arrangements(level[None])[0, -1]
+    while len(level) > 1:
+        level, levels = level[0::2].gather(1, level[1::2]), levels + 1
+    assert levels == 10 and torch.equal(level[0], whole)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_channel_in_finite_precision_comes_to_rest(sign):
     """h ← round(round(a h) + b), from every number of an 8-bit format: cycles of one and of two."""

@@ -27,6 +27,7 @@ BUILDS_ON: dict[str, tuple[str, ...]] = {
     "19": ("16", "18"),
     "20": ("02", "17", "18"),
     "21": ("02", "12", "16", "20"),
+    "22": ("16", "18", "21"),
 }
 #: Where a chapter's box stands, and the corners of a line that goes around.
 PLACES = {
@@ -52,6 +53,7 @@ PLACES = {
     "19": (288, 456),
     "20": (346, 456),
     "21": (346, 518),
+    "22": (346, 580),
 }
 AROUND = {
     ("02", "17"): ((24, 146), (24, 364), (240, 364), (240, 332)),
@@ -76,8 +78,8 @@ def dependencies_drawing() -> Drawing:
         "Which chapter builds on which",
         "A box for every chapter, a link to it; an arrow leads from a chapter "
         "to one that builds on it. From 00 three strands lead down: 01 to 04, "
-        "05 to 07, and 11 to 21; 08 to 10 join the first two.",
-        height=540,
+        "05 to 07, and 11 to 22; 08 to 10 join the first two.",
+        height=602,
     )
     for number in BUILDS_ON:
         x, y = PLACES[number]
