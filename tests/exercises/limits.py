@@ -75,8 +75,9 @@ def composed_by_a_loop(permutations):
     return now
 
 
-def _composed(turned=False, even=False):
+def _composed(turned=False, even=False, most=5000):
     def answer(permutations):
+        permutations = permutations[:most]
         while len(permutations) > 1:
             if len(permutations) % 2:
                 rest = torch.arange(permutations.shape[1])[None]
@@ -169,7 +170,12 @@ WRONG = {
         _compared(n=8, swap=True),
         _compared(n=3),
     ],
-    "22-depth": [composed_by_a_loop, _composed(turned=True), _composed(even=True)],
+    "22-depth": [
+        composed_by_a_loop,
+        _composed(turned=True),
+        _composed(even=True),
+        _composed(most=2048),
+    ],
     "22-columns": [_error(root=True), _error(square=True), _error(sums=True), _error(bound=True)],
     "22-refute": [
         _refutation(),

@@ -229,7 +229,9 @@ def depth(answer, cases):
         expect_equal(got, wanted, given, slips=slips)
     permutations = moves(cases, 4096, 5)
     with Calls() as calls:
-        answer(permutations)
+        got = answer(permutations.clone())
+    wanted = arrangements(permutations[None])[0, -1]
+    expect_equal(got, wanted, "4,096 permutations of 5")
     expect(
         len(calls.names) <= 150,
         "4,096 tokens: expected at most 150 calls to torch in all, got "
