@@ -25,6 +25,20 @@ def _uneven(m):
     return squeeze @ A @ squeeze.inverse(), torch.tensor([1.0, 0.0])
 
 
+def _growing(m):
+    """Right for two counts of one state, and no other state comes back."""
+    if m == 2:
+        return torch.diag(torch.tensor([-1.0, 100.0])), torch.tensor([1.0, 0.0])
+    return _counter()(m)
+
+
+def composed_outside(permutations):
+    now = list(range(permutations.shape[1]))
+    for move in permutations.tolist():
+        now = [now[i] for i in move]
+    return torch.tensor(now)
+
+
 def _mirrors(inverse=False, unit=True, more=False, order=1):
     def answer(permutation):
         n = len(permutation)
@@ -138,6 +152,7 @@ WRONG = {
         lambda a, b, h: [a**2 * h + a * b - h, a * (a * h + b - h)],
         lambda a, b, h: [a**2 * h + a * b - a * h, a * h + b - h],
         lambda a, b, h: [a**2 * h + a * b - a * h],
+        lambda a, b, h: [a**2 * h + a * b - a * h, a * h * (a - 1 + b / h)],
     ],
     "22-count": [
         _counter(share=0.5),
@@ -145,6 +160,7 @@ WRONG = {
         _counter(size=0.99),
         _counter(numbers=1),
         _uneven,
+        _growing,
         lambda m: torch.eye(2),
     ],
     "22-parity": [
@@ -154,6 +170,7 @@ WRONG = {
         lambda: (1.0, -1.5),
         lambda: (1.0,),
         lambda: (0.95, -1.0),
+        lambda: (1.0, -1.0),
     ],
     "22-swaps": [
         _mirrors(inverse=True),
@@ -171,6 +188,7 @@ WRONG = {
         _compared(n=3),
     ],
     "22-depth": [
+        composed_outside,
         composed_by_a_loop,
         _composed(turned=True),
         _composed(even=True),
@@ -184,6 +202,7 @@ WRONG = {
         _refutation(n=64),
         _refutation(kinds=3),
         lambda: torch.eye(32),
+        lambda: (torch.eye(2, 32)[:1] * torch.tensor([[1.0], [-1.0]]), torch.tensor([1, 1])),
     ],
     "22-held": [
         _balance(layers_all=True),

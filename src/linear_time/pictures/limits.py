@@ -122,7 +122,7 @@ def parity_explorer() -> Explorer:
                 "a bit 1 multiplies by",
                 tuple(k / 10 for k in range(-10, 11)),
                 start=4,
-                form=lambda a: f"{a:.1f}",
+                form=lambda a: f"{a:.1f}".replace("-", "−"),
             )
         ],
         [panel],
