@@ -23,6 +23,9 @@ __all__ = ["small"]
 SAME = {"lr", "seed", "steps", "fold", "batch", "protocol", "stage", "epochs", "dropout", "quick"}
 SAME |= {"beta2", "start", "target", "length", "weight_decay", "linear_decay", "strength", "seeds"}
 
+#: Of the scripts that train several networks together, how a network is made is said below.
+KNOWN = ("paper_tables", "recall", "sequential_digits")
+
 
 def name_of(record) -> str:
     return record.command.split()[1].split("/")[1].removesuffix(".py")
@@ -33,6 +36,8 @@ def networks() -> list:
     found = []
     for record in RECORDED:
         name = name_of(record)
+        if name in TOGETHER and name not in KNOWN:
+            continue
         keys = {key for job in JOBS[name] for key in job} | {"blocks"}
         kinds: dict[str, tuple] = {}
         for row in map(dict, record):
