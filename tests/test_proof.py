@@ -4,7 +4,7 @@ import pytest
 import sympy as sp
 
 from linear_time.exercises import Cases, Wrong
-from linear_time.exercises.proof import expect_lines
+from linear_time.exercises.proof import _drawn, expect_lines
 
 x, y = sp.symbols("x y", positive=True)
 n = sp.Symbol("n", integer=True, positive=True)
@@ -72,6 +72,15 @@ def test_negative_symbols_get_negative_values():
     expect_lines([-a], sp.Abs(a, evaluate=False), forms, Cases())
     with pytest.raises(Wrong, match="does not follow"):
         expect_lines([a], sp.Abs(a, evaluate=False), forms, Cases())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_values_are_those_that_the_symbols_allow(seed):
+    cases, below = Cases(seed), sp.Symbol("below", negative=True)
+    for symbol in (x, n, k, below, sp.Symbol("any")):
+        value = _drawn(symbol, cases)
+        assert value.is_integer or symbol not in (n, k)
+        assert value < 0 if symbol is below else value > 0
 
 
 def test_what_is_nowhere_defined_does_not_follow():
