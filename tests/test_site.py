@@ -11,6 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from xml.etree import ElementTree
@@ -222,17 +223,40 @@ def test_the_page_follows_the_reader_s_scheme(visits: dict) -> None:
     assert {where for where, seen in visits.items() if seen["theme"] != where[2]} == set()
 
 
+class Links(HTMLParser):
+    """Where a page leads, and which places it has; no tree is made of it, which takes seconds."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.anchors: set[str | None] = set()
+        self.feed(path.read_text(encoding="utf8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.anchors.add(given.get("id") or given.get("name"))
+        if tag in ("a", "link", "img", "script"):
+            self.targets.append(given.get("href") or given.get("src") or "")
+
+
+def test_links_of_a_page_are_read(tmp_path: Path) -> None:
+    page = tmp_path / "a.html"
+    page.write_text(
+        '<a href="b.html#c&amp;d">x</a><p id="e"><img src="f.png"/><a name="g">&lt;h id="i"></a>'
+        '<script>"<a href=j>"</script><div href="k">',
+        encoding="utf8",
+    )
+    read = Links(page)
+    assert read.targets == ["b.html#c&d", "f.png", "", ""] and read.anchors == {None, "e", "g"}
+
+
 def test_no_internal_link_is_broken() -> None:
     paths = [path for path in HTML.rglob("*.html") if "_static" not in path.parts]
-    soups = {path: BeautifulSoup(path.read_text(encoding="utf8"), "html.parser") for path in paths}
-    anchors = {
-        path: {tag.get("id") or tag.get("name") for tag in soup.find_all(True)}
-        for path, soup in soups.items()
-    }
+    found = {path: Links(path) for path in paths}
+    anchors = {path: links.anchors for path, links in found.items()}
     broken = []
-    for path, soup in soups.items():
-        for tag in soup.find_all(["a", "link", "img", "script"]):
-            target = tag.get("href") or tag.get("src") or ""
+    for path, links in found.items():
+        for target in links.targets:
             if not target or target == "#" or urlsplit(target).scheme or target.startswith("//"):
                 continue
             url, fragment = urldefrag(target)
@@ -377,7 +401,8 @@ def test_sitemap_lists_every_page() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_head_of_a_page(name: str) -> None:
-    head = BeautifulSoup((HTML / name).read_text(encoding="utf8"), "html.parser").head
+    text, end, _ = (HTML / name).read_text(encoding="utf8").partition("</head>")
+    head = BeautifulSoup(text + end, "html.parser").head
     tags = {tag["property"]: tag["content"] for tag in head.find_all("meta", property=True)}
     assert {"og:title", "og:type", "og:url", "og:site_name", "og:description"} <= set(tags)
     assert tags["og:site_name"] == CONFIG["title"]
@@ -389,9 +414,8 @@ def test_buttons_follow_from_the_repository() -> None:
     repository = CONFIG["repository"]
     slug = urlsplit(repository["url"]).path.strip("/")
     for chapter in CHAPTERS:
-        soup = BeautifulSoup(
-            (HTML / "chapters" / f"{chapter.stem}.html").read_text(encoding="utf8"), "html.parser"
-        )
+        text = (HTML / "chapters" / f"{chapter.stem}.html").read_text(encoding="utf8")
+        soup = BeautifulSoup(text.partition("<article")[0], "html.parser")
         links = {tag["href"] for tag in soup.select(".bd-header-article a[href]")}
         place = f"{repository['branch']}/chapters/{chapter.name}"
         assert f"https://colab.research.google.com/github/{slug}/blob/{place}" in links
@@ -410,8 +434,8 @@ EXPLORERS = pictures("_explorer")
 def interactive() -> list[tuple[str, str]]:
     found = []
     for name in PAGES:
-        soup = BeautifulSoup((HTML / name).read_text(encoding="utf8"), "html.parser")
-        found += [(name, tag["data-interactive"]) for tag in soup.select("[data-interactive]")]
+        text = (HTML / name).read_text(encoding="utf8")
+        found += [(name, figure) for figure in re.findall(r'\bdata-interactive="([^"]+)"', text)]
     return found
 
 

@@ -3,6 +3,7 @@
 Needs `make book` first, as `test_site.py` does, whose fixtures these checks use.
 """
 
+import functools
 import json
 import re
 import struct
@@ -20,6 +21,7 @@ __all__ = ["address", "page"]  # fixtures
 pytestmark = [pytest.mark.site, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
+@functools.cache
 def read(name: str) -> BeautifulSoup:
     return BeautifulSoup((HTML / name).read_text(encoding="utf8"), "html.parser")
 
