@@ -84,8 +84,8 @@ lint-notebooks: venv
 	@$(BIN)/python book/notebooks.py lint
 
 site: venv
-	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; $(BIN)/python -m pytest tests/test_site.py tests/test_site_reader.py tests/test_slides.py \
-	  -m site -n $(CORES) --dist loadgroup 2>&1 | tee $(LOGS)/$@.log
+	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; $(BIN)/python -m pytest tests/test_site.py tests/test_site_dark.py tests/test_site_reader.py \
+	  tests/test_slides.py -m site -n $(CORES) --dist loadfile --no-loadscope-reorder 2>&1 | tee $(LOGS)/$@.log
 
 alone: venv  ## execute every chapter in an empty folder, with nothing but the wheel and what it declares
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_alone.py -m "wheel or not wheel" -n $(CORES) --durations=0

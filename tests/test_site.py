@@ -32,7 +32,7 @@ PAGES = sorted(
     for p in (HTML / folder).rglob("*.html")
 )
 WIDTHS = (1280, 360)
-SCHEMES = ("light", "dark")
+SCHEME = "light"  # of the dark one `test_site_dark.py` asks the same, in a process beside this
 pytestmark = [
     pytest.mark.site,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -112,16 +112,13 @@ def settle(page: Page) -> None:
     page.evaluate("() => document.fonts.ready.then(() => null)")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(scheme, marks=pytest.mark.xdist_group(scheme)) for scheme in SCHEMES],
-)
+@pytest.fixture(scope="module")
 def visits(
     chromium: Browser, address: str, request: pytest.FixtureRequest
 ) -> dict[tuple[str, int, str], dict]:
-    """What a reader meets on each page, at each width, in a colour scheme: a process for each."""
+    """What a reader meets on each page, at each width, in the file's colour scheme."""
     found = {}
-    scheme = request.param
+    scheme = request.module.SCHEME
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     trouble: list[str] = []
