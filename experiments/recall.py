@@ -11,8 +11,8 @@ out around S_t = S_{t−1} A_t + w_t v_t k_tᵀ. Attention, Mamba and Mamba-2 ha
 
 Every model has the same width, number of blocks, updates and batches, and three seeds at each
 learning rate of the same list. The rate is chosen by the loss on validation sequences; where the
-best is an end of the list, the rate beyond is run. A run that is stopped is resumed by the same
-command; with ``--seconds`` it stops by itself.
+best is an end of the list, the rate beyond is run, and so on. A run that is stopped is resumed by
+the same command; with ``--seconds`` it stops by itself.
 """
 
 import functools
@@ -20,7 +20,6 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import paper_tables
@@ -72,7 +71,7 @@ SIZES = {
     ),
     "small": Size({"twice, 4": Task(32, 4, True)}, *(32, 4, 20, 16)),
 }
-RATES, MORE_RATES = (1e-3, 3e-3, 1e-2), (3e-4, 3e-2)
+RATES, MORE_RATES = (1e-3, 3e-3, 1e-2), (3e-4, 3e-2, 1e-1)  # the further, the nearest first
 
 
 # --- the recurrence, a chunk at a time ------------------------------------------------------------
@@ -97,7 +96,8 @@ def pairs(left: Tensor, right: Tensor, decay: Tensor) -> Tensor:
     """Σ_i left_ti right_si decay_tsi; the decay (…, C, C, dk), or (…, C, C, 1) for all i."""
     if decay.shape[-1] == 1:
         return left @ right.mT * decay[..., 0]
-    return torch.einsum("...ti,...si,...tsi->...ts", left, right, decay)
+    # Not by einsum, which makes a product of matrices for each number, the slowest there is.
+    return (left[..., :, None, :] * decay * right[..., None, :, :]).sum(-1)
 
 
 def recurrence(
@@ -470,13 +470,14 @@ def main() -> None:
 
     for task in options.tasks or size.tasks:
         for model in options.models or MODELS:
-            first = runner.together(jobs(task, model, RATES), lambda job: job["model"])
-            if len(first) < len(RATES) * len(options.seeds):
-                continue  # there was not the time
-            best = first.chosen("validation_loss")[0]["lr"]
-            others = runs.beyond(best, RATES, MORE_RATES)
-            more = jobs(task, model, others)
-            first = replace(first, rows=(*first, *runner.together(more, lambda job: job["model"])))
+            rates, further = list[float](), list(RATES)
+            while further:
+                rates += further
+                own = runner.together(jobs(task, model, rates), lambda job: job["model"])
+                if len(own) < len(rates) * len(options.seeds):
+                    break  # there was not the time
+                best = own.chosen("validation_loss")[0]["lr"]
+                further = runs.beyond(best, rates, MORE_RATES)[:1]
     found = runner.before()
     if found is not None and len(found):
         report(found)

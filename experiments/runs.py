@@ -1,6 +1,7 @@
 """What the experiments share: a command line, jobs in parallel, a record that is resumed."""
 
 import argparse
+import gc
 import json
 import multiprocessing
 import sys
@@ -72,6 +73,9 @@ def graphed(network: nn.Module, tokens: Tensor) -> nn.Module:
     """
     if tokens.device.type != "cuda":
         return network
+    # Graphs of networks that are gone lie in cycles: one that Python frees while another graph is
+    # recorded ends the recording, where freeing is not permitted.
+    gc.collect()
     graph: nn.Module = torch.cuda.make_graphed_callables(
         network.train(), (tokens,), allow_unused_input=True
     )

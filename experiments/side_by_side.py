@@ -6,6 +6,7 @@ each model has a stream of its own. Every model is trained as ``linear_time.trai
 it alone.
 """
 
+import gc
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -171,6 +172,7 @@ def train_side_by_side(
     steps, begin = trainees[0].config.steps, time.perf_counter()
     chunk = min(CHUNK, every)
     assert every % chunk == 0 and all(t.config.steps == steps for t in trainees)
+    gc.collect()  # a graph that is freed while another is recorded ends the recording
     for t in trainees:
         with t.on_stream():
             t.refill(chunk)
