@@ -348,7 +348,7 @@ def test_bits(script):
 
 
 def test_the_record_of_later_models(script):
-    """Equal parameters and the recipe of the first comparison; one is best at the largest rate."""
+    """Equal parameters and the recipe of the first comparison; each is best inside its sweep."""
     record = records.read("language_models_after")
     first = records.read("language_models")
     shared = {"n_layer", "length", "batch", "steps", "long", "scored", "warmup", "weight_decay"}
@@ -361,10 +361,17 @@ def test_the_record_of_later_models(script):
         assert abs(found / wanted - 1) < 0.02
         chosen = runs_of.chosen("validation")
         assert {row["parameters"] for row in runs_of} == {found}
-        assert len(chosen) == 3 and len(runs_of) == 12
+        assert len(chosen) == 3 and len(runs_of) == 18
+        assert set(runs_of.values("lr")) == {1e-3, 3e-3, 1e-2, 3e-2, 6e-2, 1e-1}
         assert chosen[0]["lr"] == (3e-2 if name == "mamba-2" else 1e-2)
         best[name] = sum(row["test"] for row in chosen) / 3
     assert best == {
         "mamba-2": pytest.approx(1.7558, abs=5e-4),
         "mamba-2 with Mamba's state": pytest.approx(1.7707, abs=5e-4),
     }
+    times = record.by("update", "length")
+    assert set(times) == {(n, m) for n in ("mamba", *best) for m in script.LENGTHS}
+    for (name, length), rows in times.items():
+        ratio = rows[0]["update_s"] / times["mamba", length][0]["update_s"]
+        assert len(rows) == 1 and (name == "mamba" or 2.5 < ratio < 7)
+        assert rows[0]["batch"] * length == 16_384

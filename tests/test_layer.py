@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from linear_time.layer import inverse_softplus
+from linear_time.layer import Layer, inverse_softplus
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -16,3 +16,14 @@ def test_the_inverse_of_softplus_at_both_ends(dtype):
     eps = torch.finfo(dtype).eps
     # log(1 + eˣ) turns an error in a negative x, which is rounded, into as many parts of y
     assert ((back - y).abs() <= 40 * eps * y).all()
+
+
+def test_parameters_of_one_tensor_are_two():
+    """One is trained, and the other stays; the tensor is the caller's."""
+    value = torch.ones(3)
+    layer = Layer()
+    layer.parameter("one", value)
+    layer.parameter("other", value)
+    with torch.no_grad():
+        layer.one += 1
+    assert (layer.other == 1).all() and (value == 1).all()

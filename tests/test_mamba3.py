@@ -248,6 +248,25 @@ def test_a_padded_prompt_may_continue_a_state():
         close(one, other, 1e-10)
 
 
+@pytest.mark.parametrize("rank", [1, 2])
+@torch.no_grad()
+def test_a_state_is_handed_on_between_pieces(rank):
+    """Its angle, table and last token; and it is in the dtype that is asked for."""
+    layer = lively(Mamba3(8, 8, P=4, rank=rank, chunk=4))
+    first = layer.initial_state(2, dtype=F64)
+    assert all(part.dtype == F64 for part in first)
+    layer, x = layer.double(), draw(2, 12, 8)
+    y, last = layer.prefill(x)
+    pieces, state = [], first
+    for cut in (slice(0, 1), slice(1, 6), slice(6, 11)):
+        piece, state = layer.prefill(x[:, cut], state)
+        pieces.append(piece)
+    piece, state = layer.step(x[:, 11], state)
+    close(torch.cat([*pieces, piece[:, None]], 1), y, 1e-10)
+    for one, other in zip(state, last, strict=True):
+        close(one, other, 1e-10)
+
+
 @pytest.mark.parametrize("rank", [1, 3])
 def test_the_cost_is_read_from_the_layer(rank):
     layer = Mamba3(8, 8, P=4, rank=rank, chunk=4).double()
@@ -286,4 +305,6 @@ def test_the_angle_is_kept_within_a_turn():
     _, state = layer.prefill(x)
     assert isinstance(state, Mamba3State)
     assert (state.angle >= 0).all() and (state.angle < 2 * math.pi).all()
-    close(stepped(layer, x)[1].S, state.S, 1e-8)
+    after = stepped(layer, x)[1]
+    close(after.angle, state.angle, 1e-8)
+    close(after.S, state.S, 1e-8)

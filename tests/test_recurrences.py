@@ -772,6 +772,32 @@ def test_default_hybrids_are_none():
         (Lfm2Config(), {"full_attention"}),
     ):
         assert set(config.layer_types) == kinds
+    # MiniMax-01 has an attention after every seven of Lightning.
+    kinds = MiniMaxConfig().layer_types
+    assert kinds[::2] == ["full_attention"] * 16 and kinds[1::2] == ["linear_attention"] * 16
+
+
+def test_an_implicit_step_is_a_delta_rule_of_another_strength():
+    """The S with the least ½ ‖S − S₀‖² + ½ β ‖S k − v‖², k of any length (Longhorn)."""
+    S, k, v, beta = draw(3, 4), draw(4, seed=1), draw(3, seed=2), 0.7
+    eye = torch.eye(4, dtype=torch.float64)
+    least = torch.linalg.solve(
+        eye + beta * torch.outer(k, k), S + beta * torch.outer(v, k), left=False
+    )
+    q, keys, values = (x[None, None, None] for x in (k, k, v))
+    strength = torch.full((1, 1, 1), beta / (1 + beta * float(k @ k)), dtype=torch.float64)
+    _, after = recurrence(delta_net(q, keys, values, strength), True, initial_state=S[None, None])
+    close(after[0, 0], least)
+
+
+def test_two_tables_that_add_solve_the_regression():
+    """G (H + Λ)⁻¹ q: what the S with the least Σ ‖S k − v‖² + ‖S Λ^½‖² answers (MesaNet)."""
+    k, v, q = draw(1, 9, 1, 4), draw(1, 9, 1, 3, seed=1), draw(4, seed=2)
+    ridge = torch.rand(4, dtype=torch.float64) + 0.1
+    G, H = (recurrence(linear_attention(k, k, x), True)[1][0, 0] for x in (v, k))
+    rows = torch.cat([k[0, :, 0], torch.diag(ridge.sqrt())])
+    wanted = torch.linalg.lstsq(rows, torch.cat([v[0, :, 0], torch.zeros(4, 3).double()])).solution
+    close(G @ torch.linalg.solve(H + torch.diag(ridge), q), wanted.T @ q)
 
 
 def test_flas_naive_titans_lacks_a_bracket(monkeypatch):

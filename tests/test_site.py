@@ -284,6 +284,19 @@ def test_a_bar_stands_free_of_its_letter(page: Page, address: str) -> None:
     assert float(bar.evaluate("e => parseFloat(getComputedStyle(e).paddingBottom)")) > 1
 
 
+def test_a_slanted_letter_is_not_cut_off(page: Page, address: str) -> None:
+    """Its bow reaches beyond its width, by a seventh of its size, and its box hides what does."""
+    page.goto(address + "chapters/20-duality.html")
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        letter = page.locator("span.math:visible", has_text="P").first
+        room = letter.evaluate(
+            "e => parseFloat(getComputedStyle(e).paddingRight)"
+            " / parseFloat(getComputedStyle(e).fontSize)"
+        )
+        assert room >= 0.15
+
+
 def test_search_finds_a_word(page: Page, address: str) -> None:
     page.goto(address + "search.html?q=bilinear")
     # The results come one by one: the first is not the last.

@@ -7,8 +7,11 @@
         *("decoder", "attention", "layer", "tasks"),
     )
 )
-TRAINING, CACHE, FUNCTION = (
-    f"src/linear_time/{name}.py" for name in ("training", "cache", "scan_function")
+TRAINING, CACHE, FUNCTION, DUALITY, DELTA, TRAPEZOID, MAMBA3 = (
+    f"src/linear_time/{name}.py"
+    for name in (
+        *("training", "cache", "scan_function", "duality", "delta_rule", "trapezoid", "mamba3"),
+    )
 )
 
 HYBRID = "src/linear_time/hybrid.py"
@@ -594,5 +597,281 @@ MUTANTS = [
         '            raise ValueError(\n                "checkpoint: expected a file that train has',
         '            return [], [], False\n            raise ValueError(\n                "checkpoint: expected a file that train has',
         "a damaged checkpoint is silently begun anew",
+    ),
+    # duality: four steps in chunks
+    (
+        DUALITY,
+        "x.reshape(batch, n, chunk, groups, shared, P).permute(0, 1, 3, 4, 2, 5)",
+        "x.reshape(batch, n, chunk, shared, groups, P).permute(0, 1, 4, 3, 2, 5)",
+        "head h reads group h modulo groups",
+    ),
+    (
+        DUALITY,
+        "        entering.append(S)  # 3\n        S = whole_i * S + added_i",
+        "        S = whole_i * S + added_i\n        entering.append(S)  # 3",
+        "a chunk reads what it has written itself, a second time",
+    ),
+    (
+        DUALITY,
+        "        S = whole_i * S + added_i",
+        "        S = S + added_i",
+        "nothing fades from chunk to chunk",
+    ),
+    (
+        DUALITY,
+        "    until = sums[..., -1, :, None]  # c_C − c_t",
+        "    until = since[..., -1:, :] - since  # c_C − c_t",
+        "what a chunk adds is a difference of cumulative sums",
+    ),
+    (
+        DUALITY,
+        "        return x.new_zeros(sizes, dtype=dtype)\n    return full(initial_state)",
+        "        return x.new_zeros(sizes, dtype=dtype)\n    return 0 * full(initial_state)",
+        "the state from before is not heard",
+    ),
+    (
+        DUALITY,
+        "    if _validate.searched() and (delta < 0).any():",
+        "    if False:",
+        "steps below 0 pass",
+    ),
+    # the delta rule: the chunk's edge
+    (
+        DELTA,
+        "        entering.append(S)\n        written.append(U_i - W_i @ S.mT)  # (batch, heads, steps, dv)\n"
+        "        S = whole_i * S + written[-1].mT @ left_i",
+        "        written.append(U_i - W_i @ S.mT)  # (batch, heads, steps, dv)\n"
+        "        S = whole_i * S + written[-1].mT @ left_i\n        entering.append(S)",
+        "a chunk reads its own end",
+    ),
+    (
+        DELTA,
+        "whole, left = since[..., -1:, :], until * k",
+        "whole, left = since[..., -1:, :], k",
+        "a write does not fade until the chunk's end",
+    ),
+    (
+        DELTA,
+        "    since = decay.cumsum(-2).exp()  # e^(c_t), (…, steps, 1 or dk)",
+        "    since = (decay.cumsum(-2) - decay).exp()  # e^(c_t), (…, steps, 1 or dk)",
+        "what entered a chunk does not fade at its first step",
+    ),
+    (
+        DELTA,
+        "written.append(U_i - W_i @ S.mT)  # (batch, heads, steps, dv)",
+        "written.append(U_i)  # (batch, heads, steps, dv)",
+        "what entered a chunk is not erased there",
+    ),
+    # Mamba-3's recurrence
+    (
+        TRAPEZOID,
+        "    dtype = torch.promote_types(x.dtype, torch.float32)\n    sizes = ((heads, P, N)",
+        "    dtype = x.dtype\n    sizes = ((heads, P, N)",
+        "nothing: zeros of half precision meet sums of float32",
+    ),
+    (
+        TRAPEZOID,
+        "functional.pad(late[:, 1:], (0, 0, 0, 1))  # 0 after the last",
+        "late  # 0 after the last",
+        "the second half of a write has its own token's λ and Δ",
+    ),
+    (
+        TRAPEZOID,
+        "functional.pad(late[:, 1:], (0, 0, 0, 1))  # 0 after the last",
+        "torch.cat([late[:, 1:], late[:, -1:]], 1)  # 0 after the last",
+        "the last token writes its second half at once",
+    ),
+    (
+        TRAPEZOID,
+        "first = late[:, 0, :, None, None]",
+        "first = late[:, -1, :, None, None]",
+        "the token before the first writes with the last one's λ",
+    ),
+    (
+        TRAPEZOID,
+        "        before.S + first,",
+        "        before.S,",
+        "the token before the first writes nothing more",
+    ),
+    (
+        TRAPEZOID,
+        "        before.S + first,",
+        "        first,",
+        "the state from before is not heard",
+    ),
+    (
+        TRAPEZOID,
+        "beta, gamma = (1 - lam_t) * delta_t * alpha, lam_t * delta_t",
+        "beta, gamma = (1 - lam_t) * delta_t, lam_t * delta_t",
+        "the token before writes without a decay",
+    ),
+    (
+        TRAPEZOID,
+        "decay = functional.pad((delta * A)[..., None], (0, rank - 1))",
+        "decay = (delta * A)[..., None].expand(*delta.shape, rank)",
+        "each of a token's writes decays the state",
+    ),
+    (
+        TRAPEZOID,
+        "decay = functional.pad((delta * A)[..., None], (0, rank - 1))",
+        "decay = functional.pad((delta * A)[..., None], (rank - 1, 0))",
+        "the last of a token's writes decays the others",
+    ),
+    (
+        TRAPEZOID,
+        "dtype=x.dtype, device=x.device).tril()",
+        "dtype=x.dtype, device=x.device).triu()",
+        "a read saw the writes of the ranks after it",
+    ),
+    (
+        TRAPEZOID,
+        "return y + (weight * (C @ B.mT)) @ x, S",
+        "return y + (weight * (B @ C.mT)) @ x, S",
+        "what rank r reads of rank s is taken for what s reads of r",
+    ),
+    (
+        TRAPEZOID,
+        "after = Before(S, full(x)[:, -1].clone(), full(B)[:, -1].clone())",
+        "after = Before(S, full(x)[:, 0].clone(), full(B)[:, 0].clone())",
+        "the next call starts from the first token",
+    ),
+    (
+        TRAPEZOID,
+        "after = Before(S, full(x)[:, -1].clone(), full(B)[:, -1].clone())",
+        "after = Before(S, full(x)[:, -1], full(B)[:, -1])",
+        "what is handed on keeps the whole prompt in memory",
+    ),
+    (
+        TRAPEZOID,
+        "        chunk * rank,",
+        "        chunk,",
+        "a chunk of tokens is cut between their ranks",
+    ),
+    (
+        TRAPEZOID,
+        '        ("A", A, A > 0, "numbers <= 0"),\n',
+        "",
+        "a state that grows passes",
+    ),
+    (
+        TRAPEZOID,
+        "(lam < 0) | (lam > 1)",
+        "lam > 1",
+        "a negative λ passes",
+    ),
+    (
+        TRAPEZOID,
+        '            given[f"initial_state.{name}"] = value\n',
+        "",
+        "a state of another precision passes",
+    ),
+    (
+        TRAPEZOID,
+        "even * cos - odd * sin, odd * cos + even * sin",
+        "even * cos + odd * sin, odd * cos - even * sin",
+        "it turns the other way",
+    ),
+    # Mamba-3's block
+    (
+        MAMBA3,
+        'like: Any = {"device": device, "dtype": dtype}',
+        'like: Any = {"device": device}',
+        "the dtype asked for is not heard",
+    ),
+    (
+        MAMBA3,
+        "angle = state.angle[:, None] + turn.cumsum(1)",
+        "angle = turn.cumsum(1)",
+        "a prompt begins without the angle from before",
+    ),
+    (
+        MAMBA3,
+        "angle = state.angle + turn",
+        "angle = turn",
+        "a step turns by its own angle alone",
+    ),
+    (
+        MAMBA3,
+        "            torch.remainder(angle[:, -1], 2 * math.pi),",
+        "            angle[:, -1],",
+        "the angle of a prompt grows without end",
+    ),
+    (
+        MAMBA3,
+        "        angle = torch.remainder(angle, 2 * math.pi)\n",
+        "",
+        "the angle of the steps grows without end",
+    ),
+    (
+        MAMBA3,
+        "u = torch.where(mask[..., None, None], u, full(state.x)[:, None])",
+        "u = torch.where(mask[..., None, None], u, 0)",
+        "padding hides the token before it",
+    ),
+    (
+        MAMBA3,
+        "            B = torch.where(mask[..., None, None, None], B, late)\n",
+        "",
+        "the token before the padding writes at the padding's key",
+    ),
+    (
+        MAMBA3,
+        "            x = x * full(self.mimo_x)\n",
+        "            x = x * 1\n",
+        "the token before writes without the weights of its ranks",
+    ),
+    (
+        MAMBA3,
+        'silu(full(self._copies(z, "mimo_z")))',
+        'silu(full(self._copies(z, "mimo_x")))',
+        "gate and input share their weights of the ranks",
+    ),
+    (
+        MAMBA3,
+        "C = full(self.C_norm(C)) + full(self.C_bias)",
+        "C = full(self.B_norm(C)) + full(self.C_bias)",
+        "B and C share a norm",
+    ),
+    (
+        MAMBA3,
+        "C = full(self.C_norm(C)) + full(self.C_bias)",
+        "C = full(self.C_norm(C)) + full(self.B_bias)",
+        "B and C share a bias",
+    ),
+    (
+        MAMBA3,
+        "softplus(full(a)).clamp(min=self.A_floor)",
+        "softplus(full(a))",
+        "a head may keep all",
+    ),
+    (
+        MAMBA3,
+        "delta = functional.softplus(skip_padding(delta, mask))",
+        "delta = functional.softplus(delta)",
+        "padding is read",
+    ),
+    (
+        MAMBA3,
+        "            full(u)[:, -1].clone(),",
+        "            full(u)[:, -1],",
+        "a state keeps the whole prompt in memory",
+    ),
+    (
+        MAMBA3,
+        "made = Mamba3State(angle, after.S, full(u).clone(), after.B)",
+        "made = Mamba3State(angle, after.S, state.x, after.B)",
+        "a step hands the token before it on",
+    ),
+    (
+        MAMBA3,
+        "        if N < 4:",
+        "        if N < 2:",
+        "a state without a pair to turn passes",
+    ),
+    (
+        LAYER,
+        "value = value.detach().clone().to(dtype)",
+        "value = value.detach().to(dtype)",
+        "two parameters that start alike are one",
     ),
 ]

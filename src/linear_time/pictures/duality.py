@@ -19,7 +19,11 @@ def duality_drawing() -> Drawing:
         height=392,
     )
     left, right = 92, 278
-    d.text(190, 12, "*x* (length, *P*)   *B*, *C* (length, *N*)   *a* (length)")
+    d.text(
+        190,
+        12,
+        "*x* (length, *P*), *B* and *C* (length, *N*), *a* (length)",
+    )
     for x in (left, right):
         d.arrow((x, 24), (x, 54), kind="input")
     d.box(
