@@ -116,7 +116,10 @@ def test_the_record_is_what_the_chapter_reads():
         n: sorted(r.chosen("validation_loss").values("tokens"))
         for n, r in record.by("model").items()
     }
-    assert all(len(of) == 3 for of in right.values()) and len(right) >= 12
+    assert all(len(of) == 3 for of in right.values()) and len(right) == 14
+    for runs in record.by("model").values():  # no best rate is an end of its sweep
+        assert min(runs.values("lr")) < runs.chosen("validation_loss")[0]["lr"]
+        assert max(runs.values("lr")) > runs.chosen("validation_loss")[0]["lr"]
     assert {row["state"] for row in record if row["model"] != "attention"} == {2048}
     assert {row["steps"] for row in record} == {3000}
     assert min(right["DeltaNet"]) > 0.9

@@ -102,11 +102,11 @@ def strength_explorer() -> Explorer:
         along = [(decay * (1 - beta)) ** t for t in range(WRITES + 1)]
         left = decay * (1 - beta)
         if abs(left) < 1e-9:
-            word = "project: nothing along the key is left"
+            word = "project"
         elif left > 0:
-            word = "forget: the same sign, less of it" if beta else "leave it"
+            word = "forget" if beta else "leave"
         else:
-            word = "reflect: the sign turns"
+            word = "reflect"
         return Frame(
             {"along": along},
             {"value": f"{left:.2f}", "other": f"{decay:.2f}", "word": word},
@@ -144,5 +144,5 @@ def strength_explorer() -> Explorer:
         [panel],
         frame,
         "<p>Eigenvalues of the step: {value} along the key, {other} across "
-        "it. To {word}.</p>",
+        "it: {word}.</p>",
     )
