@@ -18,7 +18,10 @@ from linear_time.triton_tiles import INSTALLED
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
-ON_CPU, ON_GPU = ["scan", "ssd", "peers", "cost", "generation"], ["scan_gpu", "block_gpu"]
+ON_CPU, ON_GPU = (
+    ["scan", "ssd", "peers", "cost", "generation"],
+    ["scan_gpu", "block_gpu", "distributed_gpu"],
+)
 # Of the shape that misses the goal of 4.
 WIDE = "few and wide steps, of 16,384 numbers, with which the loop fills its time as well"
 OPTIONS = {"scan": ["--threads", "2", "--repeats", "9"], "ssd": ["--threads", "1"]}

@@ -1,5 +1,6 @@
 """Chapter 20: three forms of one map, the Mamba-2 block, its start, cost and checkpoints."""
 
+import json
 import math
 
 import pytest
@@ -406,6 +407,26 @@ def test_who_gates_before_the_norm():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_written_folder_is_read_by_transformers(tmp_path, tied):
+    """And by us; flash-linear-attention reads the norm's epsilon under a name of its own."""
+    torch.manual_seed(0)
+    settings = {"vocab_size": 19, "rows": 24, "d_model": 16, "n_layer": 2, "N": 6, "P": 8}
+    config = Mamba2Config(**settings, groups=2, tied=tied, eps=1e-3, bias=True, taps=3)
+    ours = Mamba2LM(config).eval()
+    ours.save_pretrained(tmp_path / "new")
+    theirs, told = Mamba2ForCausalLM.from_pretrained(tmp_path / "new", output_loading_info=True)
+    assert not any(told[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    tokens = torch.randint(19, (2, 11))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.eval()(tokens).logits, ours(tokens))
+        again = Mamba2LM.from_pretrained(tmp_path / "new")
+        torch.testing.assert_close(again(tokens), ours(tokens), rtol=0, atol=0)
+    written = json.loads((tmp_path / "new" / "config.json").read_text(encoding="utf8"))
+    assert written["norm_eps"] == written["layer_norm_epsilon"] == 1e-3
+    assert written["num_heads"] == 4 and written["model_type"] == "mamba2"
+
+
 def test_their_limit_of_the_step_holds_in_one_form_only():
     """Read at once and read step by step, a prompt gives other logits where Δ is limited."""
     tokens = tokens_of(1, 12)

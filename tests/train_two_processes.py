@@ -12,9 +12,12 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
+from linear_time.mamba2 import Mamba2Config, Mamba2LM
 from linear_time.mixer import LanguageModel, Residual
 from linear_time.s4 import S4D
 from linear_time.training import Config, seed_everything, train
@@ -94,6 +97,28 @@ def of_rank(model):
     return float(os.environ.get("RANK", "0") == "0")
 
 
+def mamba2():
+    seed_everything(0)
+    return Mamba2LM(Mamba2Config(vocab_size=VOCABULARY, d_model=8, n_layer=2, N=4, P=4, chunk=4))
+
+
+def sharded(model):
+    """Every block and the rest by torch's FSDP, where there are processes."""
+    if distributed.is_initialized():
+        for block in model.blocks:
+            fully_shard(block)
+        fully_shard(model)
+    return model
+
+
+def whole(parameter):
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def whole_norm(model):
+    return sum(whole(p).square().sum() for p in model.parameters()) ** 0.5
+
+
 def seeded(make):
     seed_everything(0)
     return make()
@@ -128,6 +153,13 @@ CASES = {
         squared_error,
         Config(steps=5, lr=0.1, warmup=2),
         None,
+    ),
+    "sharded": lambda: (
+        sharded(mamba2()),
+        random_tokens,
+        next_token,
+        Config(steps=6, lr=1e-2, warmup=2, clip=0.05, eval_every=3),
+        whole_norm,
     ),
     "not finite": lambda: (
         seeded(WithUnused),
@@ -170,12 +202,18 @@ def measure(file):
         except FloatingPointError as error:
             measured[name] = {"error": str(error)}
             continue
+        if name == "sharded" and isinstance(next(model.parameters()), DTensor):
+            held = sum(p.to_local().numel() for p in model.parameters())
+            assert held < sum(p.numel() for p in model.parameters())
+            with contextlib.suppress(ValueError):  # of which no process holds the whole
+                train(model, batches, loss, config, evaluate, file, 1)
+                raise AssertionError("a sharded model has no checkpoint of one file")
         measured[name] = {
             "loss": history.loss.tolist(),
             "grad_norm": history.grad_norm.tolist(),
             "metric": history.metric.tolist(),
             "reached_target": history.reached_target,
-            "weights": [p.tolist() for p in model.parameters()],
+            "weights": [whole(p).tolist() for p in model.parameters()],
         }
     return measured
 

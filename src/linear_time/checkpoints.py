@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from linear_time import _validate
@@ -222,6 +222,42 @@ class Layout:
                     "both name one matrix, got others"
                 )
         load(model, tensors, self.key)
+
+    def write(
+        self,
+        folder: str | Path,
+        model: nn.Module,
+        arguments: Mapping[str, Any],
+        **others: Any,
+    ) -> None:
+        """Leave a folder from which a model of this layout is loaded.
+
+        Args:
+            folder: made where it is not there; files in it are replaced.
+            model: whose ``state_dict`` is written, in its own precision.
+            arguments: the model's, of those in ``settings``.
+            **others: further entries of the settings, for other readers.
+
+        Raises:
+            ValueError: a setting that has no default is not among them.
+        """
+        config = {k: v for k, v in self.only.items() if v} | others
+        if self.model_type is not None:
+            config["model_type"] = self.model_type
+        for name, entry in self.settings.items():
+            if name in arguments:
+                config[entry.name] = arguments[name]
+            elif entry.default is REQUIRED:
+                raise ValueError(f"arguments: expected {name}, got none")
+        tensors = {
+            self.key(name): value.detach().cpu().contiguous()
+            for name, value in model.state_dict().items()
+        }
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config, indent=2, sort_keys=True)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf8")
+        save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
 
 
 class Folder(NamedTuple):

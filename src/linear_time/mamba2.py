@@ -353,6 +353,28 @@ class Mamba2LM(mamba.MambaLM):
         found.layout.load(model, found.tensors)
         return model
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Leave a folder of Hugging Face, as ``from_pretrained`` reads it.
+
+        transformers' ``Mamba2ForCausalLM`` loads it. The configuration of
+        flash-linear-attention has the same names but one, ``norm_eps``, which
+        is written as well.
+
+        Args:
+            folder: as for ``checkpoints.Layout.write``.
+        """
+        known = vars(self.config)
+        arguments = {k: known[k] for k in HUGGING_FACE.settings if k in known}
+        arguments["vocab_size"] = len(self.embedding.weight)
+        arguments["heads"] = self.blocks[0].mixer.heads
+        HUGGING_FACE.write(
+            folder,
+            self,
+            arguments,
+            architectures=["Mamba2ForCausalLM"],
+            norm_eps=self.config.eps,
+        )
+
 
 _NUMBER = (int, float)
 # Of Δ: JSON has no infinity, and writers differ in what they put in its place.

@@ -175,6 +175,7 @@ def train(
 
     Under ``torchrun`` (gloo on CPUs, NCCL on GPUs), dropout and batch
     normalisation differ from one process: each draws, or sees, its own rows.
+    There a model may be sharded by torch's ``fully_shard``; chapter 23.
 
     Raises:
         FloatingPointError: loss or gradient is not finite; the message names
@@ -190,11 +191,19 @@ def train(
     rank, world, device = _join(model)
     seed_everything((config.seed + rank) % 2**32)
     saved = None
+    # What fully_shard has cut are torch's DTensors.
+    sharded = any(hasattr(p, "full_tensor") for p in model.parameters())
+    if checkpoint is not None and sharded:
+        raise ValueError(
+            "checkpoint: expected None for a sharded model, of which no "
+            f"process holds the whole, got {checkpoint}; torch has "
+            "torch.distributed.checkpoint for such"
+        )
     if checkpoint is not None:
         saved = _Checkpoint(checkpoint, model, optimizer, config, world)
     stream = iter(batches(torch.Generator().manual_seed(config.seed)))
     terms_of: nn.Module = _Terms(model, loss)
-    if world > 1:
+    if world > 1 and not sharded:
         # A parameter that a batch leaves unused must not stop the others.
         terms_of = DistributedDataParallel(
             terms_of, find_unused_parameters=True
@@ -223,7 +232,7 @@ def train(
         optimizer.zero_grad()
         mean.backward()
         clip = math.inf if config.clip is None else config.clip
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip).item()
+        norm = _whole(nn.utils.clip_grad_norm_(model.parameters(), clip)).item()
         if not math.isfinite(value) or not math.isfinite(norm):
             raise FloatingPointError(
                 f"loss: expected a finite number, got {value} with a "
@@ -387,6 +396,12 @@ def _mean(terms: Tensor, world: int) -> tuple[Tensor, float]:
     if n == 0:
         raise ValueError("loss: expected at least one term, got none")
     return terms.sum() * (world / n), total / n
+
+
+def _whole(x: Tensor) -> Tensor:
+    """Of a sharded model's number, each process has a part."""
+    whole: Tensor = x.full_tensor() if hasattr(x, "full_tensor") else x
+    return whole
 
 
 def _shard(batch: Any, rank: int, world: int, device: torch.device) -> Any:

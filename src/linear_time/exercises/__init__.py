@@ -86,6 +86,7 @@ CHAPTERS = {
     "20": "duality",
     "21": "recurrences",
     "22": "limits",
+    "23": "distributed",
 }
 
 Check = Callable[..., None]

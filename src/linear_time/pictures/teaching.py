@@ -28,6 +28,7 @@ BUILDS_ON: dict[str, tuple[str, ...]] = {
     "20": ("02", "17", "18"),
     "21": ("02", "12", "16", "20"),
     "22": ("16", "18", "21"),
+    "23": ("02", "17", "20", "21"),
 }
 #: Where a chapter's box stands, and the corners of a line that goes around.
 PLACES = {
@@ -54,6 +55,7 @@ PLACES = {
     "20": (346, 456),
     "21": (346, 518),
     "22": (346, 580),
+    "23": (288, 580),
 }
 AROUND = {
     ("02", "17"): ((24, 146), (24, 364), (240, 364), (240, 332)),
@@ -78,7 +80,7 @@ def dependencies_drawing() -> Drawing:
         "Which chapter builds on which",
         "A box for every chapter, a link to it; an arrow leads from a chapter "
         "to one that builds on it. From 00 three strands lead down: 01 to 04, "
-        "05 to 07, and 11 to 22; 08 to 10 join the first two.",
+        "05 to 07, and 11 to 23; 08 to 10 join the first two.",
         height=602,
     )
     for number in BUILDS_ON:
