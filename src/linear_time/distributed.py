@@ -349,7 +349,7 @@ def mamba2_shards(layer: Mamba2, x: Shard, group: Group = None) -> Shard:
     past = halo(mixed.mT, layer.taps - 1, group)
     u, B, C = layer.convolve(torch.cat([past, mixed.mT], dim=2))
     step = functional.softplus(full(delta) + layer.dt_bias)
-    y = ssd_shards(
+    y: Any = ssd_shards(
         u, step, layer.A, B, C, layer.D, chunk=layer.chunk, group=group
     )
     return layer.out_proj(layer.norm(y.flatten(2), z))
@@ -376,11 +376,11 @@ def ssd_heads(
     """
     rank, world = distributed.get_rank(group), distributed.get_world_size(group)
     copies = world // math.gcd(world, B.shape[2])
-    B, C = (value.repeat_interleave(copies, dim=2) for value in (B, C))
-    whole = [exchange(value, 2, 1, group) for value in (x, delta, B, C)]
+    B, C = (v.repeat_interleave(copies, dim=2) for v in (B, C))
+    x, delta, B, C = (exchange(v, 2, 1, group) for v in (x, delta, B, C))
     own = slice(rank * len(A) // world, (rank + 1) * len(A) // world)
     skip = None if D is None else D[own]
-    y = ssd(whole[0], whole[1], A[own], *whole[2:], skip, chunk=chunk)
+    y: Any = ssd(x, delta, A[own], B, C, skip, chunk=chunk)
     return exchange(y, 1, 2, group)
 
 
