@@ -83,13 +83,29 @@ class H3(SequenceMixer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         self.refuse_mask(mask)
+        q, products, _ = self.read(x, self.window(x))
+        out: Tensor = self.out(q * self.systems(products))
+        return out
+
+    def prefill(self, x: Tensor, state: Any = None, mask: Tensor | None = None) -> Any:
+        self.refuse_mask(mask)
+        window, h = (self.window(x), None) if state is None else state
+        q, products, window = self.read(x, window)
+        y, h = self.systems.prefill(products, h)
+        return self.out(q * y), (window, h)
+
+    def window(self, x: Tensor) -> Tensor:
+        """The keys before the first, (batch, taps − 1, d_model)."""
+        return x.new_zeros(len(x), len(self.taps) - 1, self.d_model)
+
+    def read(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, shift(k) ⊙ v, and the last keys, for what comes next."""
         q, k, v = self.project(x).chunk(3, dim=-1)
-        past = functional.pad(k, (0, 0, len(self.taps) - 1, 0))
+        past = torch.cat([window, k], dim=1)
         shifted: Any = sum(
             tap * past[:, i : i + x.shape[1]] for i, tap in enumerate(self.taps.unbind())
         )
-        out: Tensor = self.out(q * self.systems(shifted * v))
-        return out
+        return q, shifted * v, past[:, x.shape[1] :]
 
 
 class BareS4D(S4D):
@@ -117,6 +133,13 @@ class BareS6(Selective):
         return y.mT
 
 
+def delta_net(d_model: int) -> SequenceMixer:
+    """The delta rule in chapter 21's block, two heads of 32 × 32 for each 64 channels."""
+    from recall import Member  # which takes its attention from here
+
+    return Member("DeltaNet", d_model, max(d_model // 32, 1))
+
+
 # Of S4D and S4 half of the states are the others' conjugates: as many real numbers as S6 keeps.
 MIXERS: dict[str, Callable[[int], Any]] = {
     "S4D": lambda d: S4D(d, N=32),
@@ -127,6 +150,7 @@ MIXERS: dict[str, Callable[[int], Any]] = {
     "S4D in H3": lambda d: H3(BareS4D(d)),
     "S6 in H3": lambda d: H3(BareS6(d)),
     "Mamba-2": lambda d: Mamba2(d, P=min(64, 2 * d)),
+    "DeltaNet": delta_net,
     "attention": lambda d: Attention(d, max(d // 16, 1)),
     "attention, one head": lambda d: Attention(d, 1),
 }
@@ -192,10 +216,10 @@ INDUCTION = Table(
     lengths=tuple(2**k for k in range(6, 21)),
 )
 RECALL = Table(
-    models={"Mamba": 4, "attention, one head": 2, "S4D": 4, "Mamba-2": 4},
+    models={"Mamba": 4, "attention, one head": 2, "S4D": 4, "Mamba-2": 4, "DeltaNet": 4},
     sizes=tuple(
         {"width": width, "length": length, "n_pairs": n_pairs}
-        for width in (64, 128, 256)
+        for width in (64, 128, 256, 512)
         for length, n_pairs in ((64, 4), (128, 8), (256, 16))
     ),
     vocab_size=8192,
@@ -221,6 +245,7 @@ SIZES = {
             constant=True,
         ),
         "induction": INDUCTION._replace(
+            models={**INDUCTION.models, "S4D in H3": 2},
             steps=204_800,
             rates=(2e-4, 1e-3),
             more_rates=(),
@@ -230,11 +255,6 @@ SIZES = {
             own={"attention": {"width": 128, "steps": 409_600}},
         ),
         "recall": RECALL._replace(
-            sizes=tuple(
-                {"width": width, "length": length, "n_pairs": n_pairs}
-                for width in (64, 128, 256, 512)
-                for length, n_pairs in ((64, 4), (128, 8), (256, 16))
-            ),
             steps=12_500,
             batch=512,
             more_rates=(),
@@ -245,6 +265,7 @@ SIZES = {
         "recall": RECALL._replace(
             sizes=(
                 {"width": 64, "length": 128, "n_pairs": 8, "blocks": 2},
+                {"width": 64, "length": 256, "n_pairs": 16, "blocks": 2},
                 {"width": 128, "length": 256, "n_pairs": 16, "blocks": 2},
             ),
             steps=12_500,

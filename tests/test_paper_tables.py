@@ -209,11 +209,11 @@ def test_h3_s_frame(script, inner):
     assert gradient[:, 6:].abs().max() < 1e-12 < gradient[:, :6].abs().min()
 
 
-@pytest.mark.parametrize("model", ["Mamba", "S4D", "attention"])
+@pytest.mark.parametrize("model", ["Mamba", "S4D", "S4D in H3", "attention"])
 def test_pieces_are_the_whole(script, model):
     """A long test is read in pieces, the state handed on: the answers are those of one reading."""
     torch.manual_seed(0)
-    table = script.SIZES["small"]["induction"]
+    table = script.SIZES["published"]["induction"]
     network = script.network(table, model, 16).eval()
     device = torch.device("cpu")
     whole = script.at_length(network, table, 96, device)
