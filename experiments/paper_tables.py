@@ -145,6 +145,7 @@ MIXERS: dict[str, Callable[[int], Any]] = {
     "S4D": lambda d: S4D(d, N=32),
     "S4": lambda d: S4(d, N=32),
     "S6": lambda d: Selective(d, 16),
+    "S6, nothing selected": lambda d: Selective(d, 16, select_delta=False, select_B_C=False),
     "Mamba, nothing selected": WithoutSelection,
     "Mamba": Mamba,
     "S4D in H3": lambda d: H3(BareS4D(d)),
@@ -185,6 +186,7 @@ COPYING = Table(
         "Mamba, nothing selected": 2,
         "S4D in H3": 2,
         "S6 in H3": 2,
+        "S6, nothing selected": 2,
         "S4": 2,
     },
     sizes=(
