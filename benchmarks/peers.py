@@ -8,10 +8,11 @@ gives the same tokens.
 
 The selective scan alone has a script of its own, ``scan.py``.
 
-No peer stands here where none computes the same function: perceiver-pytorch has a gated MLP, so
-only transformers' Perceiver does.
+perceiver-pytorch gates its MLPs, which is another function: it runs with ours in their place, and
+what is compared are its attention, norms and residuals.
 """
 
+import copy
 import importlib
 import logging
 import sys
@@ -30,7 +31,7 @@ from linear_time.dhen import CrossNetwork, factorization_machine
 from linear_time.mamba import Mamba, MambaLM
 from linear_time.measure import measure
 from linear_time.mixer import Residual
-from linear_time.perceiver_io import PerceiverMaskedLM
+from linear_time.perceiver_io import PerceiverIO, PerceiverMaskedLM
 from linear_time.s4_kernels import vandermonde_kernel
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -41,6 +42,7 @@ WHY = {
     "attention, tiled": "tiles merged in Python, as chapter 02 derives them; one kernel in torch",
     "Llama": "its attention is chapter 02's, written out",
     "Perceiver": "its attention is chapter 02's, written out",
+    "Perceiver IO": "its attention is chapter 02's, written out",
     "factorization machine": "torch's gradient of square() takes more passes than that of x · x",
     "cross network": "types and shapes are checked",
     "S4D kernel": "powers by doubling keep ā = 0 and long kernels exact",
@@ -214,6 +216,56 @@ def perceiver():
     yield from both("Perceiver", sizes, outputs, leaves)
 
 
+def perceiver_io():
+    """The same sizes without an embedding, by perceiver-pytorch with our MLPs."""
+    from perceiver_pytorch import PerceiverIO as Published
+
+    inside = {f"d_{name}": 256 for name in ("qk", "v", "query_qk", "query_v")}
+    heads = {f"n_{name}heads": 8 for name in ("", "cross_", "query_")}
+    ours = PerceiverIO(128, 256, 256, 128, 262, n_self=4, widening=4, **inside, **heads)
+    theirs = Published(
+        depth=4,
+        dim=128,
+        queries_dim=128,
+        logits_dim=262,
+        num_latents=256,
+        latent_dim=256,
+        cross_heads=8,
+        cross_dim_head=32,
+        latent_dim_head=32,
+        decoder_ff=True,
+    )
+    first, layers = theirs.cross_attend_block, [layer.self_attns[0] for layer in theirs.layers]
+    reads = [(first.cross_attn, first.cross_ff), *layers]
+    reads.append((theirs.decoder_cross_attn, theirs.decoder_ff))
+    with torch.no_grad():
+        theirs.latents.copy_(ours.latents)
+        theirs.to_logits.load_state_dict(ours.head.state_dict())
+        for block, (read, mlp) in zip(
+            [ours.encoder, *ours.layers, ours.decoder], reads, strict=True
+        ):
+            own, their = block.attention, read.fn
+            for linear in (own.query, own.key, own.value):  # theirs have no bias
+                linear.bias.zero_().requires_grad_(False)
+            their.to_q.weight.copy_(own.query.weight)
+            their.to_kv.weight.copy_(torch.cat([own.key.weight, own.value.weight]))
+            their.to_out.load_state_dict(own.out.state_dict())
+            read.norm.load_state_dict(block.norm.state_dict())
+            if block.context_norm is not None:
+                read.norm_context.load_state_dict(block.context_norm.state_dict())
+            mlp.norm.load_state_dict(block.mlp_norm.state_dict())
+            mlp.fn.net = copy.deepcopy(block.mlp)
+    x, queries = torch.randn(1, 2048, 128), torch.randn(1, 2048, 128)
+    outputs = {
+        OURS: partial(ours, x, queries),
+        "perceiver-pytorch": partial(theirs, x, queries=queries),
+    }
+    modules = {OURS: ours, "perceiver-pytorch": theirs}
+    leaves = {n: [p for p in of if p.requires_grad] for n, of in parameters(modules).items()}
+    assert len({sum(p.numel() for p in own) for own in leaves.values()}) == 1
+    yield from both("Perceiver IO", "2048 in and out, 256 latents of 256", outputs, leaves)
+
+
 def s4d_kernel():
     """64 channels of 32 pairs, 4,096 steps; the peer is torch's exp and einsum, written plainly."""
     a = torch.complex(-torch.full((64, 32), 0.5), torch.arange(32) * torch.pi * torch.ones(64, 1))
@@ -272,7 +324,15 @@ def interactions():
     yield from both("cross network", sizes, outputs, parameters(modules))
 
 
-TOPICS = [mamba_block, language_models, perceiver, s4d_kernel, attentions, interactions]
+TOPICS = [
+    mamba_block,
+    language_models,
+    perceiver,
+    perceiver_io,
+    s4d_kernel,
+    attentions,
+    interactions,
+]
 
 
 def rows_of(topic, kind, sizes, calls, repeats):
@@ -300,7 +360,7 @@ def main():
         "repeats": options.repeats,
         "time": "median of the repeats, the methods called in turn; values are not searched",
     }
-    packages = ["transformers", "mambapy", "deepctr-torch"]
+    packages = ["transformers", "mambapy", "deepctr-torch", "perceiver-pytorch"]
     bench.write("peers", options, settings, rows, packages)
 
 

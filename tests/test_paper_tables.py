@@ -312,6 +312,29 @@ def test_the_induction_record_is_what_the_chapter_reads():
         for n in (256, 512, 1024, 2048)
     }
     assert {n: round(x, 2) for n, x in at.items()} == {256: 0.92, 512: 0.6, 1024: 0.19, 2048: 0.07}
+    # Only one of its seeds has learned 256, and that one knows 64.
+    assert [round(r["lengths"]["256"]["right"], 2) for r in attention] == [0.82, 1.0, 0.96]
+    assert round(attention[1]["lengths"]["64"]["right"], 3) == 0.998
+    other = record.where(model="attention", lr=5e-4)
+    found = [statistics.mean(r["lengths"][n]["right"] for r in other) for n in ("256", "512", "1024")]
+    assert found == pytest.approx([0.79, 0.74, 0.34], abs=0.006)
+    assert mean(other, "validation_loss") > mean(attention, "validation_loss")
+    by_rate = {
+        n: [
+            round(statistics.mean(r["lengths"][n]["right"] for r in perfect if r["lr"] == lr), 2)
+            for lr in (2.5e-4, 5e-4, 1e-3)
+        ]
+        for n in ("4096", "16384")
+    }
+    assert by_rate == {"4096": [0.97, 0.84, 0.99], "16384": [0.87, 0.48, 0.76]}
+    assert 2e-3 not in record.where(model="Mamba").values("lr")
+    sizes = {model: {r["parameters"] for r in runs} for model, runs in record.by("model").items()}
+    assert sizes == {
+        "Mamba": {66_496},
+        "Mamba, nothing selected": {56_320},
+        "attention": {33_984},
+        "S4D": {17_984},
+    }
     assert max(record.where(model="S4D").values("tokens")) < 0.1  # at every rate
     unselected = chosen(record, model="Mamba, nothing selected")
     assert [round(x, 2) for x in unselected.values("tokens")] == [0.46, 0.07, 0.28]
@@ -329,6 +352,17 @@ def test_the_recall_record_is_what_the_chapter_reads():
     assert [round(r["lr"], 4) for r in attention] == [0.0022] * 3
     wide = chosen(records.read("paper_recall"), width=128, length=64, model="Mamba")
     assert wide[0]["lr"] == 10 ** (-4 + 6 / 3) and round(mean(wide, "tokens"), 2) == 0.99
+    at_128 = {m: chosen(records.read("paper_recall"), width=128, model=m) for m in ("Mamba",)}
+    at_128["attention"] = chosen(
+        records.read("paper_recall"), width=128, length=64, model="attention, one head"
+    )
+    assert {m: runs.values("updates") for m, runs in at_128.items()} == {
+        "Mamba": [2100, 2250, 1950],
+        "attention": [2250, 1800, 1650],
+    }
+    edge = 10 ** (-4 + 8 / 3)
+    for runs in records.read("paper_recall").where(model="S4D").by("width", "length").values():
+        assert runs.chosen("validation_loss")[0]["lr"] == edge == max(runs.values("lr"))
     eight = records.read("paper_recall").where(width=64, length=128, n_pairs=8)
     for model in eight.by("model"):
         assert abs(mean(chosen(eight, model=model), "tokens") - 1 / 8) < 0.03
