@@ -108,6 +108,7 @@ lab: venv  ## open JupyterLab on the chapters
 	@$(BIN)/jupyter lab chapters
 
 bench: venv  ## time everything beside its peers, write the records and the README's table
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	@$(BIN)/python benchmarks/all.py
 
 lint: venv  ## style, format and types
