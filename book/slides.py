@@ -121,6 +121,8 @@ class Deck:
         shown = number.get_text().strip() if number else "Figure"
         for caption in content.find_all("figcaption"):
             caption.extract()
+        for image in content.find_all("img"):
+            del image["loading"]  # a slide is shown when it is turned to
         inside = content.decode_contents().strip()
         link = f'<a class="number" href="{self.address}#fig-{name}">{shown}</a>'
         shape = "wide explorer" if "data-interactive" in inside else self.shape(box)

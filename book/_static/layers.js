@@ -63,4 +63,19 @@
   addEventListener("beforeprint", () => document.querySelectorAll("details.lt-fold")
     .forEach((fold) => { fold.open = true; }));
   if (location.hash) addEventListener("load", jump);
+
+  // A wide equation is moved by keys too, and what is copied has an equation's TeX.
+  const near = new IntersectionObserver((all) => all.filter((a) => a.isIntersecting)
+    .map(({target: box}) => [box, box.scrollWidth > box.clientWidth + 1])
+    .forEach(([box, wide]) => { if (wide) box.tabIndex = 0; }), {rootMargin: "100% 0px"});
+  document.querySelectorAll(".equation").forEach((box) => near.observe(box));
+  document.addEventListener("copy", (event) => {
+    const selected = getSelection();
+    const range = selected.rangeCount ? selected.getRangeAt(0).cloneContents() : null;
+    if (!range?.querySelector("annotation")) return;
+    range.querySelectorAll("math").forEach((made) =>
+      made.replaceWith(`$${made.querySelector("annotation").textContent}$`));
+    event.clipboardData.setData("text/plain", range.textContent);
+    event.preventDefault();
+  });
 })();
