@@ -1,0 +1,119 @@
+"""What a page costs a telephone, counted so that no load changes it, and what axe-core finds."""
+
+import gzip
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from playwright.sync_api import Browser
+
+from book import ROOT, load
+from test_site import HTML, PAGES, address  # noqa: F401
+
+light = load(ROOT / "book" / "_ext" / "linear_time_light.py")
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf8")
+MOST = {"bytes": 250 * 1024, "requests": 40}
+SHIFT = """
+new PerformanceObserver((list) => list.getEntries().forEach((e) => {
+  if (!e.hadRecentInput) window.shift = (window.shift ?? 0) + e.value;
+})).observe({type: "layout-shift", buffered: true});
+"""
+LOOK = """
+async (rules) => {
+  const found = await axe.run(document, {resultTypes: ["violations"], ...rules});
+  return found.violations.flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.target.join(" ")}`));
+}
+"""
+
+
+def transferred(url: str) -> int:
+    """Bytes of a file of the site, as a static host that compresses text sends them."""
+    data = (HTML / unquote(urlsplit(url).path).lstrip("/")).read_bytes()
+    text = Path(urlsplit(url).path).suffix in (".html", ".css", ".js", ".svg", ".json", "")
+    return len(gzip.compress(data, 6)) if text else len(data)
+
+
+@pytest.fixture(scope="module")
+def loads(chromium: Browser, address: str) -> dict[str, dict]:  # noqa: F811
+    """What each page asks for as it opens on a telephone, and how much of it then moves."""
+    found = {}
+    for name in PAGES:
+        context = chromium.new_context(viewport={"width": 360, "height": 740})
+        page = context.new_page()
+        asked: list[str] = []
+        page.on("request", lambda r, a=asked: a.append(r.url))
+        page.add_init_script(SHIFT)
+        page.goto(address + name)
+        page.evaluate("() => document.fonts.ready.then(() => null)")
+        here = {url for url in asked if url.startswith(address)}
+        found[name] = {
+            "requests": len(here),
+            "bytes": sum(map(transferred, here)),
+            "scripts": sorted(Path(url).name for url in here if ".js" in url),
+            "shift": page.evaluate("() => window.shift ?? 0"),
+        }
+        context.close()
+    return found
+
+
+@pytest.mark.site
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestPages:
+    def test_a_page_is_light(self, loads: dict) -> None:
+        heavy = {
+            (name, what): seen[what]
+            for name, seen in loads.items()
+            for what, most in MOST.items()
+            if seen[what] > most
+        }
+        assert heavy == {}
+
+    def test_no_page_asks_for_mathjax_icons_or_the_search_index(self, loads: dict) -> None:
+        unwanted = ("mathjax", "tex-chtml", "fontawesome", "searchindex", "searchtools")
+        asked = {
+            (name, script)
+            for name, seen in loads.items()
+            for script in seen["scripts"]
+            if script.startswith(unwanted)
+        }
+        assert asked == set()
+
+    def test_nothing_moves_while_a_page_opens(self, loads: dict) -> None:
+        moved = {name: seen["shift"] for name, seen in loads.items() if seen["shift"] > 0.02}
+        assert moved == {}
+
+
+def test_a_line_of_the_theme_that_is_gone_fails_the_build() -> None:
+    assert light.replace_once("a b", "b", "c", "x.js") == "a c"
+    for text in ("a", "b b"):
+        with pytest.raises(light.ExtensionError, match=r"x\.js: expected once"):
+            light.replace_once(text, "b", "c", "x.js")
+
+
+def test_icons_are_those_of_the_pages_and_of_the_styles() -> None:
+    style = (
+        '.fa-one:before{content:"\\f001"}.fa-two:before,.fa-zwei:before{content:"\\f002"}'
+        '.fa-three:before{content:"\\f003"}.arrow::after{content:"\\f004"}'
+    )
+    assert light.codes('<i class="fas fa-one"></i> fa-zwei', style) == {0xF001, 0xF002, 0xF004}
+
+
+def test_pictures_have_their_place_and_wait_but_the_first() -> None:
+    page = '<title>x</title><img src="../_images/a.png"><img alt="b" src="../_images/a.png">'
+    made = light.lighter(page, "chapters/x.html", {"a.png": (30, 20)}, "v")
+    assert made.count('width="30" height="20"') == 2
+    assert made.count('loading="lazy"') == 1
+    assert made.index('loading="lazy"') > made.index("a.png")
+    assert "preload" not in made
+
+
+def test_the_search_page_alone_keeps_the_index() -> None:
+    page = (
+        '<title>x</title><script src="_static/searchtools.js"></script>'
+        '<script src="searchindex.js"></script><script defer src="_static/scripts/fontawesome.js">'
+        "</script><math></math>"
+    )
+    assert "search" not in light.lighter(page, "index.html", {}, "v")
+    assert light.lighter(page, "search.html", {}, "v").count("search") == 2
+    assert 'href="../../_static/math.woff2?v=v"' in light.lighter(page, "a/b/c.html", {}, "v")
