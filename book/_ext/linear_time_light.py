@@ -84,6 +84,7 @@ def lighter(text: str, name: str, sizes: dict[str, tuple[int, int]], font: str) 
         text = SEARCH.sub("", text)
     text = ICONS.sub("", text)
     text = THEME.sub(lambda _: RESOLVED, text, count=1)
+    text = re.sub(r'\s*<link rel="preload"[^>]*math\.woff2[^>]*/>', "", text)  # of the last build
     if "<math" in text:
         root = "../" * name.count("/")
         link = (
