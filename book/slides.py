@@ -18,7 +18,6 @@ from __future__ import annotations
 import html
 import re
 import shutil
-import struct
 import sys
 import time
 from copy import copy
@@ -30,6 +29,7 @@ from bs4 import BeautifulSoup
 from bs4.element import Tag
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "book"))
@@ -137,8 +137,8 @@ class Deck:
             return shape_of("svg", width / height)
         if not isinstance(image, Tag):
             raise ValueError(f"slides/{self.name}.md: {box.get('id')} shows no picture")
-        png = (self.images / Path(str(image["src"])).name).read_bytes()
-        width, height = struct.unpack(">II", png[16:24])
+        with Image.open(self.images / Path(str(image["src"])).name) as opened:
+            width, height = opened.size
         return shape_of("img", width / height)
 
     def drawing(self, name: str) -> str:

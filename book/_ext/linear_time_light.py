@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from itertools import groupby, pairwise
 from pathlib import Path
 
+import tinycss2
 from fontTools import subset
 from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
+from tinycss2 import serialize
 
 logging.getLogger("fontTools").setLevel(logging.ERROR)
 # The theme measures every block of code as the page opens, and so lays the whole page out.
@@ -53,10 +56,48 @@ def codes(pages: str, style: str) -> set[int]:
     used = set(re.findall(r"fa-[\w-]+", pages))
     found = set()
     for selector, code in re.findall(r"([^{}]*)\{content:\s*\"\\([ef][0-9a-f]{3})\"", style):
-        named = set(re.findall(r"fa-[\w-]+(?=:)", selector))
-        if not named or named & used:
+        names = set(re.findall(r"fa-[\w-]+(?=:)", selector))
+        if not names or names & used:
             found.add(int(code, 16))
     return found
+
+
+def without_unused(rules: list[tinycss2.ast.Node], used: set[str]) -> str:
+    """The rules of a style that could apply: those that ask for no class but the used ones.
+
+    A name that ends in a hyphen, as scripts have, stands for all that begin with it.
+
+    Raises:
+        ExtensionError: the style cannot be read.
+    """
+    begun = tuple(name for name in used if len(name) > 3 and name.endswith("-"))
+
+    def lives(selector: list[tinycss2.ast.Node]) -> bool:
+        names = {
+            name.value
+            for dot, name in pairwise(selector)
+            if dot == "." and name.type == "ident"  # what stands in :not(…) and its like is left
+        }
+        return all(name in used or name.startswith(begun) for name in names)
+
+    kept = []
+    for rule in rules:
+        if rule.type == "error":
+            raise ExtensionError(f"a style that cannot be read: {rule.message}")
+        if rule.type == "at-rule" and rule.lower_at_keyword in ("media", "supports"):
+            inside = without_unused(tinycss2.parse_rule_list(rule.content, True, True), used)
+            if inside:
+                kept.append(f"@{rule.at_keyword}{serialize(rule.prelude)}{{{inside}}}")
+        elif rule.type == "qualified-rule":
+            selectors = [
+                list(s) for comma, s in groupby(rule.prelude, key=lambda t: t == ",") if not comma
+            ]
+            alive = ",".join(serialize(s) for s in selectors if lives(s))
+            if alive:
+                kept.append(f"{alive}{{{serialize(rule.content)}}}")
+        else:
+            kept.append(rule.serialize())
+    return "".join(kept)
 
 
 def cut_icons(font: Path, wanted: set[int]) -> None:
@@ -68,6 +109,15 @@ def cut_icons(font: Path, wanted: set[int]) -> None:
     subset.save_font(whole, str(font), options)
 
 
+def smaller(path: Path) -> tuple[int, int]:
+    """The size of a picture, which is written again as WebP: the same colours in half the bytes."""
+    made = path.with_suffix(".webp")
+    with Image.open(path) as image:
+        if not made.exists() or made.stat().st_mtime < path.stat().st_mtime:
+            image.save(made, lossless=True, method=4, exact=True)
+        return image.size
+
+
 def picture(tag: str, sizes: dict[str, tuple[int, int]], first: bool) -> str:
     """An image with the place that it takes, fetched when it is near, unless it is the first."""
     name = re.search(r'src="[^"]*_images/([^"/]+)"', tag)
@@ -75,6 +125,7 @@ def picture(tag: str, sizes: dict[str, tuple[int, int]], first: bool) -> str:
         return tag
     width, height = sizes[name[1]]
     lazy = "" if first else ' loading="lazy"'
+    tag = tag.replace(name[0], name[0].replace(".png", ".webp"))
     return tag.replace("<img ", f'<img width="{width}" height="{height}"{lazy} ', 1)
 
 
@@ -94,6 +145,10 @@ def lighter(text: str, name: str, sizes: dict[str, tuple[int, int]], font: str) 
         text = text.replace("</title>", f"</title>\n  {link}", 1)
     text = text.replace(' aria-label="Toggle hidden content"', "")
     text = re.sub(r'<i class="(fa|theme-switch)', r'<i aria-hidden="true" class="\1', text)
+    # Pictures of a menu that is closed
+    text = re.sub(r'<img (?=(?:alt="[^"]*" )?src="[^"]*images/logo_)', '<img loading="lazy" ', text)
+    # Roles that are gone from the standard, and lists that hold more than their items
+    text = re.sub(r' role="(?:doc-biblioentry|list)"', "", text)
     # Sphinx sets the parameters of a long signature as a list that has no terms.
     text = re.sub(
         r"<dl>\s*((?:<dd>(?:(?!</?d[ltd]).)*</dd>\s*)+)</dl>",
@@ -126,14 +181,21 @@ def lighten(app: Sphinx, error: Exception | None) -> None:
     if NEAR not in code:  # the theme's files stay where nothing was written
         script.write_text(replace_once(code, MEASURES, NEAR, script.name), encoding="utf8")
     style = "".join(path.read_text(encoding="utf8") for path in static.rglob("*.css"))
-    scripts = "".join(p.read_text(encoding="utf8") for p in (static / "scripts").glob("*theme.js"))
-    wanted = codes("".join(pages.values()) + scripts, style)
+    scripts = "".join(
+        path.read_text(encoding="utf8", errors="replace")
+        for path in static.rglob("*.js")
+        if path.name != "fontawesome.js"  # which no page asks for
+    )
+    shown = "".join(pages.values()) + scripts
+    wanted = codes(shown, style)
+    used = set(re.findall(r"[\w-]+", shown))
+    for pattern in ("styles/*.css", "sphinx-design*.css", "mystnb*.css"):
+        for path in static.glob(pattern):
+            rules = tinycss2.parse_stylesheet(path.read_text(encoding="utf8"), True, True)
+            path.write_text(without_unused(rules, used), encoding="utf8")
     for font in (static / "vendor" / "fontawesome" / "webfonts").glob("*.woff2"):
         cut_icons(font, wanted)
-    sizes = {}
-    for path in (out / "_images").glob("*.png"):
-        with Image.open(path) as image:
-            sizes[path.name] = image.size
+    sizes = {path.name: smaller(path) for path in (out / "_images").glob("*.png")}
     version = hashlib.sha256((static / "math.woff2").read_bytes()).hexdigest()[:8]
     custom = static / "custom.css"
     sheet = custom.read_text(encoding="utf8")

@@ -177,6 +177,7 @@ def link_symbols(app: Sphinx, doctree: nodes.document, docname: str) -> None:
                     to = f"{app.builder.get_relative_uri(docname, page)}#{anchor}"
                     link = nodes.reference("", "", math.deepcopy(), internal=True, refuri=to)
                     link["classes"] = ["lt-symbol"]
+                    link["reftitle"] = "where it comes in"
                     math.parent.replace(math, link)
 
 
