@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv book pdf handout grade instructor slides test notebooks lab bench lint clean unit nbval lint-notebooks site browser alone mutants everywhere
+.PHONY: help venv book pdf handout grade instructor slides test notebooks lab bench lint clean unit nbval lint-notebooks site browser lighthouse alone mutants everywhere
 
 BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -86,6 +86,10 @@ lint-notebooks: venv
 site: venv
 	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; $(BIN)/python -m pytest tests/test_site.py tests/test_site_dark.py tests/test_site_reader.py \
 	  tests/test_slides.py -m site -n $(CORES) --dist loadfile --no-loadscope-reorder 2>&1 | tee $(LOGS)/$@.log
+
+# PAGES="chapters/18-mamba.html": these only. A busy machine makes a page look slow.
+lighthouse: venv  ## measure every page with npm's Lighthouse as a telephone and a desk see it, to _build/lighthouse.md (an hour and a half)
+	@$(BIN)/python book/lighthouse.py $(PAGES)
 
 alone: venv  ## execute every chapter in an empty folder, with nothing but the wheel and what it declares
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_alone.py -m "wheel or not wheel" -n $(CORES) --durations=0

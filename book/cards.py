@@ -64,7 +64,7 @@ def cards_of(site: Path) -> dict[str, str]:
     """Name of a page -> its card as HTML, for the pages whose heads name one."""
     logo = LOGO.read_text(encoding="utf8")
     found = {}
-    for path in sorted([*site.glob("book/*.html"), *site.glob("chapters/*.html")]):
+    for path in sorted([*site.glob("book/**/*.html"), *site.glob("chapters/*.html")]):
         page = path.read_text(encoding="utf8")  # long, and parsed where it matters alone
         image = re.search(r'<meta[^>]*property="og:image"[^>]*>', page)
         heading = re.search(r"<h1[^>]*>(.*?)(?:<a class=\"headerlink|</h1>)", page, re.DOTALL)

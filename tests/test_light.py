@@ -63,6 +63,8 @@ def loads(chromium: Browser, address: str) -> dict[str, dict]:  # noqa: F811
         found[name] = {
             "requests": len(here),
             "bytes": sum(map(transferred, here)),
+            "bytes of scripts": sum(transferred(url) for url in here if ".js" in url),
+            "elements": page.evaluate("() => document.querySelectorAll('*').length"),
             "scripts": sorted(Path(url).name for url in here if ".js" in url),
             "shift": page.evaluate("() => window.shift ?? 0"),
         }

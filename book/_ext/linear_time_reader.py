@@ -58,7 +58,7 @@ def pattern_of(terms: list[str]) -> re.Pattern[str]:
 
 def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Make the first use of each term in the prose of a page a link to the glossary."""
-    if app.builder.format != "html" or docname in PLAIN:
+    if app.builder.format != "html" or docname in PLAIN or docname.startswith("book/api/"):
         return
     if not hasattr(app, "lt_terms"):
         app.lt_terms = terms_of(app)  # type: ignore[attr-defined]
