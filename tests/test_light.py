@@ -14,18 +14,15 @@ from test_site import HTML, PAGES, address  # noqa: F401
 
 light = load(ROOT / "book" / "_ext" / "linear_time_light.py")
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf8")
-MOST = {"bytes": 250 * 1024, "requests": 40}
+MOST = {"bytes": 250 * 1024, "bytes of scripts": 60 * 1024, "requests": 24, "elements": 12_000}
 SHIFT = """
 new PerformanceObserver((list) => list.getEntries().forEach((e) => {
   if (!e.hadRecentInput) window.shift = (window.shift ?? 0) + e.value;
 })).observe({type: "layout-shift", buffered: true});
 """
-# The accessibility guidelines' rules; of a page darkened, the one that colours decide. The API page
-# is as long as all the rest: its first modules speak for it.
+# The accessibility guidelines' rules; of a page darkened, the one that colours decide.
 LOOK = """
 async (scheme) => {
-  if (location.pathname.endsWith("/book/api.html"))
-    document.querySelectorAll("article section section").forEach((s, i) => i > 2 && s.remove());
   // What is wider than its box takes keys once a reader is near.
   for (const box of document.querySelectorAll(".equation, pre"))
     if (box.checkVisibility() && box.scrollWidth > box.clientWidth + 1) {
@@ -178,3 +175,59 @@ def test_the_search_page_alone_keeps_the_index() -> None:
     assert "search" not in light.lighter(page, "index.html", {}, "v")
     assert light.lighter(page, "search.html", {}, "v").count("search") == 2
     assert 'href="../../_static/math.woff2?v=v"' in light.lighter(page, "a/b/c.html", {}, "v")
+
+
+def test_a_page_asks_for_one_sheet_made_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "styles").mkdir()
+    (tmp_path / "basic.css").write_text("a{background:url(file.png)}", "utf8")
+    (tmp_path / "styles" / "theme.css").write_text(
+        '@charset "utf-8";@import "../basic.css";b{src:url("../f.woff2") url(data:x) url(#y)}',
+        "utf8",
+    )
+    whole = light.whole_style(tmp_path / "styles" / "theme.css", tmp_path)
+    assert whole == "a{background:url(file.png)}b{src:url(f.woff2) url(data:x) url(#y)}"
+    page = (
+        '<a>\n<link href="../_static/styles/theme.css?digest=1" rel="stylesheet" />\n'
+        '<b>\n  <link rel="stylesheet" type="text/css" href="../_static/own.css?v=2" />\n<c>'
+    )
+    names = ("styles/theme.css", "own.css")
+    assert light.sheets(page) == names
+    made = light.one_style(page, "chapters/x.html", {names: "pages.css?v=1"})
+    assert made.count("stylesheet") == 1 and '"../_static/pages.css?v=1"' in made
+    assert made.index("<a>") < made.index("stylesheet") < made.index("<b>") < made.index("<c>")
+    assert light.sheets(made) == names  # the next build makes it of the same
+    assert light.one_style("<a>", "index.html", {}) == "<a>"
+
+
+def test_code_keeps_the_marks_that_are_seen() -> None:
+    style = "".join(
+        f'html[data-theme="{theme}"] .highlight {{ background: #{ground}; color: #{ink} }}\n'
+        f'html[data-theme="{theme}"] .highlight .n {{ color: #{ink} }} /* Name */\n'
+        f'html[data-theme="{theme}"] .highlight .k {{ color: #{ink}; font-weight: bold }}\n'
+        f'html[data-theme="{theme}"] .highlight .o {{ color: #{other} }}\n'
+        for theme, ground, ink, other in (("light", "f", "1", "1"), ("dark", "0", "e", "a"))
+    )
+    assert light.plain_tokens(style) == {"n"}
+    page = (
+        '<span class="n">a</span><pre><span></span><span class="n">b&lt;</span>'
+        '<span class="k">if</span></pre>'
+    )
+    kept = '<span class="n">a</span><pre><span></span>b&lt;<span class="k">if</span></pre>'
+    assert light.unwrapped(page, {"n", "p"}) == kept
+    assert light.unwrapped(page, set()) == page
+
+
+def test_scripts_wait_and_those_without_use_go() -> None:
+    head = (
+        '<head><script data-url_root="./" src="_static/documentation_options.js?v=1"></script>'
+        '<script src="_static/doctools.js"></script><script async src="a.js"></script>'
+        '<script data-x="y" src="_static/design-tabs.js?v=2"></script>'
+        '<script src="_static/togglebutton.js"></script><script>let x = 1;</script></head>'
+    )
+    made = light.later(head + '<a class="primary-toggle dropdown">', "const O = 1;")
+    assert made.startswith("<head><script>const O = 1;</script><script defer src=")
+    assert '<script async src="a.js">' in made and "<script>let x = 1;</script>" in made
+    assert "tabs" not in made and "togglebutton" not in made
+    for body in ('<a class="x toggle">', '<a class="note admonition dropdown">'):
+        assert "togglebutton" in light.later(head + body, "")
+    assert "design-tabs" in light.later(head + '<a class="sd-tab-set">', "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import posixpath
 import re
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -38,6 +39,15 @@ SEARCH = re.compile(
     r'\s*<script[^>]*src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>'
 )
 ICONS = re.compile(r'\s*<script[^>]*src="[^"]*scripts/fontawesome\.js[^"]*"></script>')
+OPTIONS = re.compile(r'<script[^>]*src="[^"]*_static/documentation_options\.js[^"]*"></script>')
+#: A script -> the class without which a page has no use of it.
+WANTS = {
+    "design-tabs.js": r'class="[^"]*\bsd-tab',
+    "togglebutton.js": (
+        r'class="(?:[^"]* )?toggle[" ]|class="(?=[^"]*\bdropdown\b)[^"]*\badmonition\b'
+    ),
+}
+STYLE = re.compile(r'[ \t]*<link\b[^>]*\brel="stylesheet"[^>]*>\n?')
 
 
 def replace_once(text: str, old: str, new: str, where: str) -> str:
@@ -98,6 +108,83 @@ def without_unused(rules: list[tinycss2.ast.Node], used: set[str]) -> str:
         else:
             kept.append(rule.serialize())
     return "".join(kept)
+
+
+def whole_style(path: Path, static: Path) -> str:
+    """A sheet with those that it imports, its addresses from the site's folder of files."""
+    text = path.read_text(encoding="utf8")
+    folder = path.parent.relative_to(static).as_posix()
+
+    def address(found: re.Match[str]) -> str:
+        return f"url({posixpath.normpath(posixpath.join(folder, found[1]))})"
+
+    text = re.sub(r"""url\(["']?(?!data:|[#%/]|[a-z]+:)([^"')]+)["']?\)""", address, text)
+    text = re.sub(r"@charset [^;]*;", "", text)
+    return re.sub(
+        r"""@import ["']([^"']+)["'];""",
+        lambda found: whole_style((path.parent / found[1]).resolve(), static.resolve()),
+        text,
+    )
+
+
+def sheets(page: str) -> tuple[str, ...]:
+    """The sheets that a page asks for, or those of which its one sheet was made."""
+    found = []
+    for link in STYLE.findall(page):
+        made = re.search(r'data-of="([^"]*)"', link)
+        named = re.search(r'href="[^"]*_static/([^"?]+)', link)
+        found += made[1].split() if made else [named[1]] if named else []
+    return tuple(found)
+
+
+def one_style(page: str, name: str, made: dict[tuple[str, ...], str]) -> str:
+    """A page that asks for one sheet, in the place of the first of its own."""
+    names = sheets(page)
+    if not names:
+        return page
+    href = f"{'../' * name.count('/')}_static/{made[names]}"
+    link = f'    <link rel="stylesheet" href="{href}" data-of="{" ".join(names)}" />\n'
+    start = STYLE.search(page).start()  # type: ignore[union-attr]
+    return page[:start] + link + STYLE.sub("", page[start:])
+
+
+def plain_tokens(style: str) -> set[str]:
+    """The classes of code that look as code without a class does, in both schemes."""
+    rules = re.findall(r'\[data-theme="(\w+)"\] \.highlight(?: \.(\w+))? *\{([^}]*)\}', style)
+    base = {}
+    for theme, token, said in rules:
+        if not token:
+            color = re.search(r"(?<![-\w])color: *([^;\s]+)", said)
+            base[theme] = color[1] if color else ""
+    seen: dict[str, list[bool]] = {}
+    for theme, token, said in rules:
+        if token:
+            seen.setdefault(token, []).append(said.strip(" ;") == f"color: {base.get(theme)}")
+    return {token for token, alike in seen.items() if len(alike) == len(base) and all(alike)}
+
+
+def unwrapped(page: str, plain: set[str]) -> str:
+    """Blocks of code without the marks that nobody sees."""
+    if not plain:
+        return page
+    token = re.compile(rf'<span class="(?:{"|".join(sorted(plain))})">([^<]*)</span>')
+    return re.sub(
+        r"<pre>.*?</pre>", lambda block: token.sub(r"\1", block[0]), page, flags=re.DOTALL
+    )
+
+
+def later(page: str, options: str) -> str:
+    """Scripts run when the page is read, and those that it has no use for not at all.
+
+    What they ask for is written into the page.
+    """
+    head, end, body = page.partition("</head>")
+    head = OPTIONS.sub(lambda _: f"<script>{options}</script>", head)
+    for script, wanted in WANTS.items():
+        if not re.search(wanted, body):
+            head = re.sub(rf"\s*<script[^>]*/{re.escape(script)}[^>]*></script>", "", head)
+    head = re.sub(r"<script (?![^>]*\b(?:defer|async)\b)(?=[^>]*\bsrc=)", "<script defer ", head)
+    return head + end + body
 
 
 def cut_icons(font: Path, wanted: set[int]) -> None:
@@ -189,21 +276,29 @@ def lighten(app: Sphinx, error: Exception | None) -> None:
     shown = "".join(pages.values()) + scripts
     wanted = codes(shown, style)
     used = set(re.findall(r"[\w-]+", shown))
-    for pattern in ("styles/*.css", "sphinx-design*.css", "mystnb*.css"):
-        for path in static.glob(pattern):
-            rules = tinycss2.parse_stylesheet(path.read_text(encoding="utf8"), True, True)
-            path.write_text(without_unused(rules, used), encoding="utf8")
     for font in (static / "vendor" / "fontawesome" / "webfonts").glob("*.woff2"):
         cut_icons(font, wanted)
     sizes = {path.name: smaller(path) for path in (out / "_images").glob("*.png")}
     version = hashlib.sha256((static / "math.woff2").read_bytes()).hexdigest()[:8]
-    custom = static / "custom.css"
-    sheet = custom.read_text(encoding="utf8")
-    custom.write_text(
-        re.sub(r"url\(math\.woff2[^)]*\)", f"url(math.woff2?v={version})", sheet), encoding="utf8"
-    )
+    styles = {}
+    for path in static.glob("pages-*.css"):
+        path.unlink()  # of the last build
+    for names in {sheets(text) for text in pages.values()} - {()}:
+        whole = "".join(whole_style(static / name, static) for name in names)
+        whole = re.sub(r"url\(math\.woff2[^)]*\)", f"url(math.woff2?v={version})", whole)
+        cut = without_unused(tinycss2.parse_stylesheet(whole, True, True), used)
+        made = f'@charset "utf-8";{cut}'.encode()
+        file = f"pages-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:6]}.css"
+        (static / file).write_bytes(made)
+        styles[names] = f"{file}?v={hashlib.sha256(made).hexdigest()[:8]}"
+    plain = plain_tokens((static / "pygments.css").read_text(encoding="utf8"))
+    options = (static / "documentation_options.js").read_text(encoding="utf8")
     for path, text in pages.items():
-        new = lighter(text, path.relative_to(out).as_posix(), sizes, version)
+        name = path.relative_to(out).as_posix()
+        new = lighter(text, name, sizes, version)
+        new = unwrapped(one_style(new, name, styles), plain)
+        if name != "search.html":
+            new = later(new, options)
         if new != text:
             path.write_text(new, encoding="utf8")
 
