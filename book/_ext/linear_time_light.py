@@ -267,6 +267,8 @@ def lighten(app: Sphinx, error: Exception | None) -> None:
     code = script.read_text(encoding="utf8")
     if NEAR not in code:  # the theme's files stay where nothing was written
         script.write_text(replace_once(code, MEASURES, NEAR, script.name), encoding="utf8")
+    for path in static.glob("pages-*.css"):
+        path.unlink()  # of the last build
     style = "".join(path.read_text(encoding="utf8") for path in static.rglob("*.css"))
     scripts = "".join(
         path.read_text(encoding="utf8", errors="replace")
@@ -275,14 +277,14 @@ def lighten(app: Sphinx, error: Exception | None) -> None:
     )
     shown = "".join(pages.values()) + scripts
     wanted = codes(shown, style)
+    if not wanted:
+        raise ExtensionError("no icon was found in the theme's styles")
     used = set(re.findall(r"[\w-]+", shown))
     for font in (static / "vendor" / "fontawesome" / "webfonts").glob("*.woff2"):
         cut_icons(font, wanted)
     sizes = {path.name: smaller(path) for path in (out / "_images").glob("*.png")}
     version = hashlib.sha256((static / "math.woff2").read_bytes()).hexdigest()[:8]
     styles = {}
-    for path in static.glob("pages-*.css"):
-        path.unlink()  # of the last build
     for names in {sheets(text) for text in pages.values()} - {()}:
         whole = "".join(whole_style(static / name, static) for name in names)
         whole = re.sub(r"url\(math\.woff2[^)]*\)", f"url(math.woff2?v={version})", whole)
