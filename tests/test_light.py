@@ -92,7 +92,7 @@ class TestPages:
         assert asked == set()
 
     def test_nothing_moves_while_a_page_opens(self, loads: dict) -> None:
-        moved = {name: seen["shift"] for name, seen in loads.items() if seen["shift"] > 0.02}
+        moved = {name: seen["shift"] for name, seen in loads.items() if seen["shift"] > 0.001}
         assert moved == {}
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
