@@ -88,7 +88,7 @@ site: venv
 	  tests/test_slides.py -m site -n $(CORES) --dist loadfile --no-loadscope-reorder 2>&1 | tee $(LOGS)/$@.log
 
 # PAGES="chapters/18-mamba.html": these only. A busy machine makes a page look slow.
-lighthouse: venv  ## measure every page with npm's Lighthouse as a telephone and a desk see it, to _build/lighthouse.md (an hour and a half)
+lighthouse: venv  ## measure every page with npm's Lighthouse as a telephone and a desk see it, to _build/lighthouse.md (half an hour and more)
 	@$(BIN)/python book/lighthouse.py $(PAGES)
 
 alone: venv  ## execute every chapter in an empty folder, with nothing but the wheel and what it declares

@@ -47,6 +47,7 @@ WANTS = {
         r'class="(?:[^"]* )?toggle[" ]|class="(?=[^"]*\bdropdown\b)[^"]*\badmonition\b'
     ),
 }
+PARTS = 'aria-label="Its pages"'  # of an entry of the contents that has some
 STYLE = re.compile(r'[ \t]*<link\b[^>]*\brel="stylesheet"[^>]*>\n?')
 
 
@@ -232,6 +233,7 @@ def lighter(text: str, name: str, sizes: dict[str, tuple[int, int]], font: str) 
         text = text.replace("</title>", f"</title>\n  {link}", 1)
     text = text.replace(' aria-label="Toggle hidden content"', "")
     text = re.sub(r'<i class="(fa|theme-switch)', r'<i aria-hidden="true" class="\1', text)
+    text = text.replace('<summary><span class="toctree-', f'<summary {PARTS}><span class="toctree-')
     # Pictures of a menu that is closed
     text = re.sub(r'<img (?=(?:alt="[^"]*" )?src="[^"]*images/logo_)', '<img loading="lazy" ', text)
     # Roles that are gone from the standard, and lists that hold more than their items

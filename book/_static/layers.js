@@ -71,11 +71,23 @@
   document.querySelectorAll(".equation").forEach((box) => near.observe(box));
   document.addEventListener("copy", (event) => {
     const selected = getSelection();
-    const range = selected.rangeCount ? selected.getRangeAt(0).cloneContents() : null;
-    if (!range?.querySelector("annotation")) return;
-    range.querySelectorAll("math").forEach((made) =>
-      made.replaceWith(`$${made.querySelector("annotation").textContent}$`));
-    event.clipboardData.setData("text/plain", range.textContent);
+    if (selected.isCollapsed) return;
+    const range = selected.getRangeAt(0).cloneRange();
+    const around = (node) => (node.closest ? node : node.parentElement)?.closest("math");
+    const first = around(range.startContainer), last = around(range.endContainer);
+    if (first) range.setStartBefore(first);  // of an equation there is the whole
+    if (last) range.setEndAfter(last);
+    const part = document.createElement("div");
+    part.append(range.cloneContents());
+    if (!part.querySelector("annotation")) return;
+    event.clipboardData.setData("text/html", part.innerHTML);
+    part.querySelectorAll("script, style, .headerlink").forEach((unseen) => unseen.remove());
+    part.querySelectorAll(".eqno").forEach((number) => number.parentElement.append(" ", number));
+    part.querySelectorAll("math").forEach((made) => {
+      const sign = made.getAttribute("display") === "block" ? "$$" : "$";
+      made.replaceWith(sign + made.querySelector("annotation").textContent + sign);
+    });
+    event.clipboardData.setData("text/plain", part.textContent.trim());
     event.preventDefault();
   });
 })();
