@@ -12,7 +12,8 @@ from urllib.parse import unquote
 
 import pytest
 from bs4 import BeautifulSoup
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
+from pypdf import PdfReader
 
 from book import CHAPTERS
 from test_site import HTML, PAGES, address, page
@@ -111,3 +112,67 @@ def test_a_definition_shows_on_a_page(page: Page, address: str) -> None:
     assert page.locator("#lt-definition").is_visible()
     page.keyboard.press("Escape")
     assert not page.locator("#lt-definition").is_visible()
+
+
+COPIED = """
+(selector) => {
+  const range = document.createRange();
+  range.selectNodeContents(document.querySelector(selector));
+  getSelection().removeAllRanges();
+  getSelection().addRange(range);
+}
+"""
+
+
+def test_an_equation_is_copied_as_tex(page: Page, address: str) -> None:
+    """In a sentence, alone with its number, and where a part of it was marked."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(address + "chapters/12-discretization.html")
+    for selector, begin, has, lacks in (
+        ("article p:has(math)", "There is no gate in the equation $h' = -h + x$.", "", "′"),
+        ("div.math:has(> .eqno)", r"$$\begin{aligned}", r"\end{aligned}$$ (12.1)", "#"),
+        ("div.math mtd", r"$$\begin{aligned}", r"\end{aligned}$$", "12.1"),
+        ("article h2", "What goes in", "", "$"),
+    ):
+        page.evaluate(COPIED, selector)
+        page.keyboard.press("Control+c")
+        text = page.evaluate("() => navigator.clipboard.readText()")
+        assert text.startswith(begin) and has in text and lacks not in text, text
+
+
+def test_an_equation_is_read_aloud(page: Page, address: str) -> None:
+    """Its parts are in the accessibility tree, its TeX, which would be read twice, is not."""
+    page.goto(address + "chapters/12-discretization.html")
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    seen = [node for node in tree if not node["ignored"]]
+    roles = [node["role"]["value"] for node in seen]
+    drawn = page.locator("math:visible").count()
+    assert roles.count("MathMLMath") >= drawn > 100
+    assert {"MathMLFraction", "MathMLSub", "MathMLSup", "MathMLTable"} <= set(roles)
+    said = " ".join(str(node.get("name", {}).get("value", "")) for node in seen)
+    assert "\\bar" not in said and "\\begin" not in said
+
+
+def test_a_chapter_is_printed_from_its_page(chromium: Browser, address: str, tmp_path) -> None:
+    """Folds open, nothing that is of the screen, and light where the screen is dark."""
+    context = chromium.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(address + "chapters/12-discretization.html")
+    page.pdf(path=str(tmp_path / "one.pdf"), format="A4")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 900})
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll('article :is(pre, .equation, img, svg)')].filter(
+        e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 2 && e.clientWidth
+        && getComputedStyle(e).overflowX !== 'visible').map(e => e.outerHTML.slice(0, 90))"""
+    )
+    context.close()
+    sheets = [sheet.extract_text() for sheet in PdfReader(tmp_path / "one.pdf").pages]
+    text = "\n".join(sheets)
+    assert cut == [] and 10 < len(sheets) < 40
+    assert "dlsim" in text  # of a detour
+    for screen in ("Report a mistake", "Commit", "Part IV", "Reveal what was measured"):
+        assert screen not in text, screen

@@ -1,4 +1,4 @@
-/* What a page needs beyond <details>: a link into a fold opens it, printing opens all, and a
+/* What a page needs beyond <details>: a link into a fold opens it, printing opens all, a
    reader's prediction is compared with what the page measured, by exercises.predict's rule. */
 (() => {
   const open = (element) => {
@@ -63,6 +63,11 @@
   addEventListener("beforeprint", () => document.querySelectorAll("details.lt-fold")
     .forEach((fold) => { fold.open = true; }));
   if (location.hash) addEventListener("load", jump);
+
+  // Paper is white.
+  const root = document.documentElement.dataset;
+  addEventListener("beforeprint", () => { [root.screen, root.theme] = [root.theme, "light"]; });
+  addEventListener("afterprint", () => { root.theme = root.screen ?? root.theme; });
 
   // A wide equation is moved by keys too, and what is copied has an equation's TeX.
   const near = new IntersectionObserver((all) => all.filter((a) => a.isIntersecting)
