@@ -80,6 +80,7 @@ def loads(chromium: Browser, address: str) -> dict[str, dict]:  # noqa: F811
 
 
 @pytest.mark.site
+@pytest.mark.xdist_group("light")  # one process opens all pages
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 class TestPages:
     def test_a_page_is_light(self, loads: dict) -> None:
@@ -105,18 +106,21 @@ class TestPages:
         moved = {name: seen["shift"] for name, seen in loads.items() if seen["shift"] > 0.001}
         assert moved == {}
 
-    @pytest.mark.parametrize("scheme", ["light", "dark"])
-    def test_axe_finds_nothing(self, chromium: Browser, address: str, scheme: str) -> None:  # noqa: F811
-        context = chromium.new_context(color_scheme=scheme, reduced_motion="reduce")
-        page = context.new_page()
-        found = {}
-        for name in PAGES:
-            page.goto(address + name)
-            page.evaluate(AXE)
-            if faults := page.evaluate(LOOK, [scheme, name in (PAGES[0], "book/api.html")]):
-                found[name] = faults
-        context.close()
-        assert found == {}
+
+@pytest.mark.site
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(chromium: Browser, address: str, scheme: str) -> None:  # noqa: F811
+    context = chromium.new_context(color_scheme=scheme, reduced_motion="reduce")
+    page = context.new_page()
+    found = {}
+    for name in PAGES:
+        page.goto(address + name)
+        page.evaluate(AXE)
+        if faults := page.evaluate(LOOK, [scheme, name in (PAGES[0], "book/api.html")]):
+            found[name] = faults
+    context.close()
+    assert found == {}
 
 
 def test_a_line_of_the_theme_that_is_gone_fails_the_build() -> None:
