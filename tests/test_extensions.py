@@ -40,7 +40,7 @@ def site(tmp_path: Path, kind: str = "html", **more) -> SimpleNamespace:
         env=env, config=config, builder=builder, outdir=str(tmp_path), connected=[], added=[]
     )
     made.connect = lambda event, do, priority=500: made.connected.append((event, do, priority))
-    for name in ("css_file", "js_file", "directive", "html_math_renderer"):
+    for name in ("css_file", "js_file", "directive", "node", "html_math_renderer"):
         what = name.partition("_")[0]
         setattr(made, f"add_{name}", lambda *given, w=what, **_: made.added.append((w, *given)))
     made.__dict__.update(more)
@@ -65,7 +65,7 @@ def test_an_extension_is_connected_and_may_run_in_parallel(name, tmp_path, monke
         and next(iter(inspect.signature(function).parameters), "") == "app"
         and "env" not in str(function.__annotations__.get("return"))
     ]
-    helpers = {"setup", "terms_of", "formulas_of", "introduced"}
+    helpers = {"setup", "terms_of", "formulas_of", "introduced", "documented", "listed"}
     assert set(takes_app) - helpers == set(events)
     directives = [
         thing
