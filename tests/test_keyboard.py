@@ -65,7 +65,6 @@ def walks(chromium: Browser, address: str) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-@pytest.mark.xdist_group("keyboard")  # one process walks
 @pytest.mark.parametrize("what", ["lost", "unseen"])
 def test_tab_reaches_what_can_be_used_and_shows_where_it_is(walks: dict, what: str) -> None:
     assert {name: seen[what] for name, seen in walks.items() if seen[what]} == {}

@@ -80,7 +80,6 @@ def loads(chromium: Browser, address: str) -> dict[str, dict]:  # noqa: F811
 
 
 @pytest.mark.site
-@pytest.mark.xdist_group("light")  # one process opens all pages
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 class TestPages:
     def test_a_page_is_light(self, loads: dict) -> None:
