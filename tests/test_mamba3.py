@@ -240,7 +240,7 @@ def test_a_padded_prompt_may_continue_a_state():
     x = draw(2, 12, 8)
     _, state = layer.prefill(x[:, :5])
     want, last = layer.prefill(x[:, 5:], state)
-    padded = torch.cat([torch.full((2, 3, 8), 1e3, dtype=F64), x[:, 5:]], 1)
+    padded = torch.cat([1e3 * draw(2, 3, 8, seed=3), x[:, 5:]], 1)  # steps of any size
     mask = torch.arange(10).expand(2, -1) >= 3
     y, after = layer.prefill(padded, state, mask)
     close(y[:, 3:], want, 1e-10)
@@ -251,12 +251,13 @@ def test_a_padded_prompt_may_continue_a_state():
 @pytest.mark.parametrize("rank", [1, 2])
 @torch.no_grad()
 def test_a_state_is_handed_on_between_pieces(rank):
-    """Its angle, table and last token; and it is in the dtype that is asked for."""
+    """Its angle, table and last token; it is in the dtype that is asked for, and holds no more."""
     layer = lively(Mamba3(8, 8, P=4, rank=rank, chunk=4))
     first = layer.initial_state(2, dtype=F64)
     assert all(part.dtype == F64 for part in first)
     layer, x = layer.double(), draw(2, 12, 8)
     y, last = layer.prefill(x)
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in last)
     pieces, state = [], first
     for cut in (slice(0, 1), slice(1, 6), slice(6, 11)):
         piece, state = layer.prefill(x[:, cut], state)
@@ -296,6 +297,13 @@ def test_the_start():
     free = {names[id(p)] for g in groups if not g["weight_decay"] for p in g["params"]}
     assert free == {"dt_bias", "B_bias", "C_bias", "D", "B_norm.weight", "C_norm.weight"}
     assert layer.bfloat16().dt_bias.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_no_head_keeps_all():
+    layer = Mamba3(8, 8, P=4, A_floor=0.7)
+    A = layer.project(draw(4, 9, 8, dtype=torch.float32))[5]
+    assert A.max() == -torch.tensor(0.7) and A.min() < -0.7
 
 
 @torch.no_grad()
