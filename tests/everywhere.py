@@ -42,6 +42,8 @@ def usable(python: str) -> str:
         return "not installed"
     source = f"import importlib\nfor name in {NEEDED!r}: importlib.import_module(name)"
     done = subprocess.run([program, "-c", source], capture_output=True, text=True)
+    if done.returncode == 127:  # a name that a manager of Pythons keeps for one that is not on
+        return "not installed"
     return done.stderr.strip().splitlines()[-1] if done.returncode else ""
 
 
