@@ -933,7 +933,11 @@ margin of time*, *asked of in a browser* or *on a GPU*. Kernels of a GPU are not
 annotations and docstrings. What has left the code leaves the table.
 
 The rounds had what two busy cores left over, on Python 3.11 alone: a file that is not in the table
-has not been asked yet, and the same command goes on.
+has not been asked yet, and the same command goes on. On 26 November 2026 all that lived of the
+tools, and of the checks all but the last few, were asked again after tests were written for them:
+their shares are of a sample that the tests have seen. Those of the experiments and the library, and
+the seventeen of the checks by hand that lived (fifteen are clauses or words that `verdicts.json`
+keeps since), were not. The library's 92 % and the experiments' 85 % are not reached.
 """
 
 
