@@ -868,10 +868,4 @@ MUTANTS = [
         "        if N < 2:",
         "a state without a pair to turn passes",
     ),
-    (
-        LAYER,
-        "value = value.detach().clone().to(dtype)",
-        "value = value.detach().to(dtype)",
-        "two parameters that start alike are one",
-    ),
 ]
