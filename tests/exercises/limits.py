@@ -32,13 +32,6 @@ def _growing(m):
     return _counter()(m)
 
 
-def composed_outside(permutations):
-    now = list(range(permutations.shape[1]))
-    for move in permutations.tolist():
-        now = [now[i] for i in move]
-    return torch.tensor(now)
-
-
 def _mirrors(inverse=False, unit=True, more=False, order=1):
     def answer(permutation):
         n = len(permutation)
@@ -188,7 +181,6 @@ WRONG = {
         _compared(n=3),
     ],
     "22-depth": [
-        composed_outside,
         composed_by_a_loop,
         _composed(turned=True),
         _composed(even=True),
