@@ -267,6 +267,17 @@ def test_one_reset_does_not_spoil_what_follows():
     assert (c[63] - c[10] + 0.053).abs() > 1e-3
 
 
+def test_one_reset_does_not_spoil_what_a_chunk_adds():
+    """What follows a step that forgets all fades by its own small terms, in single precision."""
+    x, delta, _, B, C, _ = system(1, 16, 1, 2, 1, 3)
+    A, delta = -torch.ones(1, dtype=F64), torch.full_like(delta, 3e-3)
+    delta[:, 3] = 1e6
+    want = ssd(x, delta, A, B, C, return_last_state=True)[1]
+    single = (value.float() for value in (x, delta, A, B, C))
+    got = ssd(*single, return_last_state=True, chunk=16)[1]
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1.0)
+
+
 def test_half_precision_is_summed_in_full():
     x = torch.full((300,), -0.01, dtype=torch.bfloat16)
     assert segment_sums(x).dtype == torch.float32
