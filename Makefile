@@ -59,8 +59,8 @@ slides: venv  ## make the decks of slides again from the pages that `make book` 
 # Each step runs even where one before it failed; the summaries stand together at the end.
 test: venv  ## unit tests, notebooks, the book's build and the checks of its pages
 	@failed=""; \
-	for step in browser unit lint-notebooks book nbval site; do \
-	  printf '\n== %s\n' "$$step"; $(MAKE) --no-print-directory $$step EXECUTED=yes || failed="$$failed $$step"; \
+	for step in browser unit lint-notebooks nbval book site; do \
+	  printf '\n== %s\n' "$$step"; $(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
 	done; \
 	printf '\n== summary\n'; \
 	for step in unit nbval site; do \
@@ -75,10 +75,9 @@ unit: venv
 	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests \
 	  -n $(CORES) --dist loadfile --no-loadscope-reorder 2>&1 | tee $(LOGS)/$@.log
 
-# EXECUTED=yes, of `make test`: what the book's build has just executed is compared, and not executed again.
 nbval: venv
-	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python \
-	  $(if $(EXECUTED),tests/executed.py,-m pytest -n $(CORES) --dist loadscope) --nbval chapters book 2>&1 | tee $(LOGS)/$@.log
+	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval chapters book \
+	  -n $(CORES) --dist loadscope 2>&1 | tee $(LOGS)/$@.log
 
 lint-notebooks: venv
 	@$(BIN)/python book/notebooks.py lint

@@ -50,8 +50,10 @@ def test_topics_stand_in_the_order_of_their_chapters() -> None:
 @pytest.mark.site
 @pytest.mark.parametrize("path", TOPICS, ids=lambda path: path.stem)
 def test_every_public_name_is_explained_and_listed(path) -> None:
-    page = BeautifulSoup((HTML / f"book/api/{path.stem}.html").read_text("utf8"), "html.parser")
-    listed = BeautifulSoup((HTML / "book/api.html").read_text("utf8"), "html.parser")
+    page = BeautifulSoup(
+        (HTML / f"book/api/{path.stem}.html").read_text(encoding="utf8"), "html.parser"
+    )
+    listed = BeautifulSoup((HTML / "book/api.html").read_text(encoding="utf8"), "html.parser")
     links = {link["href"] for link in listed.select(".lt-names a")}
     assert f"api/{path.stem}.html" in links
     for module, (members, where) in EXPLAINED.items():

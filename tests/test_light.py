@@ -194,10 +194,10 @@ def test_the_search_page_alone_keeps_the_index() -> None:
 
 def test_a_page_asks_for_one_sheet_made_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "styles").mkdir()
-    (tmp_path / "basic.css").write_text("a{background:url(file.png)}", "utf8")
+    (tmp_path / "basic.css").write_text("a{background:url(file.png)}", encoding="utf8")
     (tmp_path / "styles" / "theme.css").write_text(
         '@charset "utf-8";@import "../basic.css";b{src:url("../f.woff2") url(data:x) url(#y)}',
-        "utf8",
+        encoding="utf8",
     )
     whole = light.whole_style(tmp_path / "styles" / "theme.css", tmp_path)
     assert whole == "a{background:url(file.png)}b{src:url(f.woff2) url(data:x) url(#y)}"

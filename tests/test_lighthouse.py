@@ -119,7 +119,9 @@ def test_npm_is_asked_once_and_its_failure_is_told(
 ) -> None:
     """A program in npm's place writes down that it was called, and installs nothing."""
     for name in ("npm", "node"):
-        (tmp_path / name).write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/calls"\n', "utf8")
+        (tmp_path / name).write_text(
+            f'#!/bin/sh\necho "$@" >> "{tmp_path}/calls"\n', encoding="utf8"
+        )
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(lighthouse.Failed, match="npm could not install it"):
