@@ -149,6 +149,12 @@ def test_bad_input(call, message):
 
 
 @pytest.mark.bad_input
+def test_a_folder_is_a_path():
+    with pytest.raises(TypeError, match="folder: expected a Path or None, got 'records'"):
+        read("hybrids", "records")
+
+
+@pytest.mark.bad_input
 @pytest.mark.parametrize("text", ["", "[]", '{"runs": []}', '{"command": "", "machines": [], "r'])
 def test_a_damaged_file(tmp_path, text):
     (tmp_path / "some.json").write_text(text, encoding="utf8")

@@ -251,6 +251,7 @@ def trials(task: str, folder: Path | None = None) -> list[Trial]:
         folder: where the record is; with the package if None.
 
     Raises:
+        TypeError: folder is not a path.
         ValueError: there is no such task in the record.
     """
     record = records.read("hybrids", folder)

@@ -192,9 +192,12 @@ def read(name: str, folder: Path | None = None) -> Record:
         folder: where ``Record.write`` left it.
 
     Raises:
+        TypeError: folder is not a path.
         ValueError: there is no record of this name (the message lists those
             there are), or its file is damaged.
     """
+    if not (folder is None or isinstance(folder, Path)):
+        raise TypeError(f"folder: expected a Path or None, got {folder!r}")
     where = files("linear_time") / "recorded" if folder is None else folder
     there = sorted(
         path.name.removesuffix(".json")
