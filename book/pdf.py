@@ -43,7 +43,7 @@ math { -webkit-text-stroke: 0; }
 .bd-article h2 { font-size: 14pt; margin-top: 1.4rem; }
 .bd-article h3 { font-size: 11.5pt; }
 .chapter, .contents { break-before: page; }
-h1, h2, h3, .rubric, .admonition-title { break-after: avoid; }
+h1, h2, h3, .rubric, .admonition-title, p:has(+ .tag_solution) { break-after: avoid; }
 p { orphans: 2; widows: 2; }
 div.math, figure, img, svg, tr, .lt-explorer { break-inside: avoid; }
 .cell, .cell_input, .cell_output, pre, .highlight, details, .admonition
