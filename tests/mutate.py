@@ -1,6 +1,7 @@
 """Mutation testing: change the code in one place, and ask the tests whether they see it.
 
     python tests/mutate.py run [PATH ...] [--changed REF] [--sample N] [--seconds S] [--again]
+    python tests/mutate.py run --area AREA --seed 1 --count N     (a sample that is new)
     python tests/mutate.py report
 
 What can be changed is found and made by cosmic-ray; beside it stand the mutants of
@@ -17,6 +18,9 @@ jaxtyping's import hook decorates what is swapped, and stays: the changed code i
 The tests of a module are those of its name (``TESTS`` names exceptions); a mutant that these let
 live meets the contract's tests of layers, too. Results are kept in ``_build/mutants``, so that what
 is stopped goes on where it was; ``report`` writes ``tests/MUTANTS.md`` from them.
+
+Who writes tests for what lived of a sample can no longer say from it how much the tests see.
+Another seed draws another: of these the first verdict counts, and is reported apart.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ import random
 import re
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,9 +66,13 @@ TESTS = {
     "src/linear_time/_validate.py": ("validate", "scan"),
     "src/linear_time/cache.py": ("attention", "decoder"),
     "src/linear_time/delta_rule.py": ("delta",),
+    "src/linear_time/family.py": ("mamba3", "recurrences"),
     "src/linear_time/layer.py": ("recurrent", "s4", "training"),
+    "src/linear_time/mamba2.py": ("duality",),
+    "src/linear_time/mamba2_folders.py": ("duality",),
     "src/linear_time/measure.py": ("cost", "benchmarks"),
     "src/linear_time/panel.py": ("explorer",),
+    "src/linear_time/ranks.py": ("distributed",),
     "src/linear_time/rotary.py": ("decoder",),
     "src/linear_time/s4_kernels.py": ("s4",),
     "src/linear_time/scan_function.py": ("scan",),
@@ -75,11 +84,23 @@ TESTS = {
     "book/questions.py": ("bank",),
     "book/wire.py": ("grade",),
     "book/_ext/": ("extensions", "layers", "course", "reader"),
-    "experiments/runs.py": ("experiments", "experiment_jobs"),
+    "experiments/runs.py": ("experiments", "experiment_jobs", "experiment_sweeps"),
     "experiments/side_by_side.py": ("paper_tables", "recall", "experiment_networks"),
     "experiments/stacked.py": ("sequential_digits", "experiment_jobs"),
     "experiments/stacks.py": ("movielens", "experiment_jobs"),
-    "experiments/": ("experiment_jobs", "experiment_networks"),
+    "experiments/hybrids.py": (
+        *("hybrid", "experiment_sweeps", "experiment_jobs", "experiment_networks"),
+    ),
+    "experiments/": ("experiment_sweeps", "experiment_jobs", "experiment_networks"),
+}
+#: Called in processes that the tests start, which read a changed copy of the package.
+STARTED = ("src/linear_time/distributed.py", "src/linear_time/ranks.py")
+#: Of a file that has constants alone: what reads them.
+READERS = {
+    "src/linear_time/mamba2_folders.py": (
+        "src/linear_time/mamba2.py",
+        {"Mamba2LM.from_pretrained", "Mamba2LM.save_pretrained"},
+    )
 }
 WIDER = ("contract", "arguments")  # for what the module's own tests let live
 AREAS = {"src/linear_time/exercises": "checks", "src": "library", "book": "tools"}
@@ -515,6 +536,16 @@ def swapped(mutant: Mutant, functions: Sequence[types.FunctionType]) -> bool:
     return found
 
 
+def copied(mutant: Mutant) -> None:
+    """A package with the changed text, where a process that this fork starts looks first."""
+    folder = STATE / "changed"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "src", folder, copy_function=os.symlink)
+    (changed := folder / Path(mutant.file).relative_to("src")).unlink()
+    changed.write_text(mutant.text(), encoding="utf8")
+    sys.path.insert(0, str(folder))  # which multiprocessing hands on
+
+
 @contextlib.contextmanager
 def read_as(mutant: Mutant) -> Iterator[None]:
     """A file that is imported from now on has the changed text; nothing is written to the disk."""
@@ -565,6 +596,8 @@ class Server:
                     chosen: list = chosen,
                     same: bool = question.get("same", False),
                 ) -> Any:
+                    if mutant.file in STARTED:
+                        copied(mutant)
                     with read_as(mutant):
                         loaded = any(
                             getattr(m, "__file__", None) == str(ROOT / mutant.file)
@@ -655,11 +688,15 @@ class Tests:
         owner = owner_of(mutant.file, mutant.start)
         rows = [r for r in self.about(of, mutant.file) if not r["fails"] and r["seconds"] < SLOW]
         own = f"tests/test_{Path(mutant.file).stem}.py::"
+        if mutant.file in STARTED:  # what these call, they call elsewhere
+            return [row for row in rows if row["test"].startswith("tests/test_distributed.py::")]
+        reader, names = READERS.get(mutant.file, ("", set()))
         calls = [
             row
             for row in rows
             if row["calls"] is None
             or (owner is None and row["test"].startswith(own))  # a constant is not called
+            or names & set(row["calls"].get(reader, ()))
             or (
                 mutant.file in row["calls"]
                 and (owner is None or owner.name in row["calls"][mutant.file])
@@ -749,19 +786,37 @@ def asked(mutant: Mutant, tests: Tests, chosen: Sequence[str], kept: dict) -> An
     return anew(mutant, chosen, seconds + 60) if kept[mutant.file, "anew"] else {}
 
 
-def results() -> dict[str, dict]:
-    """What is known of mutants, by key; the last word counts."""
+def judgements() -> list[dict]:
+    """All that was judged, in order."""
     path = STATE / "results.jsonl"
     if not path.exists():
-        return {}
+        return []
     lines = path.read_text(encoding="utf8").splitlines()
-    rows = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may cut the last
-    return {row["key"]: row for row in rows}
+    return [json.loads(line) for line in lines if line.endswith("}")]  # a kill may cut the last
+
+
+def results() -> dict[str, dict]:
+    """What is known of mutants, by key; the last word counts."""
+    return {row["key"]: row for row in judgements()}
+
+
+def unseen() -> list[dict]:
+    """Of the mutants of another seed than the first what was judged first, before any test came."""
+    firsts: dict[str, dict] = {}
+    for row in judgements():
+        if row.get("seed"):
+            firsts.setdefault(row["key"], row)
+    return [row for row in firsts.values() if row["killed"] is not None]
+
+
+def chosen_files(options: argparse.Namespace) -> list[str]:
+    found = files(options.paths, options.changed)
+    return [f for f in found if options.area in (None, area(f))]
 
 
 def planned(options: argparse.Namespace) -> Iterator[Mutant]:
     """By hand first; then of every file one, then another of every file, and so on."""
-    chosen = files(options.paths, options.changed)
+    chosen = chosen_files(options)
     lines = {f: changed_lines(options.changed, f) for f in chosen} if options.changed else {}
 
     def asked(mutant: Mutant) -> bool:
@@ -769,16 +824,19 @@ def planned(options: argparse.Namespace) -> Iterator[Mutant]:
 
     hand = [m for m in by_hand() if m.file in chosen and asked(m)]
     # What is read anew at an import takes a minute: it waits for the rest.
-    yield from sorted(hand, key=lambda m: owner_of(m.file, m.start) is None)
+    if not options.seed:
+        yield from sorted(hand, key=lambda m: owner_of(m.file, m.start) is None)
     drawn = [by_tool(f, options.sample, options.seed) for f in chosen if tests_of(f)]
     drawn = [[m for m in own if asked(m)] for own in drawn]
+    if options.seed:  # a part of it is of any files, and not of the first by name
+        random.Random(options.seed).shuffle(drawn)
     for i in range(max(map(len, drawn), default=0)):
         yield from (own[i] for own in drawn if i < len(own))
 
 
 def alive(options: argparse.Namespace) -> Iterator[tuple[str, Mutant]]:
     """What lived in earlier rounds, where its line still stands once, whatever the sample is."""
-    chosen = files(options.paths, options.changed)
+    chosen = chosen_files(options)
     for key, row in results().items():
         if row["killed"] or row["kind"] == "hand" or row["file"] not in chosen:
             continue
@@ -813,7 +871,11 @@ def run(options: argparse.Namespace) -> int:
     count: Counter[str] = Counter()
     kept: dict = {}
     asked_again = alive(options) if options.again else ()
-    for key, mutant in itertools.chain(asked_again, ((m.key(), m) for m in planned(options))):
+    drawn = ((m.key(), m) for m in planned(options))
+    if options.seed:  # what another seed has drawn is not new
+        own = (k for k in drawn if before.get(k[0], {"seed": options.seed}).get("seed"))
+        drawn = itertools.islice(own, options.count)
+    for key, mutant in itertools.chain(asked_again, drawn):
         if key in before and not (options.again and not before[key]["killed"]):
             continue
         if options.seconds and time.monotonic() - begin > options.seconds:
@@ -824,6 +886,8 @@ def run(options: argparse.Namespace) -> int:
         line, old, new = mutant.shown()
         row = {"key": key, "file": mutant.file, "line": line, "kind": mutant.kind}
         row |= {"why": mutant.why, "old": old, "new": new, **result}
+        seed = options.seed or before.get(key, {}).get("seed")
+        row |= {"seed": seed} if seed else {}
         row["seconds"] = round(time.monotonic() - at, 1)
         with (STATE / "results.jsonl").open("a", encoding="utf8") as stream:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -879,8 +943,7 @@ def write_report() -> int:
             continue  # the line is no longer there, or is a GPU's
         rows.append(row)
     lines = [HEAD]
-    lines += ["| | mutants | killed | 95 % | live, explained | by hand | killed |"]
-    lines += ["|---|--:|--:|---|--:|--:|--:|"]
+    lines += TABLE
     by_area: dict[str, list[dict]] = defaultdict(list)
     by_file: dict[str, list[dict]] = defaultdict(list)
     for row in rows:
@@ -901,7 +964,21 @@ def write_report() -> int:
     for name in ("library", "checks", "tools", "experiments"):
         if by_area[name]:
             lines.append(cells(f"**{name}**", by_area[name]))
-    lines += ["", "## By file", "", lines[1], lines[2]]
+    if fresh := unseen():
+        lines += ["", "## A sample that no test had seen", "", FRESH]
+        lines += [
+            "| | mutants | killed | 95 % | lived | killed since |",
+            "|---|--:|--:|---|--:|--:|",
+        ]
+        now_known = results()
+        for name in ("library", "checks", "tools", "experiments"):
+            own = [row for row in fresh if area(row["file"]) == name]
+            if own:
+                dead = sum(row["killed"] for row in own)
+                later = sum(now_known[r["key"]]["killed"] and not r["killed"] for r in own)
+                share = f"{100 * dead / len(own):.0f} % | {interval(dead, len(own))}"
+                lines.append(f"| **{name}** | {len(own)} | {share} | {len(own) - dead} | {later} |")
+    lines += ["", "## By file", "", *TABLE]
     lines += [cells(f"`{file}`", own) for file, own in sorted(by_file.items())]
     lines += ["", "## What lives", ""]
     for file, own in sorted(by_file.items()):
@@ -919,6 +996,13 @@ def write_report() -> int:
     return 0
 
 
+TABLE = (
+    "| | mutants | killed | 95 % | live, explained | by hand | killed |",
+    "|---|--:|--:|---|--:|--:|--:|",
+)
+FRESH = """Drawn by another seed from all files that have tests, as many of each, and judged once:
+what came of it first stands here, before any test was written for what lived.
+"""
 HEAD = """# What the tests see
 
 `make mutants` changes the code in one place, and asks the tests whether they notice
@@ -948,7 +1032,9 @@ def main() -> int:
     rounds.add_argument("paths", nargs="*", help="files or folders of src, book, experiments")
     rounds.add_argument("--changed", help="only lines that differ from this commit")
     rounds.add_argument("--sample", type=int, default=10, help="of the tool's, a file")
-    rounds.add_argument("--seed", type=int, default=0)
+    rounds.add_argument("--area", choices=("library", "checks", "tools", "experiments"))
+    rounds.add_argument("--seed", type=int, default=0, help="another one draws what is new")
+    rounds.add_argument("--count", type=int, help="of a new seed: so many in all")
     rounds.add_argument("--seconds", type=float, help="time to stop after")
     rounds.add_argument("--again", action="store_true", help="ask again about those that lived")
     commands.add_parser("report", help="write tests/MUTANTS.md")

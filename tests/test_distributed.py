@@ -102,6 +102,33 @@ def test_a_ring_is_attention(ranks, causal):
         assert rounds == {"send": 4} and sent == 2 * 2 * (2 * 2 * 8 * 5) * 8
 
 
+@pytest.mark.parametrize("work", ["ssd_shards", "ssd_heads", "delta", "layer", "ring"])
+def test_a_group_of_some_of_the_ranks_is_a_world_of_its_own(ranks, inputs, work):
+    torch.manual_seed(7)
+    tensors, A, D = inputs
+    dim, others = 1, (A, D)
+    if work == "ring":
+        dim, tensors = 2, list(torch.randn(3, 2, 2, 24, 5, dtype=F64))
+
+        def whole(q, k, v):
+            return scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    elif work == "layer":
+        whole = Mamba2(8, N=4, P=4, groups=2, chunk=4).double()
+        tensors, others = [torch.randn(2, 24, 8, dtype=F64)], (whole,)
+    elif work == "delta":
+        q, k, v = torch.randn(3, 2, 24, 2, 5, dtype=F64)
+        tensors, whole = [q, normalize(k, dim=-1), v, torch.rand(2, 24, 2, dtype=F64)], delta_rule
+    else:
+
+        def whole(x, delta, B, C):
+            return ssd(x, delta, A, B, C, D)
+
+    none, *found = ranks.run(programs.in_a_group, work, tensors, dim, others)
+    assert none is None
+    assert_equal(found, alone(whole, tensors), dim)
+
+
 def test_what_the_schools_send_is_what_the_book_counts(ranks, inputs):
     tensors, A, D = inputs
     batch, length, heads, P, groups, N, world = 2, 24, 6, 4, 3, 5, 3

@@ -31,6 +31,8 @@ from helpers import (
     shaken,
     tokens_of,
 )
+from linear_time import mamba2_folders
+from linear_time.checkpoints import REQUIRED
 from linear_time.cost import cost
 from linear_time.duality import (
     mamba2_cost,
@@ -749,6 +751,28 @@ def test_a_released_model_that_is_not_tied(tmp_path):
     assert ours.head is not None and not torch.equal(ours.head.weight, ours.embedding.weight)
 
 
+@torch.no_grad()
+def test_what_a_folder_leaves_out_is_its_writers_default(tmp_path):
+    """Hugging Face's are those of its configuration; the released code's those of its layer."""
+    torch.manual_seed(0)
+    model = shaken(Mamba2LM(Mamba2Config(vocab_size=13, rows=16, d_model=64, n_layer=1)))
+    (tmp_path / "hf").mkdir()
+    model.save_pretrained(tmp_path / "hf")
+    released_folder(tmp_path / "hf", tmp_path, vocab_size=13, ssm_cfg={"layer": "Mamba2"})
+    settings = json.loads((tmp_path / "config.json").read_text(encoding="utf8"))
+    del settings["pad_vocab_size_multiple"]
+    (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf8")
+    ours, tokens = Mamba2LM.from_pretrained(tmp_path), tokens_of(2, 9, 13)
+    torch.testing.assert_close(ours(tokens)[..., :13], model(tokens)[..., :13], rtol=0, atol=0)
+    found = ours.config
+    assert (found.N, found.P, found.groups, found.taps, found.expand) == (128, 64, 1, 4, 2)
+    assert found.tied and not found.bias and found.conv_bias and found.rows == 16
+    theirs = TheirConfig()
+    for setting in mamba2_folders.HUGGING_FACE.settings.values():
+        if setting.default is not REQUIRED and setting.name != "time_step_limit":
+            assert setting.default == getattr(theirs, setting.name), setting.name
+
+
 IN_PROJ = "backbone.layers.2.mixer.in_proj.weight"
 
 
@@ -787,10 +811,14 @@ def test_folders_that_cannot_be_loaded(folder, tmp_path, settings, tensors, mess
         ({"D_has_hdim": True}, "expected D_has_hdim = False"),
         ({"d_ssm": 12}, "expected d_ssm = None"),
         ({"dt_limit": [0.01, 0.1]}, "expected dt_limit = .0, infinity."),
+        ({"attn_layer_idx": [1]}, r"expected attn_layer_idx = \[\]"),
+        ({"d_intermediate": 16}, "expected d_intermediate = 0"),
+        ({"rms_norm": False}, "expected rms_norm = True"),
     ],
 )
 def test_released_settings_of_another_model(folder, tmp_path, layer, message):
-    released(folder, tmp_path, ssm_cfg=layer)
+    beside = {k: layer[k] for k in ("attn_layer_idx", "d_intermediate", "rms_norm") if k in layer}
+    released(folder, tmp_path, ssm_cfg=layer if not beside else {}, **beside)
     with pytest.raises(ValueError, match=message):
         Mamba2LM.from_pretrained(tmp_path)
 

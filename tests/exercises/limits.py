@@ -164,6 +164,9 @@ WRONG = {
         lambda: (1.0,),
         lambda: (0.95, -1.0),
         lambda: (1.0, -1.0),
+        lambda: (0.995, 0.995),  # a positive number, which turns nothing
+        lambda: (-0.995, 0.995),
+        lambda: (0.9, -0.9),  # the right signs, of next to nothing
     ],
     "22-swaps": [
         _mirrors(inverse=True),

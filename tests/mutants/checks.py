@@ -615,4 +615,67 @@ MUTANTS = [
         "factor: float | int = 11,",
         "an estimate may be ten times off",
     ),
+    # chapters 22 and 23
+    (
+        WHERE + "limits.py",
+        "        all(abs(x) < 1 for x in got),\n",
+        "        True,\n",
+        "factors that no gate gives pass",
+    ),
+    (
+        WHERE + "limits.py",
+        "        bool((h * wanted >= 0).all()),\n",
+        "        True,\n",
+        "parity by a positive number passes",
+    ),
+    (
+        WHERE + "limits.py",
+        "        bool((h.abs() >= 0.3).all()),\n",
+        "        True,\n",
+        "a state of which nothing is left passes",
+    ),
+    (
+        WHERE + "limits.py",
+        "            len(keys) <= len(swaps(permutation)),\n",
+        "            True,\n",
+        "more reflections than are needed pass",
+    ),
+    (
+        WHERE + "limits.py",
+        '        "no more than two swaps are made": _broken("four"),\n',
+        "",
+        "a bug is gone from the list of a lab",
+    ),
+    (
+        WHERE + "limits.py",
+        "        len(calls.names) <= 150,\n",
+        "        True,\n",
+        "a loop over the tokens passes",
+    ),
+    (
+        WHERE + "distributed.py",
+        '            "the halo of the first shard comes from the last": _sharded(\n'
+        "                cyclic=True\n"
+        "            ),\n",
+        "",
+        "a bug is gone from the list of a lab",
+    ),
+    (
+        WHERE + "distributed.py",
+        "            flat == list(range(2 * ranks)),\n",
+        "            True,\n",
+        "a chunk may be held twice",
+    ),
+    (
+        WHERE + "distributed.py",
+        '        expect_equal(got[1], wanted[1], f"{given}. The ranks that wait")\n',
+        "        pass\n",
+        "who waits is not looked at",
+    ),
+    (
+        WHERE + "distributed.py",
+        "            factor=1.005,\n",
+        "            factor=2.5,\n",
+        "keys alone, without values, pass",
+    ),
 ]

@@ -14,9 +14,327 @@ TRAINING, CACHE, FUNCTION, DUALITY, DELTA, TRAPEZOID, MAMBA3 = (
     )
 )
 
-HYBRID = "src/linear_time/hybrid.py"
+HYBRID, LIMITS, DISTRIBUTED, FOLDERS, MAMBA2 = (
+    f"src/linear_time/{name}.py"
+    for name in ("hybrid", "limits", "distributed", "mamba2_folders", "mamba2")
+)
 
 MUTANTS = [
+    # what a state can follow and hold
+    (
+        LIMITS,
+        "            now[i], now[j] = now[j], now[i]\n",
+        "            pass\n",
+        "what an exchange moves is not moved",
+    ),
+    (LIMITS, "side = math.sqrt(0.5)", "side = 0.5", "a key that is not of length 1"),
+    (LIMITS, "= side, -side", "= side, side", "it exchanges two numbers, and their signs"),
+    (
+        LIMITS,
+        "keys = torch.zeros(batch, length, n - 1, n, dtype=torch.float64)",
+        "keys = torch.zeros(batch, length, n - 1, n)",
+        "a first state of float64 meets keys of float32",
+    ),
+    (
+        LIMITS,
+        "v = k.new_zeros(*k.shape[:-1], 1)",
+        "v = k.new_ones(*k.shape[:-1], 1)",
+        "an exchange writes",
+    ),
+    (
+        LIMITS,
+        "return delta_product(q, k, v, strength * made)",
+        "return delta_product(q, k, v, 2 * made)",
+        "the strength is not handed on",
+    ),
+    (
+        LIMITS,
+        "now = now.gather(1, permutation)",
+        "now = now.gather(1, permutation.argsort(1))",
+        "the matrix of a permutation is transposed",
+    ),
+    (
+        LIMITS,
+        "now = now.gather(1, permutation)",
+        "now = permutation.gather(1, now)",
+        "the new permutation comes before the old ones",
+    ),
+    (
+        LIMITS,
+        "(1 - share) * math.log2(kinds - 1)",
+        "(1 - share) * math.log2(kinds)",
+        "one kind too many among the wrong answers",
+    ),
+    (
+        LIMITS,
+        "if not 1 / kinds - 1e-12 <= share <= 1:",
+        "if not share <= 1:",
+        "less than a guess passes",
+    ),
+    (
+        LIMITS,
+        "if n * math.log2(kinds) <= bits:",
+        "if n * math.log2(kinds) < bits:",
+        "as many bits as there are do not suffice",
+    ),
+    (
+        LIMITS,
+        "if n * told_bits(middle, kinds) <= bits:",
+        "if told_bits(middle, kinds) <= bits:",
+        "every value may have all the bits",
+    ),
+    (
+        LIMITS,
+        "for _ in range(60):",
+        "for _ in range(12):",
+        "a share to three digits",
+    ),
+    (
+        LIMITS,
+        "k = keys.repeat(1, writes // n, 1)[:, :, None]",
+        "k = keys.repeat_interleave(writes // n, 1)[:, :, None]",
+        "each key is written to twice in a row",
+    ),
+    (
+        LIMITS,
+        "    if writes % n:\n",
+        "    if False:\n",
+        "values that are no multiple of the keys pass",
+    ),
+    (LIMITS, "    if n < 2 or not bool(", "    if not bool(", "one place passes"),
+    (
+        LIMITS,
+        '_validate.number("strength", strength, or_equal=True)',
+        '_validate.number("strength", strength)',
+        "the strength 0 is refused",
+    ),
+    # shards of a sequence
+    (
+        DISTRIBUTED,
+        "others = [(rank + by) % world, (rank - by) % world]",
+        "others = [(rank - by) % world, (rank + by) % world]",
+        "the ring turns the other way",
+    ),
+    (
+        DISTRIBUTED,
+        "other if group is None else distributed.get_global_rank(group, other)",
+        "other",
+        "the ranks of a group are taken for those of all",
+    ),
+    (
+        DISTRIBUTED,
+        "        world = distributed.get_world_size(group)\n        parts",
+        "        world = distributed.get_world_size()\n        parts",
+        "a group gathers as many parts as all ranks have",
+    ),
+    (
+        DISTRIBUTED,
+        "return _swap(grad, ctx.group).sum(0), None",
+        "return grad[distributed.get_rank(ctx.group)], None",
+        "the gradient of the state that enters is dropped",
+    ),
+    (
+        DISTRIBUTED,
+        "return _swap(grad, ctx.group).sum(0), None",
+        "return _swap(grad.sum(0, True).expand_as(grad), ctx.group).sum(0), None",
+        "a sum over the ranks is taken twice",
+    ),
+    (
+        DISTRIBUTED,
+        "return _pass_on(grad, -1, ctx.group), None",
+        "return _pass_on(grad, 1, ctx.group), None",
+        "gradients go on, and not back",
+    ),
+    (
+        DISTRIBUTED,
+        "return keep(states[rank], gathered), keep(states[-1], gathered)",
+        "return keep(states[rank], gathered), keep(states[-2], gathered)",
+        "the last state is that of one rank before",
+    ),
+    (
+        DISTRIBUTED,
+        "return keep(states[rank], gathered), keep(states[-1], gathered)",
+        "return keep(states[max(rank - 1, 0)], gathered), keep(states[-1], gathered)",
+        "the state that enters is one shard old",
+    ),
+    (
+        DISTRIBUTED,
+        "return M_1 * M_2, S_1 * M_2[..., None, None] + S_2",
+        "return M_1 * M_2, S_1 + S_2",
+        "what a shard keeps is not handed on",
+    ),
+    (
+        DISTRIBUTED,
+        "return M_1 @ M_2, S_1 @ M_2 + S_2",
+        "return M_2 @ M_1, S_1 @ M_2 + S_2",
+        "matrices are composed in the other order",
+    ),
+    (
+        DISTRIBUTED,
+        "return M_1 @ M_2, S_1 @ M_2 + S_2",
+        "return M_1 @ M_2, S_1 @ M_2.mT + S_2",
+        "the matrix of a shard is transposed",
+    ),
+    (
+        DISTRIBUTED,
+        "return received.masked_fill(torch.tensor(first, device=x.device), 0)",
+        "return received",
+        "the last inputs of the sequence come before its first",
+    ),
+    (
+        DISTRIBUTED,
+        "received = shift(x[..., x.shape[-1] - past :], group)",
+        "received = shift(x[..., :past], group)",
+        "a halo of the first inputs of the rank before",
+    ),
+    (
+        DISTRIBUTED,
+        "    if x.shape[-1] < past:\n",
+        "    if False:\n",
+        "a shard shorter than its halo passes",
+    ),
+    (
+        DISTRIBUTED,
+        "since[..., -1], S, group, initial_state)",
+        "since[..., -1], S, group)",
+        "the first state is not handed on",
+    ),
+    (
+        DISTRIBUTED,
+        "read.reshape(batch, heads, P, -1) * since[:, :, None]",
+        "read.reshape(batch, heads, P, -1)",
+        "the state that enters does not fade on its way",
+    ),
+    (
+        DISTRIBUTED,
+        "q, k, torch.zeros_like(k), beta, log_decay, True,",
+        "q, k, torch.zeros_like(k), beta, None, True,",
+        "the gate is not handed on to the map of a shard",
+    ),
+    (
+        DISTRIBUTED,
+        "x, delta, B, C = (exchange(v, 2, 1, group) for v in (x, delta, B, C))",
+        "x, delta, B, C = (exchange(v, 1, 2, group) for v in (x, delta, B, C))",
+        "heads and sequence are exchanged for one another",
+    ),
+    (
+        DISTRIBUTED,
+        "skip = None if D is None else D[own]",
+        "skip = None if D is None else D[: len(x[0, 0])]",
+        "D of the first heads in every rank",
+    ),
+    (
+        DISTRIBUTED,
+        "copies = world // math.gcd(world, B.shape[2])",
+        "copies = 1",
+        "groups that the ranks do not divide are not copied",
+    ),
+    (
+        DISTRIBUTED,
+        "for i in range(1, world):",
+        "for i in range(2, world):",
+        "a round of the ring is left out",
+    ),
+    (
+        DISTRIBUTED,
+        "if rank >= i or not causal:",
+        "if rank > i or not causal:",
+        "the block of the first rank is not read",
+    ),
+    (
+        DISTRIBUTED,
+        "if rank >= i or not causal:",
+        "if True:",
+        "what comes from later ranks is read",
+    ),
+    (
+        DISTRIBUTED,
+        "total = online_softmax(total, summary(q, k, v, False))",
+        "total = online_softmax(total, summary(q, k, v, causal))",
+        "earlier blocks are masked as if they were one's own",
+    ),
+    (
+        DISTRIBUTED,
+        '"gather": world - 1,',
+        '"gather": world,',
+        "a rank sends to itself, in the count",
+    ),
+    # folders of Mamba-2
+    (
+        FOLDERS,
+        '"groups": Setting("n_groups", int, 8),',
+        '"groups": Setting("n_groups", int, 1),',
+        "a folder without groups has one, where its writer meant 8",
+    ),
+    (
+        FOLDERS,
+        '"tied": Setting("tie_word_embeddings", bool, False),',
+        '"tied": Setting("tie_word_embeddings", bool, True),',
+        "a folder that does not say so has no head of its own",
+    ),
+    (
+        FOLDERS,
+        '"heads": Setting("num_heads", int, 128),',
+        '"heads": Setting("num_heads", int, 64),',
+        "another number of heads where none is written",
+    ),
+    (
+        FOLDERS,
+        '"bias": Setting("use_bias", bool, False),',
+        '"bias": Setting("use_conv_bias", bool, False),',
+        "the bias of the maps is read from that of the convolution",
+    ),
+    (
+        FOLDERS,
+        '"eps": Setting("layer_norm_epsilon", _NUMBER, 1e-5),',
+        '"eps": Setting("norm_eps", _NUMBER, 1e-5),',
+        "ε under the name of another library",
+    ),
+    (FOLDERS, '        "hidden_act": "silu",\n', "", "another activation passes"),
+    (
+        FOLDERS,
+        '"groups": Setting("ngroups", int, 1, "ssm_cfg"),',
+        '"groups": Setting("ngroups", int, 8, "ssm_cfg"),',
+        "the released code's default is Hugging Face's",
+    ),
+    (
+        FOLDERS,
+        '"N": Setting("d_state", int, 128, "ssm_cfg"),',
+        '"N": Setting("d_state", int, 128),',
+        "a setting is looked for beside the layer's",
+    ),
+    (
+        FOLDERS,
+        '"fill": Setting("pad_vocab_size_multiple", int, 8),',
+        '"fill": Setting("pad_vocab_size_multiple", int, 16),',
+        "a vocabulary is filled up to another multiple",
+    ),
+    (
+        FOLDERS,
+        '"tied": Setting("tie_embeddings", bool, True),',
+        '"tied": Setting("tie_embeddings", bool, False),',
+        "a released folder has a head unless it says otherwise",
+    ),
+    (
+        FOLDERS,
+        '        "norm_before_gate": False,\n',
+        "",
+        "a norm before the gate passes",
+    ),
+    (FOLDERS, '        "attn_layer_idx": [],\n', "", "layers that attend pass"),
+    (FOLDERS, '        "d_intermediate": 0,\n', "", "MLPs between the layers pass"),
+    (
+        MAMBA2,
+        "if heads is not None and heads * arguments",
+        "if heads is None and heads * arguments",
+        "heads that do not fit the width pass",
+    ),
+    (
+        MAMBA2,
+        'arguments["vocab_size"] = len(self.embedding.weight)',
+        'arguments["vocab_size"] = self.vocab_size',
+        "the rows beyond the vocabulary are not written",
+    ),
     # hybrids
     (HYBRID, "last.weight.data /= n**0.5", "last.weight.data /= 1", "the depth is not heard"),
     (
