@@ -49,6 +49,11 @@ def data_of(html):
     return json.loads(re.search(r'<script type="application/json">(.*?)</script>', html)[1])
 
 
+def test_a_slider_starts_with_its_first_value():
+    slider = Slider("scale", "scale", [3, 1, 2])
+    assert slider.values[slider.start] == 3 and slider.start == 0
+
+
 def test_frames_are_every_setting_in_order():
     made = explorer()
     settings = [(s, w) for s in (0, 0.5, 2.0) for w in (-1, 0, 3)]

@@ -487,6 +487,26 @@ def test_a_table_of_exercises_adds_their_minutes():
         lessons.exercises(("12-nothing",))
 
 
+def test_a_week_is_made_of_its_chapters_and_read_again_with_them():
+    made, depends, parsed = directive(lessons.WeekDirective, "12 14")
+    made.options = {"course": "term", "exercises": "12-gate 14-bug"}
+    made.content = ["Discuss."]
+    (shown,) = made.run()
+    assert [Path(path).stem[:2] for path in depends] == ["12", "14"]
+    assert all(Path(path).exists() for path in depends)
+    assert {id(into) for _, into in parsed} == {id(shown)}
+    read, *objectives, table, content = [lines for lines, _ in parsed]
+    assert read[0].startswith("**Read** [12 ") and "; [14 " in read[0]
+    for number, lines in zip(("12", "14"), objectives, strict=True):
+        stated = [f"- {one.text}" for one in lessons.course.chapter(number).objectives]
+        assert stated and lines == [f"Chapter {number}: the student can", "", *stated]
+    assert table == lessons.exercises(("12-gate", "14-bug")) and content == ["Discuss."]
+    made, _, _ = directive(lessons.WeekDirective, "12 99")
+    made.options = {"course": "term", "exercises": "12-gate"}
+    with pytest.raises(ValueError, match="week 12 99"):
+        made.run()
+
+
 # --- linear_time_mathematics
 
 

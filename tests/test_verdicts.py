@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from book import ROOT
 from linear_time.exercises import CHAPTERS, check
+from linear_time.exercises.labs import inside
 from test_exercises import CHECKED, KIND, LONG, answer, default_dtype
 
 __all__ = ["default_dtype"]
@@ -144,6 +145,7 @@ class Watched:
     def __init__(self, solution: Callable, lab: bool, by: float = 0, at: int | None = None):
         self.solution, self.lab, self.by, self.at = solution, lab, by, at
         self.calls, self.given = 0, 0.0
+        self.heard: set[nn.Module] = set()
 
     def function(self) -> Callable:
         @functools.wraps(self.solution)
@@ -165,16 +167,26 @@ class Watched:
         made = self.solution(*given, **named)
         return off(made, wrong) if wrong else made
 
+    def hear(self, module: nn.Module) -> None:
+        """What a layer gives where it is called."""
+        if (real := inside(module)) not in self.heard:
+            self.heard.add(real)
+            real.register_forward_hook(lambda module, given, made: self.saw(made))
+
     def test(self, implementation: Any) -> None:
         """Of a lab: its verdict is turned, where it is asked to be wrong."""
         self.calls += 1
 
         def told(*given: Any, **named: Any) -> Any:
             made = implementation(*given, **named)
+            if isinstance(made, nn.Module):
+                self.hear(made)
             self.saw(made)
             return made
 
         plain = callable(implementation) and not isinstance(implementation, nn.Module)
+        if isinstance(implementation, nn.Module):
+            self.hear(implementation)
         found = None
         try:
             self.solution(told if plain else implementation)
