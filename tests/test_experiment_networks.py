@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from book import experiment
-from linear_time import checks
+from linear_time import checks, records
 from linear_time.datasets import movielens
 from linear_time.layer import Layer
 from linear_time.training import Config, seed_everything
@@ -73,6 +73,18 @@ def test_a_recorded_network_has_the_parameters_of_today(monkeypatch, name, job, 
     made = built(script, monkeypatch, name, job)
     checks(values=True)
     assert sum(p.numel() for p in made.parameters()) == parameters
+
+
+def test_the_networks_of_ratings_have_the_parameters_that_were_timed():
+    script = experiment("movielens")
+    timed = records.read("movielens").settings["throughput"]
+    assert {row["throughput"] for row in timed} == {"logistic", *script.NETWORKS}
+    fields = script.data("user", torch.device("cpu")).fields
+    for row in timed:
+        model = script.ranker(fields, row["throughput"], script.ABLATED_AT)
+        assert script.runs.count(model) == row["parameters"], row["throughput"]
+        inside = script.runs.count(model.network) if model.network else 0
+        assert inside == row["network_parameters"], row["throughput"]
 
 
 # --- what a count does not tell -------------------------------------------------------------------
