@@ -256,6 +256,7 @@ def test_a_check_asks_what_it_asked_and_looks_as_close(path, name):
 
 def test_the_file_is_of_all_exercises():
     assert sorted(KEPT) == sorted(name for _, name in SHORT)
+    assert not [name for name, row in KEPT.items() if "told" not in row]
 
 
 def main() -> int:
