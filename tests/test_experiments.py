@@ -1,5 +1,6 @@
 """What the experiments share: a record that is resumed, and a sweep that goes on beyond its end."""
 
+import contextlib
 import json
 
 import pytest
@@ -47,6 +48,33 @@ def test_every_tenth_run_and_the_last_are_told(runs, tmp_path, capsys):
     runs.Runner("some", dict, {}, options)([{"seed": seed} for seed in range(12)], 1)
     told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert told == ["12", "10/12", "12/12"]
+
+
+def test_as_many_processes_as_are_asked_for(runs, tmp_path, monkeypatch):
+    """The command's number; or, of jobs that are timed, the caller's."""
+    asked = []
+
+    class Pool:
+        """In this process; and a context that makes it."""
+
+        def Pool(self, workers):
+            asked.append(workers)
+            return contextlib.nullcontext(self)
+
+        def imap_unordered(self, work, tasks):
+            return map(work, tasks)
+
+        def close(self):
+            pass
+
+        join = close
+
+    monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: Pool())
+    given = ["--out", str(tmp_path), "--workers", "5"]
+    run_all = runs.Runner("some", dict, {}, runs.parser("", [0]).parse_args(given))
+    run_all([{"seed": 0}])
+    run_all([{"seed": 1}], 2)
+    assert asked == [5, 2]
 
 
 def test_another_machine_stays_beside_the_first(runs, tmp_path, monkeypatch):

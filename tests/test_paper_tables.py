@@ -5,6 +5,7 @@ import json
 import math
 import statistics
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,6 +119,19 @@ def test_it_gives_up_where_time_is_short(script):
     config = Config(steps=100_000)
     trainee = side.Trainee(script.network(table, "S6", 8), draw, script.terms, config)
     assert not side.train_side_by_side([trainee], lambda t: 0.0, 50, seconds=0.2)
+
+
+@pytest.mark.parametrize(("seconds", "ends"), [(20.5, False), (21.5, True)])
+def test_it_gives_up_where_the_rest_would_come_late(script, monkeypatch, seconds, ends):
+    """A second until it begins, then ten for each half: 21 in all, as is told after the first."""
+    side = script.side_by_side
+    table, size = script.SIZES["small"]["copying"], SMALL["copying"]
+    draw = batches_of(script, "copying", table, size, 2)
+    trainee = side.Trainee(script.network(table, "S6", 8), draw, script.terms, Config(steps=40))
+    clock = iter((100.0, 101.0, 111.0, 121.0))
+    monkeypatch.setattr(side, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert side.train_side_by_side([trainee], lambda t: 0.0, 20, seconds=seconds) is ends
+    assert trainee.done == (40 if ends else 20)
 
 
 def test_what_was_stopped_goes_on(script, tmp_path):
