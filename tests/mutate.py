@@ -43,6 +43,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections import Counter, defaultdict
@@ -482,10 +483,12 @@ def traced(items: Sequence[pytest.Item]) -> list[dict[str, Any]]:
         codes.clear()
         begin = time.process_time()
         sys.settrace(trace)
+        threading.settrace(trace)
         try:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         finally:
             sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
         calls: dict[str, set[str]] = defaultdict(set)
         for code in codes:
             path = code.co_filename.removeprefix(f"{ROOT}/")

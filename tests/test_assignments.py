@@ -78,6 +78,27 @@ def test_the_folder_for_students(tmp_path):
 # --- nbgrader and otter ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["student", "nbgrader", "otter"])
+def test_the_command_makes_what_it_is_asked_for(kind, tmp_path, monkeypatch, capsys):
+    made, empty = [], nbformat.v4.new_notebook()
+    for name in ("nbgrader_notebook", "otter_notebook"):
+        monkeypatch.setattr(handout, name, lambda n, name=name: made.append((name, n)) or empty)
+    monkeypatch.setattr(handout, "hand_out", lambda *given: made.append(given))
+    monkeypatch.setattr("sys.argv", ["handout.py", kind, str(tmp_path), "12", "16"])
+    assert handout.main() == 0
+    said = f"{kind}: 12, 16 in {tmp_path}\n"
+    assert capsys.readouterr().out == said
+    files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*"))
+    books = ["12/12-discretization.ipynb", "16/16-selective.ipynb"]
+    if kind == "student":
+        assert made == [(tmp_path, ["12", "16"])] and not files
+    elif kind == "nbgrader":
+        assert made == [("nbgrader_notebook", "12"), ("nbgrader_notebook", "16")]
+        assert files == ["nbgrader_config.py", *(f"source/{book}" for book in books)]
+    else:
+        assert made == [("otter_notebook", "12"), ("otter_notebook", "16")] and files == books
+
+
 @pytest.fixture
 def small(monkeypatch):
     """Assignments that are light to execute, for answers that take seconds."""

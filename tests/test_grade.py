@@ -93,7 +93,11 @@ def test_graded_again_nothing_is_done_again(graded, handed_in, capsys, monkeypat
     monkeypatch.setattr(grade.Notebook, "grade", lambda *_: pytest.fail("graded again"))
     again = grade.best(grade.grade(handed_in, seconds=6))
     assert again == graded
-    assert "Going on: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Going on: " in said
+    for student in {student for student, _ in graded}:
+        own = [v for (who, _), v in graded.items() if who == student]
+        assert f"\n{student}: {sum(v.points for v in own)} of {sum(v.of for v in own)}\n" in said
 
 
 @pytest.mark.wheel

@@ -216,6 +216,42 @@ def test_lint_finds(fault, answer, tmp_path):
     assert any(answer in line for line in notebooks.lint(path))
 
 
+def test_the_commands_say_and_write_what_changed(tmp_path, monkeypatch, capsys):
+    """Lint names faults, and is 0 without; renew writes what it changed, and nothing else."""
+    clean, stale, broken = (tmp_path / f"12-{name}.ipynb" for name in ("clean", "stale", "broken"))
+    for path in (clean, stale, broken):
+        nbformat.write(clean_notebook(), path)
+    before = {}
+
+    def command(*words):
+        monkeypatch.setattr("sys.argv", ["notebooks.py", *map(str, words)])
+        return notebooks.main(), capsys.readouterr()
+
+    assert command("lint", clean)[0] == 0
+    monkeypatch.setattr(notebooks, "lint", lambda path: [f"{path.stem}: a fault"] * 2)
+    failed, said = command("lint", clean, stale)
+    assert failed == 1 and said.out == "12-clean: a fault\n" * 2 + "12-stale: a fault\n" * 2
+
+    def renew(notebook):
+        if notebook.metadata["of"] == "broken":
+            raise ImportError("no such drawing")
+        if notebook.metadata["of"] == "stale":
+            notebook.cells[0].source += " again"
+        return 3 * (notebook.metadata["of"] == "stale")
+
+    monkeypatch.setattr(notebooks, "renew", renew)
+    for path in (clean, stale, broken):
+        notebook = nbformat.read(path, 4)
+        notebook.metadata["of"] = path.stem[3:]
+        nbformat.write(notebook, path)
+        before[path] = path.read_bytes()
+    failed, said = command("renew", broken, clean, stale)
+    assert failed and said.out == "12-stale.ipynb: 3 renewed\n"
+    assert said.err == "12-broken.ipynb: no such drawing\n"
+    assert [p.read_bytes() == old for p, old in before.items()] == [True, False, True]
+    assert command("renew", clean, stale)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
     [

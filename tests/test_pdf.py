@@ -100,6 +100,18 @@ def test_the_joined_page(root: Path) -> None:
     assert len(page.select("link[rel=stylesheet]")) == 1
 
 
+def test_the_contents_have_parts_pages_and_sections(root: Path) -> None:
+    page = BeautifulSoup(pdf.joined(root, site(root)), "html.parser")
+    lines = [(p["class"], p.get_text()) for p in page.select(".contents p")]
+    assert lines == [
+        (["page"], "A small book"),
+        (["part"], "Part one"),
+        (["page"], '01 · The "alpha"'), (["section"], "A first x"),
+        (["page"], "02 · Beta"), (["section"], "There"),
+        (["page"], "Solutions"),
+    ]  # fmt: skip
+
+
 def test_solutions_stand_at_the_end(root: Path) -> None:
     page = BeautifulSoup(pdf.joined(root, site(root)), "html.parser")
     end = page.find(id="solutions--top")

@@ -18,6 +18,7 @@ from linear_time.pictures.convolution import padding_explorer
 from linear_time.pictures.cost import cost_explorer, machines_drawing, short
 from linear_time.pictures.discretization import PANEL, curve, discretization_explorer
 from linear_time.pictures.hippo import memory_explorer
+from linear_time.pictures.home import PATHS, paths_drawing
 from linear_time.pictures.mamba import state_explorer
 from linear_time.pictures.scan import SCANS, rounds_explorer, rounds_of
 from linear_time.pictures.selective import (
@@ -107,6 +108,16 @@ def test_the_three_machines_carry_what_the_formulas_count():
     assert (gru.depth, attention.depth, mamba.depth) == (L, 1 + 10, 2 * 10)
     for written in ("38 d", "2 d L", "12 d2", "8 d2 + 4 d L", "1 + log2 L", "2 log2 L"):
         assert written in says, written
+
+
+def test_every_chapter_of_a_path_is_reached_by_an_arrow():
+    """But the first of each further row, which its row reaches."""
+    lines = [re.match(r'<path d="M(\d+) (\d+)L(\d+) (\d+)"', p) for p in paths_drawing().parts]
+    arrows = [tuple(map(int, line.groups())) for line in lines if line]
+    many = [len(path.chapters) for path in PATHS.values()]
+    assert len(arrows) == sum(n - (n - 1) // 7 for n in many)
+    assert all(y == y_end and 0 < x_end - x < 20 for x, y, x_end, y_end in arrows)
+    assert sum(x == 83 for x, *_ in arrows) == len(many)  # from the ten minutes
 
 
 def test_the_weights_of_the_drawn_dictionary_sum_to_one():
