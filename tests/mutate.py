@@ -1010,21 +1010,24 @@ HEAD = """# What the tests see
 
 `make mutants` changes the code in one place, and asks the tests whether they notice
 (`tests/mutate.py` says how). This page is written by `python tests/mutate.py report` from the last
-rounds: a seeded sample of the tool's mutants of each file, and all of the mutants written by hand
+rounds: seeded samples of the tool's mutants of each file, and the mutants written by hand
 (`tests/mutants/`). A mutant counts as killed where a test fails, or does not end. One is judged by
-the tests of its module that call the changed function, then by the contract's, none of which take
-longer than 12 seconds; browsers, GPUs, the built site, other processes and the notebooks are not
-asked, so the shares are lower bounds. What cannot be told from the code as it is counts as alive,
-and is explained: *the same for every input* (equivalent), *looked at* (a picture's sizes), *a
-margin of time*, *asked of in a browser* or *on a GPU*. Kernels of a GPU are not drawn, nor are
-annotations and docstrings. What has left the code leaves the table.
+the tests of its module that call the changed function, then by the contract's and the cost's, none
+of which take longer than 12 seconds; browsers, GPUs, the built site, most other processes and the
+notebooks are not asked, so the shares are lower bounds. What cannot be told from the code as it is
+counts as alive, and is explained: *the same for every input* (equivalent), *looked at* (a picture's
+sizes), *a margin of time*, *asked of in a browser*, *on a GPU*, *on the built site* or *in another
+process*. Kernels of a GPU are not drawn, nor are annotations and docstrings. What has left the code
+leaves the table.
+
+Two things have to be known to read the first table. What lived of its first sample was looked at,
+tests were written, and it was asked again: its shares are of a sample that the tests have seen, and
+say what was mended. How much the tests see of what nobody has looked at says the second table, of
+another seed, by the first verdict. And as many mutants are drawn of a short file as of a long one,
+a third of the library's of code that draws pictures.
 
 The rounds had what two busy cores left over, on Python 3.11 alone: a file that is not in the table
-has not been asked yet, and the same command goes on. On 26 November 2026 all that lived of the
-tools, and of the checks all but the last few, were asked again after tests were written for them:
-their shares are of a sample that the tests have seen. Those of the experiments and the library, and
-the seventeen of the checks by hand that lived (fifteen are clauses or words that `verdicts.json`
-keeps since), were not. The library's 92 % and the experiments' 85 % are not reached.
+has not been asked yet, and the same command goes on.
 """
 
 

@@ -483,6 +483,21 @@ def test_a_text_is_trained_on_its_first_part(small, monkeypatch, name):
     assert found.config.lower_is_better
 
 
+def test_a_text_is_evaluated_on_64_pieces_on_the_way(small, monkeypatch):
+    script = small("language_models")
+    size = script.SIZES["small"]._replace(length=2)
+    monkeypatch.setattr(script, "SIZES", {"small": size})
+    found, read = caught(script, monkeypatch, JOBS["language_models"][0]), []
+
+    class Reading(Known):
+        def forward(self, tokens):
+            read.append(tokens)
+            return super().forward(tokens)
+
+    assert found.evaluate(Reading(ALL)) < 1e-6
+    assert sorted(set(torch.cat(read).flatten().tolist())) == list(range(3600, 3600 + 64 * 2))
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 @pytest.mark.parametrize("name", ["language_models", "perceiver_ar"])
 def test_a_texts_scores_are_of_their_parts(small, monkeypatch, name, part):
@@ -1048,6 +1063,10 @@ def test_the_step_is_chosen_by_validation(small, monkeypatch):
     row = script.run(JOBS["perceiver_history"][0])
     assert asked == ["validation", "test", "validation", "test", "validation"]
     assert (row["validation"], row["test"], row["error_by_users"]) == (0.3, 0.2, 0.25)
+    values, asked = iter([(-1.5, 0)] * 3), []  # none that is good for anything
+    row = script.run(JOBS["perceiver_history"][0])
+    assert asked == ["validation"] * 3
+    assert (row["validation"], row["test"], row["error_by_users"]) == (-1, -1, 0)
 
 
 # --- tasks that are drawn -------------------------------------------------------------------------

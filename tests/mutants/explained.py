@@ -111,12 +111,15 @@ REASONS: dict[tuple[str, str, str], str] = {
     ("linear_time_light.py", "image.save(made, lossless=True", "exact=False"): (
         "the colour of what is transparent, which nobody sees"
     ),
-    ("book/answers.py", "while True:", "while not True:"): PROCESS,
-    ("book/answers.py", "trusting=True", "trusting=False"): PROCESS,
-    ("book/grade.py", "v.student == student", "v.student > student"): PROCESS,
+    ("answers.py", "while True:", "while not True:"): PROCESS,
+    ("answers.py", "trusting=True", "trusting=False"): PROCESS,
+    ("grade.py", "v.student == student", "v.student > student"): PROCESS,
     # the experiments
     ("side_by_side.py", "self.step.fill_(1)", "self.step.fill_(2)"): GPU,
     ("sequential_digits.py", "UNTIL - time.monotonic() - 10", "- 11"): CLOCK,
+    ("movielens.py", "widths, dropouts, rates = widths[-2:]", "rates[1:3]"): (
+        "a size to try the script with: no result stands on it"
+    ),
     ("paper_tables.py", "steps=20, evaluated=32, lengths=(16, 64)", "(17, 64)"): (
         "a size to try the script with: no result stands on it"
     ),
