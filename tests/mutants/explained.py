@@ -126,9 +126,6 @@ REASONS: dict[tuple[str, str, str], str] = {
     ("perceiver_ar.py", '"validation": round(mean(', ", 5)"): (
         "a digit more, which the number of the tiny job happens not to have"
     ),
-    ("perceiver_history.py", "best: tuple[float, ...] = (-1.0, -1.0", "not 1.0"): (
-        "the mark of a reader that explains nothing, of which the record has none"
-    ),
     ("movielens.py", "steps + 5", "steps + 4"): CLOCK,
     ("runs.py", "done % 10 == 0", "=="): CLOCK,
     ("selective_copying.py", '"curve": [[round(t, 3)', "round(t, 4)"): CLOCK,
