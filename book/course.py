@@ -204,6 +204,19 @@ BORROWED = {
     ("20", "17"): Half("A step is a map", "the three passes, which become four steps"),
     ("20", "18"): Half("The block, part by part", "which Mamba-2's block rearranges"),
     ("18", "17"): Half("A step is a map", "why the scan may be computed in any grouping"),
+    ("21", "02"): Half("A dictionary that answers with a mean", "queries, keys and values"),
+    ("21", "12"): Half("Zero-order hold: solve the step exactly", "the rule that Mamba-3 changes"),
+    ("21", "16"): Half(
+        "S6: Δ, B and C are functions of the input", "gates that are made from the token"
+    ),
+    ("21", "20"): Half("Both at once, in chunks", "the four steps of the chunkwise form"),
+    ("22", "16"): Half("What no state of fixed size can do", "Fano's inequality, in one picture"),
+    ("22", "18"): Half("When is Mamba a bad idea?", "the first version of the last table"),
+    ("22", "21"): Half("One slider: forget, project, reflect", "reflections, at a strength of 2"),
+    ("23", "02"): Half("Online softmax", "summaries that merge, for the ring"),
+    ("23", "17"): Half("A step is a map", "the operator that goes between machines"),
+    ("23", "20"): Half("Both at once, in chunks", "the scan that each machine runs"),
+    ("23", "21"): Half("Writing is learning", "the delta rule, for one section"),
 }
 
 

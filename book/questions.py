@@ -22,13 +22,21 @@ from linear_time.attention import (
 from linear_time.compression import LinearCompression, optimal_compression, share_kept
 from linear_time.decoder import GroupedQueryAttention, LlamaBlock
 from linear_time.dhen import CrossNetwork, factorization_machine
+from linear_time.distributed import compose as compose_shards
+from linear_time.duality import segment_sums
+from linear_time.hybrid import HybridLM
+from linear_time.hybrid import ratio as ratio_of
 from linear_time.layer import inverse_softplus
+from linear_time.limits import best_share, swaps
 from linear_time.mamba import Mamba, MambaConfig, MambaLM
+from linear_time.mamba2 import Mamba2
 from linear_time.measure import product_flops
 from linear_time.perceiver import Perceiver, fourier_features, grid
 from linear_time.perceiver_ar import PerceiverAR
 from linear_time.perceiver_io import PerceiverIO
+from linear_time.pictures.distributed import STATE, WIDTH, bytes_sent
 from linear_time.pyramid import InceptionBlock
+from linear_time.recurrences import delta_net, recurrence
 from linear_time.recurrent import GRU, ElmanRNN, jacobian_product_norms
 from linear_time.s4 import S4D
 from linear_time.selective import selective_scan
@@ -1036,4 +1044,252 @@ def even(r: Random) -> Asked:
         library,
         "tokens",
         0,
+    )
+
+
+# 20 Duality
+
+
+@ask("20-mask", 5)
+def mask(r: Random) -> Asked:
+    A, steps = -r.choice([1, 2, 4]), [r.choice([0.05, 0.1, 0.2, 0.5]) for _ in range(4)]
+    row, column = r.choice([(3, 1), (4, 1), (4, 2)])
+
+    def library() -> float:
+        table = segment_sums(A * doubles(*steps)).exp()
+        return float(table[row - 1, column - 1])
+
+    return Asked(
+        f"A head of Mamba-2 with $A = {A}$ reads four tokens with the steps "
+        f"{', '.join(f'{s:g}' for s in steps)}. Which entry has its mask $L$ in row {row} and "
+        f"column {column}, both counted from 1?",
+        math.exp(A * sum(steps[column:row])),
+        f"The decays of steps {column + 1} to {row}, not that of step {column}.",
+        library,
+    )
+
+
+@ask("20-carried", 5)
+def carried_by_heads(r: Random) -> Asked:
+    d, N, groups = 64 * r.choice([4, 8, 12]), r.choice([32, 64, 128]), r.choice([1, 2, 4])
+    return Asked(
+        f"A Mamba-2 layer of width {d} has twice as many inner channels, $N = {N}$, {groups} "
+        f"group{'s' * (groups > 1)} of $B$ and $C$ and a convolution of four taps. How many "
+        f"numbers does it carry from token to token?",
+        2 * d * N + 3 * (2 * d + 2 * groups * N),
+        "2dN of the heads, and three inputs of the taps, which pass over u, B and C.",
+        lambda: cost.cost(Mamba2(d, N=N, groups=groups), 1).state,
+        "numbers",
+        0,
+    )
+
+
+# 21 One recurrence
+
+
+@ask("21-answer", 6)
+def answer_elsewhere(r: Random) -> Asked:
+    S = [r.choice([-2, 1, 3, 5]) for _ in range(2)]
+    key, ask_at = r.choice([(0.6, 0.8), (0.8, 0.6), (0.8, -0.6)]), r.choice([(1, 0), (0, 1)])
+    value, beta = r.choice([2, 4, -3]), r.choice([0.5, 1.0, 2.0])
+    missing = beta * (value - S[0] * key[0] - S[1] * key[1])
+    after = [s + missing * k for s, k in zip(S, key, strict=True)]
+
+    def library() -> float:
+        q, k, v = (doubles(*x)[None, None, None] for x in (ask_at, key, (value,)))
+        terms = delta_net(q, k, v, doubles(beta)[None, None])
+        return float(recurrence(terms, initial_state=doubles(*S)[None, None, None]))
+
+    return Asked(
+        f"A state of one row, $({S[0]}, {S[1]})$, takes one step of the delta rule: the key is "
+        f"$({key[0]:g}, {key[1]:g})$, the value {value}, the strength {beta:g}. What does it then "
+        f"answer at the query $({ask_at[0]}, {ask_at[1]})$?",
+        after[0] * ask_at[0] + after[1] * ask_at[1],
+        f"S ← S + β(v − Sk)kᵀ, here {missing:.4g} times the key.",
+        library,
+    )
+
+
+@ask("21-writes", 4)
+def writes(r: Random) -> Asked:
+    beta, left = r.choice([0.1, 0.3, 0.5, 1.5, 1.7, 1.9]), r.choice([0.1, 0.02, 0.005])
+
+    def library() -> float:
+        one, state = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1)
+        state, number = state.double(), 0
+        while abs(float(state) - 1) > left:
+            terms = delta_net(one, one, one, doubles(beta)[None, None])
+            _, state = recurrence(terms, True, initial_state=state)
+            number += 1
+        return number
+
+    return Asked(
+        f"A delta rule with strength {beta:g} is told the same pair again and again, with a key of "
+        f"length 1. After how many writes is at most {left:g} of the way from the old answer to "
+        f"the value left?",
+        math.ceil(math.log(left) / math.log(abs(1 - beta))),
+        "What is left is multiplied by 1 − β a write, whatever its sign.",
+        library,
+        "writes",
+        0,
+    )
+
+
+# 22 Limits
+
+
+@ask("22-swaps", 4)
+def reflections_needed(r: Random) -> Asked:
+    n = r.choice([6, 7, 8])
+    order = list(range(n))
+    r.shuffle(order)
+    seen: set[int] = set()
+    cycles = 0
+    for place in range(n):
+        cycles += place not in seen
+        while place not in seen:
+            seen.add(place)
+            place = order[place]
+    told = ", ".join(str(place + 1) for place in order)
+    return Asked(
+        f"Place $i$ of {n} receives what lies at the $i$-th of these places: {told}. How many "
+        f"reflections $I - 2kk^\\top$, each an exchange of two places, does that take at least?",
+        n - cycles,
+        f"It falls into {cycles} cycle{'s' * (cycles > 1)}, fixed places included: n − c.",
+        lambda: len(swaps(order)),
+        "reflections",
+        0,
+    )
+
+
+@ask("22-book", 5)
+def phone_book(r: Random) -> Asked:
+    numbers, digits = 1000 * r.choice([30, 100, 700, 2000]), r.choice([6, 8, 10, 12])
+    bits = 32 * numbers
+    return Asked(
+        f"A state has {numbers:,} numbers of 32 bits. How many entries of {digits} digits each can "
+        f"it hold at most, if any entry may be asked for and no answer may be wrong?",
+        math.floor(bits / (digits * math.log2(10))),
+        "32 bits a number, over log₂10 = 3.32 bits a digit.",
+        lambda: first(lambda n: best_share(bits, n, 10**digits) < 1, 2**30) - 1,
+        "entries",
+    )
+
+
+@ask("22-columns", 5)
+def columns(r: Random) -> Asked:
+    width, n = r.choice([16, 32, 64]), 16 * r.choice([5, 6, 8, 12])
+
+    def library() -> float:
+        """What is left of values in every direction, by the best table of random keys."""
+        keys = torch.randn(n, width, generator=torch.Generator().manual_seed(0)).double()
+        values = torch.eye(n, dtype=torch.float64)
+        return float((keys @ torch.linalg.pinv(keys) @ values - values).square().sum() / n)
+
+    return Asked(
+        f"A table with {width} columns is told {n} values at as many keys and read at each, "
+        f"linearly. The values are normal and were drawn without looking at the keys. Which share "
+        f"of their square does it miss at least, on average?",
+        1 - width / n,
+        "The answers lie in a space of d of n dimensions: 1 − d/n.",
+        library,
+    )
+
+
+@ask("22-overtakes", 6)
+def overtakes(r: Random) -> Asked:
+    layers, one_in = r.choice([(8, 2), (8, 4), (12, 4), (16, 8)])
+    d, N, heads = 128, r.choice([16, 32, 64]), r.choice([1, 2, 4])
+    settings = {"m": {"N": N}, "a": {"n_heads": 4, "n_kv_heads": heads}}
+    state = (layers - layers // one_in) * (2 * d * N + 3 * (2 * d + 2 * N))
+    a_token = layers // one_in * 2 * heads * d // 4
+
+    def library() -> float:
+        with torch.device("meta"):
+            model = HybridLM(ratio_of(layers, one_in), 3, d, **settings)
+        recurrent, cache = model.state_numbers(1)
+        return recurrent // cache + 1
+
+    return Asked(
+        f"Of {layers} layers of width {d} one in {one_in} attends, with {heads} "
+        f"head{'s' * (heads > 1)} of {d // 4} for keys and values each. The others are Mamba-2 "
+        f"with $N = {N}$, twice as many inner channels, one group and four taps. From how many "
+        f"tokens on do the caches hold more numbers than the states?",
+        state // a_token + 1,
+        f"{state:,} numbers of states; {a_token:,} a token in the caches.",
+        library,
+        "tokens",
+        0,
+    )
+
+
+# 23 Many machines
+
+
+@ask("23-leaves", 5)
+def leaves(r: Random) -> Asked:
+    maps = [(r.choice([0.5, 0.25, 1.0]), r.choice([2, 4, 8, -2])) for _ in range(3)]
+    state = 0.0
+    for M, S in maps:
+        state = M * state + S
+
+    def library() -> float:
+        made = [(doubles(M)[None], doubles(S)[None, None, None]) for M, S in maps]
+        return float(compose_shards(made[0], compose_shards(made[1], made[2]))[1])
+
+    told = ", ".join(f"$({M:g}, {S})$" for M, S in maps)
+    return Asked(
+        f"Three machines hold a shard each of one sequence; their maps are $(M, S) =$ {told}, for "
+        f"one head with $P = N = 1$. Into the first goes a state of 0. Which state leaves the "
+        f"last?",
+        state,
+        "S ← S M + S_own, in the order of the shards.",
+        library,
+    )
+
+
+@ask("23-matrix", 6)
+def matrix_of_a_shard(r: Random) -> Asked:
+    keys = [r.choice([(1, 0), (0.6, 0.8), (0.8, -0.6)]), r.choice([(0, 1), (0.8, 0.6)])]
+    betas = [r.choice([0.5, 1.0, 2.0]) for _ in range(2)]
+    row = [1.0, 0.0]
+    for (x, y), beta in zip(keys, betas, strict=True):
+        along = beta * (row[0] * x + row[1] * y)
+        row = [row[0] - along * x, row[1] - along * y]
+
+    def library() -> float:
+        k = doubles(*keys[0], *keys[1]).reshape(1, 2, 1, 2)
+        eye = torch.eye(2, dtype=torch.float64)[None, None]
+        terms = delta_net(k, k, torch.zeros_like(k), doubles(*betas).reshape(1, 2, 1))
+        _, M = recurrence(terms, True, initial_state=eye)
+        return float(M[0, 0, 0, 0])
+
+    told = " and ".join(f"$({x:g}, {y:g})$" for x, y in keys)
+    return Asked(
+        f"A shard has two tokens of the delta rule, with the keys {told} and the strengths "
+        f"{betas[0]:g} and {betas[1]:g}, in this order. What stands at the upper left of the "
+        f"matrix $M$ by which it multiplies the state that enters?",
+        row[0],
+        "The row (1, 0), times I − β k kᵀ of the first token, then of the second.",
+        library,
+    )
+
+
+@ask("23-schools", 5)
+def schools(r: Random) -> Asked:
+    ranks, length = r.choice([4, 8, 16, 64]), 1024 * r.choice([8, 32, 128, 512])
+
+    def library() -> float:
+        sent = bytes_sent(length, ranks)
+        return sent["ring"] / sent["states"]
+
+    return Asked(
+        f"{length:,} tokens lie on {ranks} ranks. One layer passes states of {WIDTH} × {STATE} and "
+        f"one decay a head, by a gather; another is attention in a ring, with as many heads, and "
+        f"keys and values of {WIDTH} numbers each. How many times as many numbers does a rank send "
+        f"in the second, forward?",
+        length / ranks * 2 * WIDTH / (WIDTH * STATE + 1),
+        "Both send W − 1 times: a shard's keys and values, and PN + 1 a head.",
+        library,
+        "times",
     )

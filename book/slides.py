@@ -5,9 +5,10 @@
 A deck is Markdown, its slides parted by lines of three hyphens. A line `@eq-12-zoh` is that
 equation of the chapter, `@fig-12-steps` that figure, plot, drawing or explorer; both are taken
 from the rendered page, so that a slide cannot say what the chapter does not. `@drawing-home.paths`
-is what `linear_time.pictures.home.paths_drawing` draws. Beside a tall figure stand the words; an
-equation that is too wide for that gets `@eq-07-dhen across`. What follows a prediction, which is a
-quotation, appears with the next key. `Note:` begins what only the speaker sees.
+is what `linear_time.pictures.home.paths_drawing` draws, and `@explorer-gate` the page's explorer of
+that name where it stands in no figure. Beside a tall figure stand the words; an equation that is
+too wide for that gets `@eq-07-dhen across`. What follows a prediction, which is a quotation,
+appears with the next key. `Note:` begins what only the speaker sees.
 
 reveal.js comes from the wheel of sphinx-revealjs; it and all pictures are served from the site
 itself.
@@ -44,7 +45,7 @@ REVEAL = (
     "plugin/notes/speaker-view.html",
     "LICENSE",
 )
-OWN = re.compile(r"^@(eq|fig|drawing)-([\w.-]+?)( across)?$", re.MULTILINE)
+OWN = re.compile(r"^@(eq|fig|drawing|explorer)-([\w.-]+?)( across)?$", re.MULTILINE)
 # A picture at least so many times as wide as high stands below the words, any other beside them:
 # a plot is drawn for a page's width, a drawing for a telephone's, and its letters should be large.
 WIDE = {"img": 1.35, "svg": 4}
@@ -148,6 +149,17 @@ class Deck:
         shape = shape_of("svg", made.WIDTH / made.height)
         return f'<figure class="{shape}"><div class="shown">{made.svg()}</div></figure>'
 
+    def explorer(self, name: str) -> str:
+        """An explorer of the chapter that has no number.
+
+        Raises:
+            ValueError: the page has no such explorer.
+        """
+        found = self.page.find(attrs={"data-interactive": f"{name}-explorer"})
+        if found is None:
+            raise ValueError(f"slides/{self.name}.md: the chapter's page has no explorer {name}")
+        return f'<figure class="wide explorer"><div class="shown">{found}</div></figure>'
+
     def slide(self, text: str) -> str:
         """One slide, its own parts put in after Markdown, which must not read them."""
         text, _, notes = text.partition("\nNote:")
@@ -157,7 +169,12 @@ class Deck:
         def part(match: re.Match[str]) -> str:
             nonlocal across
             kind, name, wide = match.groups()
-            make = {"eq": self.equation, "fig": self.figure, "drawing": self.drawing}[kind]
+            make = {
+                "eq": self.equation,
+                "fig": self.figure,
+                "drawing": self.drawing,
+                "explorer": self.explorer,
+            }[kind]
             if wide:
                 across += make(name)
                 return ""
@@ -176,6 +193,8 @@ class Deck:
         if after.strip():
             body = f'{before}{predicts}<div class="fragment">{after}</div>'
         figures = [made for made in parts if made.startswith("<figure")]
+        if across and not figures:
+            raise ValueError(f"slides/{self.name}.md: across stands above a figure, and has none")
         layout = "title" if text.lstrip().startswith("# ") else ""
         if figures:
             for made in figures:  # the words first, then what is to be seen

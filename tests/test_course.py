@@ -112,6 +112,7 @@ def test_every_objective_has_an_exercise_and_every_exercise_an_objective(number)
 TEACHING = (ROOT / "book" / "teaching.md").read_text(encoding="utf8")
 PROJECTS = (ROOT / "book" / "projects.md").read_text(encoding="utf8")
 WEEKS = course.weeks(TEACHING)
+DAYS = ("workshop", "second")  # courses of sessions of 90 minutes
 each_week = pytest.mark.parametrize(
     "week", WEEKS, ids=lambda w: f"{w.course} {'-'.join(w.chapters)}"
 )
@@ -123,7 +124,11 @@ def in_course(name):
 
 def test_the_courses_are_as_long_as_they_say():
     assert TEACHING.count(":::{week}") == len(WEEKS)
-    assert [len(in_course(name)) for name in ("term", "module", "workshop")] == [12, 4, 4]
+    lengths = {"term": 12, "module": 4, "after": 4, "workshop": 4, "second": 4}
+    assert {name: len(in_course(name)) for name in lengths} == lengths
+    assert sum(lengths.values()) == len(WEEKS)
+    for name in ("after", "second"):
+        assert [week.chapters for week in in_course(name)] == [("20",), ("21",), ("22",), ("23",)]
     for number, week in enumerate(in_course("term"), 1):
         line = f":::{{week}} {' '.join(week.chapters)}\n:course: term"
         section = TEACHING.index(line)
@@ -147,10 +152,32 @@ def test_a_week_has_the_hours_that_the_page_states(week):
     assert "Four sessions of 90 minutes" in TEACHING
     minutes = sum(course.chapter(number).core for number in week.chapters)
     minutes += sum(course.chapter(name[:2]).exercises[name].minutes for name in week.exercises)
-    assert minutes <= (90 if week.course == "workshop" else 180)
+    assert minutes <= (90 if week.course in DAYS else 180)
 
 
-@pytest.mark.parametrize("name", ["term", "module", "workshop"])
+def test_a_term_that_ends_after_mamba_has_twelve_weeks():
+    """Weeks 4 to 7 give way to the four of Part VI, and what they leave out is not needed there."""
+    assert "leaves out weeks 4 to 7 and has them behind week 12" in TEACHING
+    kept = [week for n, week in enumerate(in_course("term"), 1) if not 4 <= n <= 7]
+    kept += in_course("after")
+    assert len(kept) == 12
+    read: set[str] = set()
+    for week in kept:
+        assert course.to_borrow(week.chapters, read) == []
+        read |= set(week.chapters)
+
+
+def test_what_a_chapter_builds_on_can_be_borrowed():
+    lacking = {
+        (number, other)
+        for number in course.stems()
+        for other in course.chapter(number).builds_on
+        if number >= "20" and (number, other) not in course.BORROWED
+    }
+    assert not lacking
+
+
+@pytest.mark.parametrize("name", ["term", "module", "after", "workshop", "second"])
 def test_what_a_course_skips_can_be_borrowed(name):
     read: set[str] = set()
     borrowed = []
@@ -173,13 +200,14 @@ def test_weeks_have_questions_and_milestones():
     for block, week in zip(blocks, WEEKS, strict=True):
         inside = block.split("\n:::\n")[0]
         assert "**Discuss.** " in inside and inside.count("?") >= 1
-        assert ("**Milestone.** " in inside) == (week.course != "workshop")
+        assert ("**Milestone.** " in inside) == (week.course not in DAYS)
 
 
 def test_the_page_counts_the_decks():
     decks = list((ROOT / "book" / "slides").glob("*.md"))
-    assert len(decks) == 9 and "Nine chapters have a deck" in TEACHING
-    assert "decks of slides](#slides) for nine chapters" in TEACHING
+    assert set(course.stems()) - {deck.stem[:2] for deck in decks} == {"00", "19"}
+    assert len(decks) == 22 and "Twenty-two chapters have a deck" in TEACHING
+    assert "decks of slides](#slides) for twenty-two chapters, all but 00 and 19" in TEACHING
 
 
 def test_the_commands_of_the_page_run(capsys):
@@ -187,7 +215,7 @@ def test_the_commands_of_the_page_run(capsys):
     commands = [
         line.split()[2:] for line in TEACHING.splitlines() if line.startswith("python book/bank")
     ]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for arguments in commands:
         assert bank.main(arguments) == 0
         assert len(capsys.readouterr().out) > 100
@@ -208,7 +236,11 @@ def rubric(text):
 
 
 def test_there_are_projects_enough_and_points_sum_to_a_hundred():
-    assert len(OWN) == 8 and "Eight projects" in PROJECTS
+    assert len(OWN) == 11 and "Eleven projects" in PROJECTS
+    part = [
+        text for text in OWN if re.search(r"\*\*Build on\.\*\* Chapters? [^\n]*\b2[0-3]\b", text)
+    ]
+    assert len(part) >= 3, "Part VI has projects of its own"
     assert "Sixty of a hundred" in COMMON and sum(rubric(COMMON)) == 60
     assert {sum(rubric(text)) for text in OWN} == {40}
 
@@ -323,7 +355,7 @@ def test_a_week_prints_what_the_chapters_say(site):
 
 def test_a_chapter_with_a_deck_links_to_it(site):
     built(site, PAGE)
-    for stem, there in (("12-discretization", True), ("14-hippo", False)):
+    for stem, there in (("12-discretization", True), ("19-tasks", False)):
         text = (site / "_build" / "chapters" / f"{stem}.html").read_text(encoding="utf8")
         assert (f'href="../slides/{stem}.html"' in text) == there
 

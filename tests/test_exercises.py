@@ -1,13 +1,16 @@
 """The harness, and for every exercise: its solution passes, its stub and wrong answers do not."""
 
 import ast
+import copy
 import inspect
 import itertools
 import math
+import pickle
 import re
 from functools import cache
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +19,7 @@ from hostile import Same
 from linear_time import exercises
 from linear_time.exercises import (
     Calls,
+    Operations,
     Wrong,
     check,
     exercise,
@@ -336,6 +340,43 @@ def test_calls_to_torch_are_counted_by_name():
     with pytest.raises(Wrong, match="at most 3 calls"), Calls(most=3):
         while True:
             x = x + 1
+
+
+def test_operations_are_counted_where_a_call_hides_them():
+    """A product of many matrices is one call."""
+    many = [torch.eye(2) for _ in range(20)]
+    with Calls() as calls, Operations() as made:
+        torch.linalg.multi_dot(many)
+    assert len(calls.names) == 1 and made.number >= 19
+    with pytest.raises(Wrong, match="at most 5 operations"), Operations(most=5):
+        torch.linalg.multi_dot(many)
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        lambda x: x.tolist(),
+        lambda x: x[0].item(),
+        lambda x: x.numpy(),
+        lambda x: float(x[0]),
+        lambda x: int(x[0]),
+        lambda x: np.asarray(x),
+        lambda x: np.from_dlpack(x),
+        lambda x: bytes(x.untyped_storage()),
+        lambda x: pickle.dumps(x),
+        lambda x: copy.deepcopy(x.data).numpy(),
+    ],
+)
+def test_numbers_do_not_leave_a_tensor_unseen(leaves):
+    x = torch.arange(3.0)
+    leaves(x)
+    with Calls():
+        leaves(x)
+    with pytest.raises(Wrong, match="Expected numbers that stay in tensors"), Calls(closed=True):
+        leaves(x)
+    with Calls(closed=True):
+        assert len(x) == 3 and x.shape == (3,) and x.dtype == torch.float32
+        torch.where(x > 1, x, -x).sum()
 
 
 def test_neither_autograd_nor_torch_func_gives_a_derivative_where_it_is_forbidden():

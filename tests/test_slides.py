@@ -16,7 +16,7 @@ from test_site import HTML, address, settle  # noqa: F401
 
 slides = load(ROOT / "book" / "slides.py")
 each_deck = pytest.mark.parametrize("deck", slides.decks(), ids=lambda path: path.stem)
-CORE = ["05", "07", "08", "11", "12", "13", "16", "17", "18"]
+CORE = ["05", "07", "08", "11", "12", "13", "16", "17", "18", "20", "21", "22", "23"]
 
 # What stands where it can be read: letters and edges of a slide that leave it, words that meet, a
 # picture that is not there, mathematics that was not drawn.
@@ -41,6 +41,11 @@ LOOK = r"""
         && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2)
       wrong.push(`${says(one)} meets ${says(other)}`);
   }));
+  for (const e of slide.querySelectorAll('.equation > .math')) {
+    const drawn = [...e.querySelectorAll('math *')].filter(shown).map(m => place(m).right);
+    if (Math.max(...drawn) > place(e).right + 4)
+      wrong.push(`an equation leaves its place: ${says(e)}`);
+  }
   for (const e of slide.querySelectorAll('img')) {
     if (!e.complete || !e.naturalWidth) wrong.push(`no picture: ${e.src}`);
     const drawn = Math.min(e.clientWidth / e.naturalWidth, e.clientHeight / e.naturalHeight);
@@ -73,9 +78,10 @@ def test_a_deck_is_of_a_chapter_and_is_short(deck: Path) -> None:
     assert (ROOT / "chapters" / f"{deck.stem}.ipynb").is_file()
     text = deck.read_text(encoding="utf8")
     words = re.sub(r"\nNote:.*?(?=\n---\n|$)", "", text, flags=re.DOTALL)
-    assert 500 < len(words) < 2400
-    parts = text.split("\n---\n")
-    assert 6 <= len(parts) <= 12
+    parts = words.split("\n---\n")
+    assert 6 <= len(parts) <= 14
+    assert 500 < len(words) < 280 * len(parts)
+    assert max(map(len, parts)) < 440
     assert parts[0].startswith("# ") and all(part.strip().startswith("## ") for part in parts[1:])
     assert "> **Predict.** " in text, "a lecture asks before it tells"
 
@@ -106,6 +112,9 @@ def test_what_a_deck_asks_for_and_its_page_has_not_is_named(tmp_path: Path) -> N
     source = tmp_path / "12-small.md"
     source.write_text("# Small\n\n@eq-12-none\n", encoding="utf8")
     with pytest.raises(ValueError, match=r"slides/12-small.md: .* no equation-eq-12-none"):
+        slides.Deck(source, tmp_path).render()
+    source.write_text("# Small\n\n@explorer-gate\n", encoding="utf8")
+    with pytest.raises(ValueError, match=r"slides/12-small.md: .* no explorer gate"):
         slides.Deck(source, tmp_path).render()
     with pytest.raises(FileNotFoundError, match="run `make book` first"):
         slides.build(tmp_path / "html")
@@ -227,8 +236,22 @@ def test_a_slide_lays_out_words_and_what_is_to_be_seen(tmp_path: Path) -> None:
     assert section.select_one(".figures")["class"] == ["figures", "fragment"]
     assert section.select_one("aside.notes").get_text().strip() == "aside"
     assert "aside" not in section.select_one(".words").get_text()
+    with pytest.raises(ValueError, match=r"12-small\.md: across stands above a figure"):
+        made.slide("## Head\n\n@eq-12-e across\n")  # it would be lost
     title = BeautifulSoup(made.slide("# Small\n\nWords."), "html.parser").section
     assert title["class"] == ["title"] and not title.select(".words, .figures, aside")
+
+
+def test_an_explorer_without_a_number_is_taken_whole(tmp_path: Path) -> None:
+    explorer = (
+        '<div class="lt-explorer" data-interactive="gate-explorer"><script>1 < 2</script></div>'
+    )
+    other = '<div data-interactive="other-explorer"></div>'
+    made = deck(tmp_path, other + explorer, "## Head\n\nWords.\n\n@explorer-gate")
+    section = BeautifulSoup(made.slide(made.slides[1]), "html.parser").section
+    (shown,) = section.select(".below .figures figure.explorer [data-interactive]")
+    assert shown["data-interactive"] == "gate-explorer" and shown.script.string == "1 < 2"
+    assert not section.select(".number")
 
 
 def test_a_drawing_that_no_chapter_shows(tmp_path: Path) -> None:

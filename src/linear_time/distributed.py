@@ -349,8 +349,8 @@ def mamba2_shards(layer: Mamba2, x: Shard, group: Group = None) -> Shard:
     past = halo(mixed.mT, layer.taps - 1, group)
     u, B, C = layer.convolve(torch.cat([past, mixed.mT], dim=2))
     step = functional.softplus(full(delta) + layer.dt_bias)
-    y: Any = ssd_shards(
-        u, step, layer.A, B, C, layer.D, chunk=layer.chunk, group=group
+    y, _ = ssd_shards(
+        u, step, layer.A, B, C, layer.D, True, chunk=layer.chunk, group=group
     )
     return layer.out_proj(layer.norm(y.flatten(2), z))
 
@@ -380,7 +380,7 @@ def ssd_heads(
     x, delta, B, C = (exchange(v, 2, 1, group) for v in (x, delta, B, C))
     own = slice(rank * len(A) // world, (rank + 1) * len(A) // world)
     skip = None if D is None else D[own]
-    y: Any = ssd(x, delta, A[own], B, C, skip, chunk=chunk)
+    y, _ = ssd(x, delta, A[own], B, C, skip, True, chunk=chunk)
     return exchange(y, 1, 2, group)
 
 

@@ -30,6 +30,11 @@ def mask_without_zeros(log_a):
     return (c[..., None] - c[:, None, :]).exp()
 
 
+def mask_without_a_gradient(log_a):
+    """A finite one, of 0."""
+    return segment_sums(log_a.detach()).exp() + 0 * log_a.sum()
+
+
 def _factors(left_own=True, right_own=False, turned=False):
     def answer(log_a, B, C, cut):
         since = log_a[cut:].cumsum(0)
@@ -54,6 +59,17 @@ def _added(weight):
         return (weight(log_a).exp()[:, None] * x).mT @ B
 
     return answer
+
+
+def read_off_the_signature(box, d):
+    """Without asking the box."""
+    gate_first, groups = (box.__defaults__ or (True, 1))[:2]
+    return gate_first, groups
+
+
+def a_square_that_cancels(c, P, N):
+    """A square with c in it, divided by the same square."""
+    return [c + P * N / c, (c + 1) ** 2 * (c + P * N / c - 1) / (c**2 + 2 * c + 1) + 1]
 
 
 def one_square(c, P, N):
@@ -131,6 +147,7 @@ WRONG = {
         mask_with_its_own_step,
         mask_without_zeros,
         mask_before_the_zeros,
+        mask_without_a_gradient,
         segment_sums,
     ],
     "20-factors": [
@@ -144,9 +161,17 @@ WRONG = {
         _added(lambda log_a: segment_sums(log_a)[-1] + log_a),
         _added(torch.zeros_like),
     ],
-    "20-chunk": [one_square, no_square, plus_square, only_the_end, a_bound_below_nothing],
+    "20-chunk": [
+        one_square,
+        no_square,
+        plus_square,
+        only_the_end,
+        a_bound_below_nothing,
+        a_square_that_cancels,
+    ],
     "20-order": [
         one_group,
+        read_off_the_signature,
         lambda box, d: (True, 1),
         lambda box, d: (False, 2),
         lambda box, d: True,

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch.nn.functional import normalize
 
@@ -82,6 +83,29 @@ def composed_by_a_loop(permutations):
     return now
 
 
+def composed_in_lists(permutations):
+    """The same loop where no call to torch is seen."""
+    now = list(range(permutations.shape[1]))
+    for move in permutations.tolist():
+        now = [now[i] for i in move]
+    return torch.tensor(now)
+
+
+def composed_in_numpy(permutations):
+    now = np.arange(permutations.shape[1])
+    for move in permutations.numpy():
+        now = now[move]
+    return torch.from_numpy(now)
+
+
+def composed_by_operators(permutations):
+    """And where the calls are no functions of torch, but its operators."""
+    now = torch.arange(permutations.shape[1])
+    for move in torch.ops.aten.unbind.int(permutations):
+        now = torch.ops.aten.gather.default(now, 0, move)
+    return now
+
+
 def _composed(turned=False, even=False, most=5000):
     def answer(permutations):
         permutations = permutations[:most]
@@ -127,13 +151,13 @@ def _refutation(n=40, near=False, long=False, kinds=2, trained=False):
     return answer
 
 
-def _balance(layers_all=False, values=True, size=4, off=1, attend_all=False):
+def _balance(layers_all=False, values=True, size=4, off=1, attend_all=False, states_held=True):
     def answer(layers, one_in, d, N, kv, tokens):
         attending = layers if attend_all else layers // one_in
         states = layers if layers_all else layers - layers // one_in
         state = size * states * (2 * d * N + 3 * (2 * d + 2 * N))
         a_token = 2 * attending * (2 if values else 1) * kv
-        return state // a_token + off, (state + a_token * tokens, "B")
+        return state // a_token + off, (state * states_held + a_token * tokens, "B")
 
     return answer
 
@@ -185,6 +209,9 @@ WRONG = {
     ],
     "22-depth": [
         composed_by_a_loop,
+        composed_in_lists,
+        composed_in_numpy,
+        composed_by_operators,
         _composed(turned=True),
         _composed(even=True),
         _composed(most=2048),
@@ -205,6 +232,7 @@ WRONG = {
         _balance(size=2),
         _balance(off=0),
         _balance(attend_all=True),
+        _balance(states_held=False),
         lambda *sizes: (1.5, (1, "B")),
     ],
 }

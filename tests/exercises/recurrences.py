@@ -53,6 +53,30 @@ def written_by_a_loop(k, v, beta, S):
     return torch.stack(rows)
 
 
+def written_in_lists(k, v, beta, S):
+    """The same loop where no call to torch is seen."""
+    K, V, strengths, table = (x.tolist() for x in (k, v, beta, S))
+    rows = []
+    for key, value, strength in zip(K, V, strengths, strict=True):
+        said = [sum(s * x for s, x in zip(row, key, strict=True)) for row in table]
+        rows.append([strength * (x - y) for x, y in zip(value, said, strict=True)])
+        table = [
+            [s + u * x for s, x in zip(row, key, strict=True)]
+            for row, u in zip(table, rows[-1], strict=True)
+        ]
+    return torch.tensor(rows, dtype=k.dtype)
+
+
+def written_by_operators(k, v, beta, S):
+    """And where the calls are no functions of torch, but its operators."""
+    aten, rows = torch.ops.aten, []
+    for t in range(len(k)):
+        key, value, strength = (aten.select.int(x, 0, t) for x in (k, v, beta))
+        rows.append(aten.mul.Tensor(aten.sub.Tensor(value, aten.mv.default(S, key)), strength))
+        S = aten.addr.default(S, rows[-1], key)
+    return aten.stack.default(rows)
+
+
 def _for_mamba2(shift=True, swap=False, second=True, off="late"):
     def answer(delta, lam):
         first, other = (1 - lam, lam) if swap else (lam, 1 - lam)
@@ -136,6 +160,13 @@ WRONG = {
         lambda: (torch.tensor([2.0, 0.5]), torch.tensor([0.0, 1.0]), torch.tensor([0.6, 0.8])),
         lambda: (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor([3.0, 4.0])),
         lambda: (torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([1.0])),
+        # the text's, its channels exchanged, and beside one that does nothing
+        lambda: (torch.tensor([0.55, 1.0]), torch.tensor([1.0, 0.0]), torch.tensor([0.8, 0.6])),
+        lambda: (
+            torch.tensor([1.0, 0.55, 0.5]),
+            torch.tensor([0.0, 1.0, 0.0]),
+            torch.tensor([0.6, 0.8, 0.0]),
+        ),
         lambda: torch.eye(2),
     ],
     "21-triangle": [
@@ -145,6 +176,10 @@ WRONG = {
         _written(columns=True),
         _written(inner=False),
         written_by_a_loop,
+        written_in_lists,
+        written_by_operators,
+        # a loop where it is looked at, and nothing where it is counted
+        lambda k, v, beta, S: written_by_a_loop(k, v, beta, S) if len(k) < 100 else 0 * v,
     ],
     "21-trapezoid": [
         _for_mamba2(shift=False),

@@ -99,6 +99,27 @@ def instrument(maker: Callable[..., Any]) -> Callable[..., Any]:
     return entered
 
 
+#: By these functions numbers leave a tensor, and what is then done with them is no call to torch.
+DOORS = frozenset(
+    [
+        "tolist",
+        "item",
+        "numpy",
+        "__array__",
+        "__int__",
+        "__float__",
+        "__index__",
+        "__complex__",
+        "__dlpack__",
+        "data_ptr",
+        "storage",
+        "untyped_storage",
+        "_typed_storage",
+        "__reduce_ex__",
+    ]
+)
+
+
 class Calls(TorchFunctionMode):
     """The names of the functions of torch that are called inside, in order.
 
@@ -107,17 +128,25 @@ class Calls(TorchFunctionMode):
 
     Args:
         most: so many calls are allowed; one more is wrong, so that a loop that does not end is ended.
+        closed: whether it is wrong to take numbers out of a tensor.
     """
 
-    def __init__(self, most: float | int = math.inf) -> None:
+    def __init__(
+        self, most: float | int = math.inf, closed: bool = False
+    ) -> None:
         super().__init__()
         self.most = most
+        self.closed = closed
         self.names: list[str] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         self.names.append(getattr(func, "__name__", str(func)))
+        if self.closed and self.names[-1] in DOORS:
+            raise Wrong(
+                f"Expected numbers that stay in tensors: {self.names[-1]} takes them out, where nobody counts."
+            )
         if len(self.names) > self.most:
             raise Wrong(
                 f"Expected at most {self.most:,} calls to torch: does it end?"
@@ -163,6 +192,29 @@ def no_derivatives() -> Iterator[None]:
     """Inside, autograd keeps nothing, and torch.func is wrong."""
     with torch.inference_mode(), _NoTransforms():
         yield
+
+
+class Operations(TorchDispatchMode):
+    """How many operations on tensors run inside, those that one call makes as well: a product of many matrices, say.
+
+    Args:
+        most: so many are allowed; one more is wrong.
+    """
+
+    def __init__(self, most: float | int = math.inf) -> None:
+        super().__init__()
+        self.most = most
+        self.number = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.number += 1
+        if self.number > self.most:
+            raise Wrong(
+                f"Expected at most {self.most:,} operations of torch, got more: a loop?"
+            )
+        return func(*args, **(kwargs or {}))
 
 
 class Largest(TorchDispatchMode):

@@ -20,6 +20,7 @@ from linear_time.exercises import (
     expect_close,
     expect_equal,
     expect_finds_bug,
+    neutral,
     plain,
 )
 from linear_time.exercises.estimate import expect_quantity
@@ -69,6 +70,12 @@ def mask(answer, cases):
         "300 steps that all forget nearly everything: the gradient is not "
         "finite; mask before the exponential.",
     )
+    log_a, weight = -cases.randn(1, 12).abs(), cases.randn(12, 12)
+    grads = []
+    for function in (answer, lambda x: segment_sums(x).exp()):
+        leaf = log_a.clone().requires_grad_()
+        grads += torch.autograd.grad((weight * function(leaf)).sum(), leaf)
+    expect_close(*grads, "12 steps, the gradient")
 
 
 def one_head(cases, length, N, P=3):
@@ -156,8 +163,16 @@ def _square_and_rest(c):
             )
         ]
         rest = [p for p in parts if not p.has(c)]
+        # What a square is multiplied by is seen to be above 0.
+        others = [
+            f
+            for part in squares
+            for f in sp.Mul.make_args(part)
+            if not (f.is_Pow and f.exp == 2 and f.base.is_Add)
+        ]
         return (
             len(squares) == 1
+            and all(f.is_positive for f in others)
             and len(rest) == len(parts) - 1 > 0
             and sp.Add(*rest).is_positive is True
         )
@@ -191,6 +206,18 @@ def _normed(x, weight, groups):
     return parts.flatten(-2) * weight
 
 
+def _box(gate_first, groups, weight):
+    """A norm and a gate, of which the signature tells nothing."""
+
+    def box(y, z):
+        gate = functional.silu(z)
+        if gate_first:
+            return _normed(y * gate, weight, groups)
+        return _normed(y, weight, groups) * gate
+
+    return box
+
+
 @exercise("20-order")
 def order(answer, cases):
     for gate_first in cases.shuffled([True, False, True, False]):
@@ -198,13 +225,7 @@ def order(answer, cases):
         d = 12 * cases.integer(1, 3)
         weight = 0.5 + cases.randn(d).abs()
 
-        def black_box(y, z, first=gate_first, groups=groups, weight=weight):
-            gate = functional.silu(z)
-            if first:
-                return _normed(y * gate, weight, groups)
-            return _normed(y, weight, groups) * gate
-
-        got = plain(answer(black_box, d))
+        got = plain(answer(neutral(_box(gate_first, groups, weight)), d))
         expect(
             isinstance(got, tuple | list) and len(got) == 2,
             "Expected a pair (gate_first, groups).",

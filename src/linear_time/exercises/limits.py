@@ -8,6 +8,7 @@ from torch.nn.functional import normalize, one_hot
 
 from linear_time.exercises import (
     Calls,
+    Operations,
     exercise,
     expect,
     expect_close,
@@ -239,14 +240,15 @@ def depth(answer, cases):
         got = answer(permutations.clone())
         expect_equal(got, wanted, given, slips=slips)
     permutations = moves(cases, 4096, 5)
-    with Calls() as calls:
+    with Calls(closed=True) as calls, Operations() as made:
         got = answer(permutations.clone())
     wanted = arrangements(permutations[None])[0, -1]
     expect_equal(got, wanted, "4,096 permutations of 5")
+    number = max(made.number, len(calls.names))
     expect(
-        len(calls.names) <= 150,
-        "4,096 tokens: expected at most 150 calls to torch in all, got "
-        f"{len(calls.names):,}: a loop over the tokens?",
+        number <= 150,
+        "4,096 tokens: expected at most 150 operations of torch in all, got "
+        f"{number:,}: a loop over the tokens?",
     )
 
 
@@ -330,19 +332,21 @@ def held(answer, cases):
         one_in = cases.choice([2, 4, 8])
         layers = one_in * cases.integer(2, 8)
         d, N = cases.choice([512, 1024, 2560]), cases.choice([64, 128])
-        kv, tokens = cases.choice([128, 256, 1024]), cases.integer(1000, 10**6)
+        kv = cases.choice([128, 256, 1024])
+        attending = layers // one_in
+        one_state = 4 * (2 * d * N + 3 * (2 * d + 2 * N))
+        state = (layers - attending) * one_state
+        a_token = 2 * attending * 2 * kv
+        # Where neither of the two parts is lost in the other.
+        tokens = int(state / a_token * cases.uniform(0.3, 3))
         got = plain(answer(layers, one_in, d, N, kv, tokens))
         expect(
             isinstance(got, tuple | list) and len(got) == 2,
             "Expected a number of tokens, and a pair of a number and a unit.",
         )
-        attending = layers // one_in
-        one_state = 4 * (2 * d * N + 3 * (2 * d + 2 * N))
-        state = (layers - attending) * one_state
-        a_token = 2 * attending * 2 * kv
         given = (
             f"{layers} layers, one in {one_in} attends, d = {d}, N = {N}, "
-            f"keys and values of {kv}"
+            f"keys and values of {kv}, {tokens} tokens"
         )
         first = state // a_token + 1
         expect(
