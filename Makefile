@@ -76,7 +76,7 @@ unit: venv
 	  -n $(CORES) --dist loadfile --no-loadscope-reorder 2>&1 | tee $(LOGS)/$@.log
 
 nbval: venv
-	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval chapters book \
+	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p book.kept --nbval chapters book \
 	  -n $(CORES) --dist loadscope 2>&1 | tee $(LOGS)/$@.log
 
 lint-notebooks: venv

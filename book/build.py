@@ -4,13 +4,15 @@ A chapter's outputs are cached (jupyter-cache) together with a digest of all tha
 its code, the pinned requirements, the modules of `linear_time` that it imports, directly or not,
 and the records that it or they read (`records.read("…")`). Where the digest differs, the chapter
 runs again, and `_ext/linear_time_book.py` then has its page rendered again. Every chapter is cached
-as it ends, so a build that was killed goes on where it stopped.
+as it ends, so a build that was killed goes on where it stopped. `kept.py` lays into the same cache
+what nbval has executed.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -206,6 +208,36 @@ class BookCache(JupyterCacheBase):
         NbCacheRecord.remove_records([record.pk], self.db)
 
 
+def cache_of(build: Path, digests: dict[str, str]) -> BookCache:
+    """The cache of a build's folder; an empty one where its own making was interrupted."""
+    folder = build / ".jupyter_cache"
+    try:
+        BookCache(folder, digests).list_cache_records()
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+    return BookCache(folder, digests)
+
+
+@contextlib.contextmanager
+def locked(build: Path) -> Iterator[Path]:
+    """The folder of a build, made if need be, for one at a time."""
+    build.mkdir(exist_ok=True)
+    with (build / ".lock").open("w", encoding="utf8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another build is running: waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield build
+
+
+def see_source(root: Path) -> None:
+    """Chapters and API pages see the source of this checkout, whatever else is installed."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(root / "src"), os.environ.get("PYTHONPATH")])
+    )
+
+
 def end_with_parent(threads: int) -> None:
     """In a worker: leave when the build is killed, its kernel too, so that nothing runs twice."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -262,13 +294,8 @@ def execute(root: Path, build: Path, timeout: int) -> bool:
     """Run the chapters whose digest has changed; False where one failed."""
     notebooks = {str(path): nbformat.read(path, nbformat.NO_CONVERT) for path in chapters(root)}
     digests = {uri: digest(root, Path(uri), notebook) for uri, notebook in notebooks.items()}
-    folder = build / ".jupyter_cache"
-    try:
-        records = BookCache(folder, digests).list_cache_records()
-    except Exception:  # the cache's own making was interrupted
-        shutil.rmtree(folder, ignore_errors=True)
-        records = []
-    cache = BookCache(folder, digests)
+    cache = cache_of(build, digests)
+    records = cache.list_cache_records()
 
     expected = {
         cache.create_hashed_notebook(notebook)[1]: digests[uri]
@@ -362,19 +389,9 @@ def main() -> int:
     )
     options = parser.parse_args()
     root = options.root.resolve()
-    build = root / "_build"
-    build.mkdir(exist_ok=True)
-    # Chapters and API pages see the source of this checkout, whatever else is installed.
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(root / "src"), os.environ.get("PYTHONPATH")])
-    )
+    see_source(root)
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf8"))
-    with (build / ".lock").open("w", encoding="utf8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("Another build is running: waiting for it", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(root / "_build") as build:
         if not execute(root, build, config["execute"]["timeout"]):
             return 1
         if options.execute_only:

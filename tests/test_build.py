@@ -46,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "_config.yml", root)
     for folder in ("_ext", "_static", "_templates", "math"):
         shutil.copytree(ROOT / "book" / folder, root / "book" / folder)
-    for name in ("build.py", "course.py", "mathematics.py"):
+    for name in ("build.py", "kept.py", "course.py", "mathematics.py"):
         shutil.copy(ROOT / "book" / name, root / "book")
     (root / "requirements.txt").write_text("torch==2.13.0\n", encoding="utf8")
     (root / "book" / "references.bib").write_text("", encoding="utf8")
@@ -91,11 +91,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COVERAGE_PROCESS_START": ""}
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("PYTEST_")}
+    environment["COVERAGE_PROCESS_START"] = ""
     command = [sys.executable, str(root / "book" / "build.py"), *options]
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=root, check=False
     )
+
+
+def validated(root: Path, *paths: str) -> subprocess.CompletedProcess[str]:
+    """What ``make nbval`` does, in one process."""
+    command = [sys.executable, "-m", "pytest", "-p", "book.kept", "--nbval", *paths]
+    return subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
 
 
 def runs(root: Path) -> list[str]:
@@ -249,6 +256,90 @@ def test_an_edition_without_solutions_has_none_anywhere(root: Path) -> None:
     assert done.returncode == 0 and "Executing" not in done.stdout
     assert "quetzalcoatl" in html(root, "chapters/02-gamma")
     path.write_text(text, encoding="utf8")
+
+
+#: Everything that a page can show of a cell: streams broken by a display, a figure, HTML, SVG, an
+#: error that is meant, a display that is written over, one that is cleared, words on stderr.
+SHOWS = (
+    "import sys\nfrom IPython.display import HTML, SVG, clear_output, display\nprint('before')\n"
+    "handle = display(HTML('<b>bold</b>'), display_id=True)\nprint('after')",
+    "handle.update(HTML('<i>slanted</i>'))\nprint('cleared')\nclear_output()\nprint('left')",
+    "SVG('<svg xmlns=\"http://www.w3.org/2000/svg\"><path d=\"M0 0\"/></svg>')",
+    "import matplotlib.pyplot as plt\n_ = plt.plot([1, 3, 2])",
+    "print('a warning', file=sys.stderr)\nsys.stdout.write('no line')",
+    "1 / 0",
+    "import os\nsorted(kv for kv in os.environ.items() if kv[0][:6] in ('PYTEST', 'PYTHON', 'OMP_NU'))",
+)
+
+
+def test_what_nbval_has_executed_is_not_executed_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very page of a chapter that the build executes; none of a chapter that did not pass."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    cache = root / "_build" / ".jupyter_cache"
+    paths = {name: root / "chapters" / f"{name}.ipynb" for name in ("01-alpha", "02-gamma")}
+    before = {path: path.read_text(encoding="utf8") for path in paths.values()}
+    for name, path in paths.items():
+        made = nbformat.reads(before[path], 4)
+        if name == "01-alpha":
+            made.cells += [nbformat.v4.new_code_cell(source) for source in SHOWS]
+            made.cells[-3].metadata["tags"] = ["remove-stderr"]
+            made.cells[-2].metadata["tags"] = ["raises-exception"]
+        else:  # it ran, and printed something else
+            made.cells[-1].execution_count = 2
+            made.cells[-1].outputs = [nbformat.v4.new_output("stream", text="the name is beta\n")]
+        nbformat.write(made, path)
+
+    def cached() -> dict[str, str]:
+        files = cache.glob("executed/*/base.ipynb")
+        texts = [file.read_text(encoding="utf8") for file in files]
+        return {re.search(r"print\('(\w+)', file", text)[1]: text for text in texts}
+
+    def ran() -> list[str]:
+        """What has run since it was asked last."""
+        now = sorted(runs(root))
+        (root / "runs").unlink(missing_ok=True)
+        return now
+
+    ran()
+    shutil.rmtree(cache, ignore_errors=True)
+    done = validated(root, "chapters")
+    assert done.returncode == 1 and "Cell outputs differ" in done.stdout, done.stdout + done.stderr
+    assert "1 failed" in done.stdout and ran() == ["alpha", "gamma"]
+    assert set(cached()) == {"alpha"}
+    kept = cached()["alpha"]
+    first = run(root)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert ran() == ["gamma"] and cached()["alpha"] == kept
+    page = html(root, "chapters/01-alpha")
+    assert "<b>bold</b>" not in page and "&gt;bold&lt;" in page
+    for word in ("<i>slanted</i>", "ZeroDivisionError", ".svg\"", ".png\""):
+        assert word in page, word
+
+    shutil.rmtree(cache)
+    (root / "_build" / ".rendering").touch()  # or Sphinx would read no page again
+    again = run(root)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert ran() == ["alpha", "gamma"]
+    assert json.loads(cached()["alpha"]) == json.loads(kept)
+    assert html(root, "chapters/01-alpha") == page
+
+    # Half a chapter is none, nor is one whose module has changed since; nor does either take
+    # away what was there.
+    alpha = root / "src" / "linear_time" / "alpha.py"
+    text = alpha.read_text(encoding="utf8")
+    shutil.rmtree(cache)
+    assert validated(root, "chapters/01-alpha.ipynb::Cell 0").returncode == 0
+    assert ran() == ["alpha"] and not cached()
+    assert validated(root, "chapters/01-alpha.ipynb").returncode == 0
+    assert ran() == ["alpha"] and set(cached()) == {"alpha"}
+    alpha.write_text(text + "\nMORE = 1\n", encoding="utf8")
+    assert run(root, "--execute-only").returncode == 0
+    assert ran() == ["alpha", "gamma"]
+    alpha.write_text(text, encoding="utf8")
+    for path, text in before.items():
+        path.write_text(text, encoding="utf8")
 
 
 # --- without a small book: what is asked of other programs
