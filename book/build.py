@@ -14,6 +14,7 @@ import argparse
 import ast
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -64,6 +65,7 @@ def chapters(root: Path) -> list[Path]:
 # What a chapter depends on
 
 
+@functools.cache
 def imported(source: str, package: str = "") -> set[str]:
     """Dotted names that a Python source imports; relative ones are resolved against `package`."""
     names = set()
@@ -107,6 +109,7 @@ def closure(source: Path, names: Iterable[str]) -> set[Path]:
     return files
 
 
+@functools.cache
 def records_read(source: str) -> set[str] | None:
     """Names of the records that a Python source reads; None where it computes one."""
     tree = ast.parse(source)

@@ -1,5 +1,7 @@
 """What the tests of the book share: the chapters, the tools in book/, and cells to execute."""
 
+import copy
+import functools
 import importlib
 import importlib.util
 import sys
@@ -36,7 +38,17 @@ def experiment(name: str) -> ModuleType:
         sys.path.remove(folder)
 
 
+@functools.cache
+def parsed(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def notebook_cells(path: Path) -> list:
+    """The cells of a notebook that stays as it is, to do with as one likes."""
+    return copy.deepcopy(parsed(path).cells)
+
+
 def code_cells(path: Path, tag: str | None = None) -> list:
     """The code cells of a notebook, all or those with a tag."""
-    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    return [c for c in cells if tag is None or tag in c.metadata.get("tags", [])]
+    cells = [c for c in parsed(path).cells if c.cell_type == "code"]
+    return copy.deepcopy([c for c in cells if tag is None or tag in c.metadata.get("tags", [])])

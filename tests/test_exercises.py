@@ -9,12 +9,11 @@ import pickle
 import re
 from functools import cache
 
-import nbformat
 import numpy as np
 import pytest
 import torch
 
-from book import CHAPTERS, ROOT, code_cells, load
+from book import CHAPTERS, ROOT, code_cells, load, notebook_cells
 from hostile import Same
 from linear_time import exercises
 from linear_time.exercises import (
@@ -34,9 +33,7 @@ from linear_time.exercises import (
 
 
 def exercise_labels(path):
-    text = "\n".join(
-        c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
-    )
+    text = "\n".join(c.source for c in notebook_cells(path) if c.cell_type == "markdown")
     return re.findall(r"(?:```|:::)\{exercise\}[^\n]*\n:label:\s*(\S+)", text)
 
 
@@ -46,7 +43,7 @@ KINDS = ["proof", "figure", "estimate", "train", "audit", "code", "bug", "writte
 
 def statement(path, name):
     """The index of an exercise's cell among the notebook's, and the cells."""
-    cells = nbformat.read(path, as_version=4).cells
+    cells = notebook_cells(path)
     (index,) = (i for i, c in enumerate(cells) if f":label: {name}\n" in c.source)
     return index, cells
 

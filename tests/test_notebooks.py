@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import importlib
 import inspect
 import math
@@ -425,6 +426,7 @@ def definitions(tree):
     return [node for node in ast.walk(tree) if isinstance(node, kinds)]
 
 
+@functools.cache
 def library():
     """Normal form -> name, and the set of names, of the package's functions and classes."""
     forms, names = {}, set()
