@@ -527,6 +527,14 @@ def swapped(mutant: Mutant, functions: Sequence[types.FunctionType]) -> bool:
                     look(constant)
 
     look(compile(mutant.text(), path, "exec", dont_inherit=True))
+    # What such a function has made at an import, a check for one, is there and has its own code.
+    nested: dict[str, list[types.CodeType]] = defaultdict(list)
+    waiting = list(wanted.values())
+    while waiting:
+        for constant in waiting.pop().co_consts:
+            if isinstance(constant, types.CodeType):
+                nested[constant.co_qualname].append(constant)
+                waiting.append(constant)
     found = False
     for function in functions:
         code = function.__code__
@@ -536,6 +544,11 @@ def swapped(mutant: Mutant, functions: Sequence[types.FunctionType]) -> bool:
                 return False
             function.__code__ = wanted[near]
             found = True
+        elif code.co_qualname in nested and code.co_filename == path:
+            at = code.co_firstlineno
+            new = min(nested[code.co_qualname], key=lambda c: abs(c.co_firstlineno - at))
+            if len(new.co_freevars) == len(code.co_freevars):
+                function.__code__ = new
     return found
 
 
