@@ -648,7 +648,7 @@ MUTANTS = [
     ),
     (
         WHERE + "limits.py",
-        "        len(calls.names) <= 150,\n",
+        "        number <= 150,\n",
         "        True,\n",
         "a loop over the tokens passes",
     ),
