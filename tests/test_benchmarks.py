@@ -1,5 +1,6 @@
 """What the benchmarks share: every script starts, and its record is read as it was written."""
 
+import re
 import sys
 
 import pytest
@@ -104,6 +105,32 @@ def test_a_row_of_the_table_is_its_two_times():
         assert float(cells[4].split(" ")[0]) == pytest.approx(ratio, rel=6e-3)
         assert (rows[0]["times_as_fast"] < 1) == ("why" in rows[0])
         assert rows[0]["times_as_fast"] == pytest.approx(ratio, abs=6e-3)
+
+
+def test_a_head_of_the_table_says_how_its_blocks_were_timed():
+    """Graphs beside attention; call by call where a loop over tokens is the peer."""
+    command = load(FOLDER / "all.py")
+    blocks = records.read("block_gpu").where(scope="block", batch=1)
+    seen = 0
+    for section in command.table().split("\n\n**")[1:]:
+        head, *lines = section.splitlines()
+        for text in lines:
+            cells = [cell.strip() for cell in text.strip("|").split("|")]
+            if not cells[0].startswith("two Mamba blocks, "):
+                continue
+            seen += 1
+            kind = cells[0].removeprefix("two Mamba blocks, ")
+            length, width = map(int, re.findall(r"\d+", cells[1]))
+            rows = blocks.where(kind=kind, length=length, d_model=width)
+            name = re.search(r"\((.*)\)", cells[3])[1]
+            alone = name == "transformers, without its kernels"
+            assert ("call by call" in head) == alone == ("as CUDA graphs" not in head)
+            time = "ms" if alone else "graph_ms"
+            (peer,) = rows.where(model="transformers" if alone else name)
+            (ours,) = rows.where(model="Mamba")
+            for row, cell in ((ours, cells[2]), (peer, cells[3].split(" ")[0])):
+                assert float(cell) == pytest.approx(row[time][1], rel=6e-3)
+    assert seen >= 14
 
 
 def test_every_topic_has_a_peer_and_says_why_it_is_slower(bench):
