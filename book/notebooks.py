@@ -335,6 +335,22 @@ def is_sentence(text: str | None) -> bool:
     return len((text or "").split()) >= 6 and (text or "").rstrip().endswith(".")
 
 
+def stray_brace(text: str) -> str | None:
+    """What begins with a brace in Markdown that is no code, mathematics, role or directive.
+
+    A string that was to be filled in and has no `f` shows its braces to the reader.
+    """
+    for covered in (
+        r"^(`{3,}).*?^\1",
+        r"\$\$.*?\$\$|(?<!\\)\$[^$]*\$",
+        r"\{[\w:-]+\}(?=`)|^:{3,}\{[\w-]+\}",  # a role, a directive
+        r"(`+).*?\1",
+    ):
+        text = re.sub(covered, "", text, flags=re.MULTILINE | re.DOTALL)
+    stray = re.search(r"[{}][^\n]{0,30}", text)
+    return stray[0] if stray else None
+
+
 def lint(path: Path) -> list[str]:
     """What is wrong with a committed notebook."""
     notebook = nbformat.read(path, as_version=4)
@@ -365,6 +381,11 @@ def lint(path: Path) -> list[str]:
         )
     for i, text in lint_layers(number, notebook.cells):
         fault(i, text)
+    for i, cell in enumerate(notebook.cells):
+        printed = [o.get("data", {}).get("text/markdown", "") for o in cell.get("outputs", [])]
+        for text in [cell.source] if cell.cell_type == "markdown" else printed:
+            if stray := stray_brace(text):
+                fault(i, f"a brace that is no code and no mathematics: {stray}")
     code = [(i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
     if not code or "setup" not in tags(code[0][1]) or code[0][1].source != setup_source():
         faults.append(f"{path.name}: the first code cell is not the set-up cell")

@@ -65,6 +65,10 @@ def planted():
     def stderr(nb):
         nb.cells[1].outputs = [nbformat.v4.new_output("stream", name="stderr", text="warning")]
 
+    def brace(nb):
+        data = {"text/markdown": "below {state // 64} tokens", "text/plain": "<Markdown>"}
+        nb.cells[1].outputs = [nbformat.v4.new_output("display_data", data)]
+
     def path(nb):
         nb.cells[1].outputs = [nbformat.v4.new_output("stream", text="in /home/me/x")]
 
@@ -180,6 +184,7 @@ def planted():
         text_prediction: "is written 'name = None", more_measured: "their answer measures 2",
         captions: "captions are not written out",
         not_executed: "not executed", error: "an error", image: "not stripped", stderr: "stderr",
+        brace: "no mathematics: {state // 64} tokens",
         path: "a path", address: "a memory address", figure: "a figure without an alt",
         drawing: "a drawing without an alt", caption: "without a caption", title: "the title",
         metadata: "metadata", setup: "set-up", empty: "empty",
@@ -276,6 +281,22 @@ def test_an_object_of_a_dotted_name(name, found):
 def test_an_object_that_is_not_there_is_named(name, error):
     with pytest.raises(error, match=name.rpartition(".")[2] if "math" in name else name):
         notebooks.library_object(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "stray"),
+    [
+        ("below {state // 64} tokens", "{state // 64} tokens"),
+        ("a set {1, 2}", "{1, 2}"),
+        ("an end}", "}"),
+        ("after $x_{0}$ and {y}, $z$", "{y}, "),
+        ("$\\{0, 1\\}$, $$a_{b}\nc$$ and `{1: 2}`", None),
+        ("```python\nd = {}\n```\nA row of {eq}`eq-1` {cite:p}`gu2023mamba`", None),
+        (":::{exercise} A set\n:label: 12-a\n\n:::", None),
+    ],
+)
+def test_a_brace_in_printed_words(text, stray):
+    assert notebooks.stray_brace(text) == stray
 
 
 def test_normalise_twice_is_once():
