@@ -585,10 +585,26 @@ def pages(**trees) -> SimpleNamespace:
 
 
 def test_terms_and_their_sentences():
-    gate = ("term-gate", "Lets through.")
-    wanted = {"gate": gate, "gates of sand": gate, "S4": ("term-S4", "A layer.")}
+    gate = ("term-gate", {"": "Lets through."})
+    wanted = {"gate": gate, "gates of sand": gate, "S4": ("term-S4", {"": "A layer."})}
     assert reader.terms_of(pages()) == wanted
     assert reader.terms_of(site(Path())) == {}
+
+
+def test_a_word_has_the_sense_of_its_chapter():
+    app = pages()
+    definition = next(app.env.get_doctree("book/glossary").findall(nodes.definition))
+    definition += nodes.paragraph("", "In chapters 03, 08 and 22, one of a circuit. Chapter 22")
+    definition += nodes.paragraph("", "In chapter 07, a door. Chapter 07")
+    shown = {}
+    for docname in ("chapters/12-b", "chapters/22-l", "chapters/03-d", "chapters/07-d", "index"):
+        page = nodes.section("", nodes.paragraph("", "a gate"))
+        reader.link_terms(app, page, docname)
+        shown[docname[-4:-2]] = next(page.findall(nodes.reference))["reftitle"]
+    assert shown == {
+        "12": "Lets through.", "22": "One of a circuit.", "03": "One of a circuit.",
+        "07": "A door.", "nd": "Lets through.",
+    }  # fmt: skip
 
 
 def test_the_first_use_of_a_term_is_a_link():

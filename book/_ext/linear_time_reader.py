@@ -31,19 +31,33 @@ ACCENTS = ("\\bar", "\\hat", "\\tilde", "\\dot", "\\mathcal", "\\text", "\\mathr
 # Terms
 
 
-def terms_of(app: Sphinx) -> dict[str, tuple[str, str]]:
-    """Term -> its anchor on the glossary's page and its sentence; none where there is no glossary.
+#: How a further sense of a word begins, and in which chapters it is meant.
+SENSE = re.compile(r"In chapters? (\d\d(?:(?:, | and )\d\d)*), (.+)", re.DOTALL)
 
-    The sentence is that of the entry, without the name of its chapter.
+
+def senses_of(paragraphs: list[str]) -> dict[str, str]:
+    """Number of a chapter -> a word's sentence there; under "" that of all other pages.
+
+    The sentences are those of the entry, without the name of the chapter at their end.
     """
+    found = {}
+    for text in paragraphs:
+        sentence = text.partition(". Chapter")[0].rstrip(".") + "."
+        other = SENSE.fullmatch(sentence)
+        for number in re.findall(r"\d\d", other[1]) if other else [""]:
+            found[number] = other[2][0].upper() + other[2][1:] if other else sentence
+    return found
+
+
+def terms_of(app: Sphinx) -> dict[str, tuple[str, dict[str, str]]]:
+    """Term -> its anchor on the glossary's page and its senses; none where there is no glossary."""
     if GLOSSARY not in app.env.found_docs:
         return {}
     found = {}
     for item in app.env.get_doctree(GLOSSARY).findall(nodes.definition_list_item):
-        paragraph = next(item.findall(nodes.paragraph))
-        sentence = paragraph.astext().partition(". Chapter")[0].rstrip(".") + "."
+        senses = senses_of([paragraph.astext() for paragraph in item.findall(nodes.paragraph)])
         entry = list(item.findall(nodes.term))
-        found.update({term.astext(): (entry[0]["ids"][0], sentence) for term in entry})
+        found.update({term.astext(): (entry[0]["ids"][0], senses) for term in entry})
     return found
 
 
@@ -62,12 +76,13 @@ def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         return
     if not hasattr(app, "lt_terms"):
         app.lt_terms = terms_of(app)  # type: ignore[attr-defined]
-    terms: dict[str, tuple[str, str]] = app.lt_terms
+    terms: dict[str, tuple[str, dict[str, str]]] = app.lt_terms
     if not terms:
         return
     pattern = pattern_of(list(terms))
     by_form = {re.sub(r"\s+", " ", term).lower(): term for term in terms}
     to = app.builder.get_relative_uri(docname, GLOSSARY)
+    chapter = docname.removeprefix("chapters/")[:2]
     seen: set[str] = set()
     for text in list(doctree.findall(nodes.Text)):
         if not in_prose(text):
@@ -76,13 +91,13 @@ def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         end = 0
         for match in pattern.finditer(str(text)):
             term = by_form[re.sub(r"\s+", " ", match["term"]).lower()]
-            anchor, sentence = terms[term]
+            anchor, senses = terms[term]
             if anchor in seen:
                 continue
             seen.add(anchor)
             link = nodes.reference("", match[0], internal=True, refuri=f"{to}#{anchor}")
             link["classes"] = ["lt-term"]
-            link["reftitle"] = sentence
+            link["reftitle"] = senses.get(chapter, senses[""])
             pieces += [nodes.Text(str(text)[end : match.start()]), link]
             end = match.end()
         if pieces:
