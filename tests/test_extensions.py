@@ -701,8 +701,30 @@ def test_symbols_of_the_notation_are_links(kind, docname, named):
     reader.link_symbols(app, page, docname)
     links = [(link.astext(), link["refuri"]) for link in page.findall(nodes.reference)]
     wanted = kind == "html" and docname == "book/notation" and named == "in: 12 99"
-    assert links == [("x_t", "../chapters/12-b.html#begins")] * wanted
+    symbol = ("x_t", "../chapters/12-b.html#begins")
+    assert links == [("12", "../chapters/12-b.html"), symbol] * wanted
     assert [math.astext() for math in page.findall(nodes.math)] == ["C", "x_t", "Q", "y"]
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("in: 11 12 00", "Chapters 00, 11 and 12"),
+        ("in: 12 11", "Chapters 11 and 12"),
+        ("in: 12 99", "Chapter 12"),
+        ("in: 99", ""),
+        ("of: 11", ""),
+    ],
+)
+def test_a_table_of_symbols_says_its_chapters(named, said):
+    page = nodes.section("", nodes.title("", "S4"), nodes.comment(named, named), nodes.table())
+    app = pages()
+    app.env.found_docs |= {"chapters/00-a", "chapters/11-c", "chapters/12-b"}
+    app.env.get_doctree = lambda name: chapter()
+    reader.link_symbols(app, page, "book/notation")
+    printed = [node.astext() for node in page.children if isinstance(node, nodes.paragraph)]
+    assert printed == [said] * bool(said)
+    assert not said or isinstance(page.children[1], nodes.paragraph)
 
 
 @pytest.mark.parametrize("page", ["book/a", "search"])

@@ -212,7 +212,21 @@ def test_sections_of_the_notation_name_chapters_that_exist():
     text = (ROOT / "book" / "notation.md").read_text(encoding="utf8")
     named = re.findall(r"^% in: (.*)$", text, re.MULTILINE)
     assert len(named) >= 14
-    assert {number for line in named for number in line.split()} <= {p.stem[:2] for p in CHAPTERS}
+    assert {number for line in named for number in line.split()} == {p.stem[:2] for p in CHAPTERS}
+    sections = text.split("\n## ")[1:]
+    assert len(named) == len(sections) and all("\n\n% in: " in section for section in sections)
+
+
+def test_the_tables_of_the_notation_stand_in_the_book_s_order():
+    """By the first chapter that a table is for, and where that is the same, by the last."""
+    text = (ROOT / "book" / "notation.md").read_text(encoding="utf8")
+    named = [sorted(line.split()) for line in re.findall(r"^% in: (.*)$", text, re.MULTILINE)]
+    assert named == sorted(named)
+
+
+def test_no_cell_of_the_notation_has_a_gap_between_commas():
+    text = (ROOT / "book" / "notation.md").read_text(encoding="utf8")
+    assert not re.findall(r"(?m)^\|.*(?:\| ,|, \||, ,).*", text)
 
 
 # In the browser

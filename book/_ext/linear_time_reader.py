@@ -2,8 +2,9 @@
 
 The first use of a term of the glossary on a page is a link to it, whose sentence `reader.js` shows
 on hover and focus. On the notation page a symbol links to its first formula in the chapters that a
-comment `% in: 11 12` below the heading of its section names. The foot of a page says when it was
-last changed and where to report a mistake, and its head names the card that `book/cards.py` draws.
+comment `% in: 11 12` below the heading of its section names, and these are printed there. The foot
+of a page says when it was last changed and where to report a mistake, and its head names the card
+that `book/cards.py` draws.
 """
 
 from __future__ import annotations
@@ -177,7 +178,8 @@ def link_symbols(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         return
     pages = {name.split("/")[-1][:2]: name for name in app.env.found_docs if "chapters/" in name}
     formulas: dict[str, list[tuple[list[str], str]]] = {}
-    for section in doctree.findall(nodes.section):
+    for section in list(doctree.findall(nodes.section)):
+        say_chapters(app, section, pages)
         for row in (row for table in section.children if isinstance(table, nodes.table)
                     for body in table.findall(nodes.tbody) for row in body.children):  # fmt: skip
             for math in list(row.children[0].findall(nodes.math)):
@@ -194,6 +196,19 @@ def link_symbols(app: Sphinx, doctree: nodes.document, docname: str) -> None:
                     link["classes"] = ["lt-symbol"]
                     link["reftitle"] = "where it comes in"
                     math.parent.replace(math, link)
+
+
+def say_chapters(app: Sphinx, section: nodes.section, pages: dict[str, str]) -> None:
+    """Below the heading of a table of symbols, the chapters that it is for, in their order."""
+    named = [number for number in sorted(chapters_named(section)) if number in pages]
+    words: list[nodes.Node] = [nodes.Text("Chapters " if len(named) > 1 else "Chapter ")]
+    for place, number in enumerate(named):
+        separator = "" if not place else " and " if number == named[-1] else ", "
+        to = app.builder.get_relative_uri(NOTATION, pages[number])
+        words += [nodes.Text(separator), nodes.reference("", number, internal=True, refuri=to)]
+    if named:
+        comment = next(iter(section.findall(nodes.comment)))
+        section.insert(section.index(comment), nodes.paragraph("", "", *words))
 
 
 def introduced(
