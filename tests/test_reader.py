@@ -95,6 +95,72 @@ def test_how_an_assertion_holds(results, assertion, how):
     assert results.how(assertion) == how
 
 
+HELPERS = """
+def equal(one, other):
+    \"\"\"Equal in the sense of torch.equal, not of isclose.\"\"\"
+    close = torch.allclose(one, other, atol=1e-10)
+    return close
+def near(one, other): return torch.allclose(one, other)
+def bounded(one, other, atol=1e-7): return (one - other).abs().max() <= atol
+def twice(one, other): return near(one, other) and near(other, one)
+def same(one, other):
+    \"\"\"Not to a tolerance, as isclose has it.\"\"\"
+    return torch.equal(one, other)
+def little(one): return abs(one) < 0.1
+def symbolic(one): return sp.simplify(one) == 0
+def lost(one): return nowhere(one)
+"""
+
+
+@pytest.mark.parametrize(
+    ("assertion", "how"),
+    [
+        ("assert equal(a, b)", "to 1e-10"),
+        ("assert near(a, b)", "to rounding"),
+        ("assert twice(a, b)", "to rounding"),
+        ("assert bounded(a, b)", "to 1e-07"),
+        ("assert a and (not near(a, b))", "to rounding"),
+        ("assert all((near(a, b) for a in c))", "to rounding"),
+        ("assert all([same(a, b) for a in c])", "exactly"),
+        ("assert same(a, b)", "exactly"),
+        ("assert same(a, b) and little(a)", "within a margin"),
+        ("assert symbolic(a - b)", "by algebra"),
+        ("assert equal(a, b) is c", "exactly"),
+        ("assert torch.equal(a, b) and isinstance(a, int)", "exactly"),
+    ],
+)
+def test_a_helper_holds_as_its_body_says(results, assertion, how):
+    cells = [{"cell_type": "code", "metadata": {}, "source": [HELPERS]}]
+    assert results.how(assertion, results.functions_of(cells, ROOT)) == how
+
+
+@pytest.mark.parametrize(("assertion", "name"), [("unknown(a)", "unknown"), ("lost(a)", "nowhere")])
+def test_a_helper_whose_body_is_not_there_is_refused(results, assertion, name):
+    cells = [{"cell_type": "code", "metadata": {}, "source": [HELPERS]}]
+    with pytest.raises(ValueError, match=f"expected the body of {name}, which “assert {name}"):
+        results.how(f"assert {assertion}", results.functions_of(cells, ROOT))
+
+
+def test_functions_of_a_chapter_are_its_own_and_the_package_s(results):
+    one = "from linear_time. import is_toeplitz as t, nothing\nimport torch\nx = 1"
+    two = "def t2(): return 1"
+    cells = [
+        {"cell_type": "code", "metadata": {"tags": ["imports"]}, "source": [one]},
+        {"cell_type": "code", "metadata": {"tags": ["solution"]}, "source": ["def answer(): 1"]},
+        {"cell_type": "code", "metadata": {}, "source": [two]},
+        {"cell_type": "markdown", "metadata": {}, "source": ["def words(): 1"]},
+    ]
+    assert set(results.functions_of(cells, ROOT)) == {"t", "t2"}
+
+
+def test_no_result_is_called_exact_that_a_tolerance_holds(results):
+    """Chapter 21's `equal` is an allclose, chapter 13's `is_toeplitz` another."""
+    for number, word, how in (("21", "equal(kda", "to 1e-10"), ("13", "is_toeplitz", "to 1e-09")):
+        (path,) = (path for path in CHAPTERS if path.stem.startswith(number))
+        found = [one for one in results.counted(path).results if word in one.assertion]
+        assert found and {one.how for one in found} == {how}
+
+
 def test_assertions_are_counted_once_each(results):
     source = (
         "assert all(f(x) for x in y)\nif z:\n    assert z\ntorch.testing.assert_close(a, b)\nf(1)"

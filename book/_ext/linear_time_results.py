@@ -8,6 +8,7 @@ build executed, and `{citation}` is CITATION.cff.
 from __future__ import annotations
 
 import ast
+import builtins
 import json
 import platform
 import re
@@ -33,11 +34,12 @@ NOT_COMPARED = {"nbval-ignore-output", "nbval-skip", "solution"}
 
 
 class Result(NamedTuple):
-    """A statement, the assertion that holds it, and its anchor on the chapter's page."""
+    """A statement, the assertion that holds it and how, and its anchor on the chapter's page."""
 
     text: str
     assertion: str
     anchor: str
+    how: str
 
 
 class Counted(NamedTuple):
@@ -99,17 +101,98 @@ def results_of(source: str) -> list[tuple[str, str]]:
     return found
 
 
-def how(assertion: str) -> str:
-    """How an assertion holds: by algebra, exactly, to a tolerance, or within a margin."""
-    if re.search(r"\bsp\.|\.expand\(\)|is_zero_matrix", assertion):
+def asked(node: ast.AST) -> list[ast.Call]:
+    """The calls whose truth an expression takes, not those whose value it compares."""
+    match node:
+        case ast.BoolOp(values=parts):
+            return [call for part in parts for call in asked(part)]
+        case ast.UnaryOp(op=ast.Not(), operand=part):
+            return asked(part)
+        case ast.Call(
+            func=ast.Name(id="all" | "any"),
+            args=[ast.GeneratorExp(elt=part) | ast.ListComp(elt=part)],
+        ):
+            return asked(part)
+        case ast.Call():
+            return [node]
+    return []
+
+
+def to_tolerance(source: str) -> str:
+    """By algebra, or to which tolerance, as source says; else nothing."""
+    if re.search(r"\bsp\.|\.expand\(\)|is_zero_matrix", source):
         return "by algebra"
-    bound = re.search(r"(?:atol=|rtol=|<=? )(1e-\d+)", assertion)
+    bound = re.search(r"(?:atol=|rtol=|<=? )(1e-\d+)", source)
     if bound:
         return f"to {bound[1]}"
-    if "allclose" in assertion or "isclose" in assertion or "assert_close" in assertion:
-        return "to rounding"
-    measured = re.search(r"\babs\(.*<|[<>]=? (?!0\b(?!\.))", assertion, re.DOTALL)
+    return "to rounding" if re.search("allclose|isclose|assert_close", source) else ""
+
+
+def within(source: str) -> str:
+    measured = re.search(r"\babs\(.*<|[<>]=? (?!0\b(?!\.))", source, re.DOTALL)
     return "within a margin" if measured else "exactly"
+
+
+def how(assertion: str, helpers: dict[str, ast.FunctionDef] | None = None) -> str:
+    """How an assertion holds: by algebra, exactly, to a tolerance, or within a margin.
+
+    Where it takes the truth of a helper's answer it holds as the helper's body says.
+
+    Raises:
+        ValueError: it asks a helper whose body is not among `helpers`.
+    """
+    found = to_tolerance(assertion) or within(assertion)
+    node = ast.parse(assertion).body[0]
+    if found != "exactly" or not isinstance(node, ast.Assert):
+        return found
+    for call in asked(node.test):
+        name = call.func.id if isinstance(call.func, ast.Name) else ""
+        if not name or hasattr(builtins, name):
+            continue
+        if name not in (helpers or {}):
+            raise ValueError(f"expected the body of {name}, which “{assertion[:60]}” asks")
+        body = (helpers or {})[name]
+        others = {other: one for other, one in (helpers or {}).items() if other != name}
+        returned = [part.value for part in ast.walk(body) if isinstance(part, ast.Return)]
+        kinds = [to_tolerance(without_words(body))]
+        kinds += [how(f"assert {ast.unparse(value)}", others) for value in returned if value]
+        found = next((kind for kind in kinds if kind not in ("", "exactly")), found)
+    return found
+
+
+def without_words(body: ast.FunctionDef) -> str:
+    """A function's source without its docstring."""
+    first = body.body[0] if len(body.body) > 1 and ast.get_docstring(body) else None
+    kept = [part for part in body.body if part is not first]
+    return "\n".join(map(ast.unparse, [body.args, *kept]))
+
+
+def functions_of(cells: list[dict[str, Any]], root: Path) -> dict[str, ast.FunctionDef]:
+    """The functions that a chapter's cells define or import from linear_time, by their names."""
+    found: dict[str, ast.FunctionDef] = {}
+    for cell in cells:
+        if cell["cell_type"] != "code" or "solution" in cell["metadata"].get("tags", []):
+            continue
+        for node in ast.walk(parsed("".join(cell["source"]))):
+            if isinstance(node, ast.FunctionDef):
+                found[node.name] = node
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                "linear_time."
+            ):
+                path = root / "src" / f"{(node.module or '').replace('.', '/')}.py"
+                if path.is_file():
+                    there = in_module(path)
+                    found |= {
+                        a.asname or a.name: there[a.name] for a in node.names if a.name in there
+                    }
+    return found
+
+
+@cache
+def in_module(path: Path) -> dict[str, ast.FunctionDef]:
+    """The functions at the top of a module, by their names."""
+    body = ast.parse(path.read_text(encoding="utf8")).body
+    return {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
 
 
 @cache
@@ -117,10 +200,11 @@ def counted(path: Path) -> Counted:
     """Read a chapter; its solutions are not the book's assertions.
 
     Raises:
-        ValueError: a statement without an assertion.
+        ValueError: a statement without an assertion, or one that asks a helper without a body.
     """
     cells = json.loads(path.read_text(encoding="utf8"))["cells"]
     title = re.search(r"^# (.*)", "".join(cells[0]["source"]), re.MULTILINE)
+    helpers = functions_of(cells, path.parent.parent)
     results: list[Result] = []
     asserted = compared = 0
     for cell in cells:
@@ -133,7 +217,7 @@ def counted(path: Path) -> Counted:
         try:
             for text, assertion in results_of(source):
                 anchor = f"result-{path.stem[:2]}-{len(results) + 1}"
-                results.append(Result(text, assertion, anchor))
+                results.append(Result(text, assertion, anchor, how(assertion, helpers)))
         except ValueError as error:
             raise ValueError(f"{path.stem}: {error}") from error
     return Counted(title[1] if title else path.stem, tuple(results), asserted, compared)
@@ -208,7 +292,7 @@ class ResultsDirective(Listed):
                 address = f"../chapters/{path.stem}.html#{result.anchor}"
                 link = nodes.reference("", result.text, refuri=address, internal=True)
                 link["reftitle"] = " ".join(result.assertion.split())[:200]
-                line = nodes.paragraph("", "", link, nodes.Text(f" ({how(result.assertion)})"))
+                line = nodes.paragraph("", "", link, nodes.Text(f" ({result.how})"))
                 items += nodes.list_item("", line)
             section += items
             made.append(section)
