@@ -142,7 +142,7 @@ def test_a_helper_whose_body_is_not_there_is_refused(results, assertion, name):
 
 
 def test_functions_of_a_chapter_are_its_own_and_the_package_s(results):
-    one = "from linear_time. import is_toeplitz as t, nothing\nimport torch\nx = 1"
+    one = "from linear_time.convolution import toeplitz as t, nothing\nimport torch\nx = 1"
     two = "def t2(): return 1"
     cells = [
         {"cell_type": "code", "metadata": {"tags": ["imports"]}, "source": [one]},
