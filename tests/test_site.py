@@ -77,6 +77,8 @@ INSPECT = r"""
     clipped: [...article.querySelectorAll('.highlight pre')].filter(visible)
       .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.trim().slice(0, 60)),
     theme: document.documentElement.dataset.theme,
+    leads: Object.fromEntries(['left-prev', 'right-next'].map(which => [which,
+      document.querySelector(`.prev-next-area a.${which}`)?.getAttribute('href') ?? null])),
   };
 }
 """
@@ -330,39 +332,28 @@ def test_plots_are_turned_round_on_a_dark_page(chromium: Browser, address: str) 
     assert filters and all("invert" in value for value in filters)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
-def test_the_notebook_can_be_downloaded(page: Page, address: str, chapter: Path) -> None:
+@pytest.fixture(scope="module", params=CHAPTERS, ids=lambda path: path.stem)
+def chapter(request: pytest.FixtureRequest) -> Path:
+    """Each chapter, for all of these checks before the next one's page is opened."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def opened(chromium: Browser, address: str, chapter: Path) -> Iterator[Page]:
+    """The chapter's page, opened once: the first check sees it untouched, the last opens folds."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    page = context.new_page()
     page.goto(f"{address}chapters/{chapter.stem}.html")
-    page.locator(".dropdown-download-buttons > button").click()
-    with page.expect_download() as download:
-        page.locator(".btn-download-source-button").click()
-    served = json.loads(Path(download.value.path()).read_text(encoding="utf8"))
-    assert served == json.loads(chapter.read_text(encoding="utf8"))
+    yield page
+    context.close()
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
-def test_solutions_are_folded_and_open_on_a_click(page: Page, address: str, chapter: Path) -> None:
-    cells = json.loads(chapter.read_text(encoding="utf8"))["cells"]
-    expected = sum("solution" in cell["metadata"].get("tags", []) for cell in cells)
-    page.goto(f"{address}chapters/{chapter.stem}.html")
-    page.evaluate("document.querySelectorAll('details.lt-detour').forEach(d => (d.open = true))")
-    solutions = page.locator(".cell.tag_solution details")
-    assert solutions.count() == expected
-    for i in range(expected):
-        code = solutions.nth(i).locator("pre").first
-        assert not code.is_visible()
-        solutions.nth(i).locator("summary").click()
-        assert code.is_visible()
-
-
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
-def test_layers_are_those_of_the_tags(page: Page, address: str, chapter: Path) -> None:
+def test_layers_are_those_of_the_tags(opened: Page, chapter: Path) -> None:
     """Set-up gone, imports one line, detours and answers folded, a form for each prediction."""
     cells = json.loads(chapter.read_text(encoding="utf8"))["cells"]
     tags = [set(cell["metadata"].get("tags", [])) for cell in cells]
-    page.goto(f"{address}chapters/{chapter.stem}.html")
-    assert page.locator(".cell.tag_setup").count() == 0
-    imports = page.locator(".cell.tag_imports details")
+    assert opened.locator(".cell.tag_setup").count() == 0
+    imports = opened.locator(".cell.tag_imports details")
     assert imports.count() == 1
     assert imports.locator("summary").inner_text().strip() == "What this page imports"
     assert not imports.locator("pre").first.is_visible()
@@ -375,21 +366,48 @@ def test_layers_are_those_of_the_tags(page: Page, address: str, chapter: Path) -
         ),
         "form.lt-predict": sum("predict" in given for given in tags),
     }
-    assert {what: page.locator(what).count() for what in expected} == expected
-    assert page.locator("details.lt-fold[open], details.lt-full[open]").count() == 0
+    assert {what: opened.locator(what).count() for what in expected} == expected
+    assert opened.locator("details.lt-fold[open], details.lt-full[open]").count() == 0
 
 
-def test_previous_and_next_lead_through_the_whole_book(page: Page, address: str) -> None:
+def test_the_notebook_can_be_downloaded(opened: Page, chapter: Path) -> None:
+    opened.locator(".dropdown-download-buttons > button").click()
+    with opened.expect_download() as download:
+        opened.locator(".btn-download-source-button").click()
+    served = json.loads(Path(download.value.path()).read_text(encoding="utf8"))
+    assert served == json.loads(chapter.read_text(encoding="utf8"))
+
+
+def test_solutions_are_folded_and_open_on_a_click(opened: Page, chapter: Path) -> None:
+    cells = json.loads(chapter.read_text(encoding="utf8"))["cells"]
+    expected = sum("solution" in cell["metadata"].get("tags", []) for cell in cells)
+    opened.evaluate("document.querySelectorAll('details.lt-detour').forEach(d => (d.open = true))")
+    solutions = opened.locator(".cell.tag_solution details")
+    assert solutions.count() == expected
+    for i in range(expected):
+        code = solutions.nth(i).locator("pre").first
+        assert not code.is_visible()
+        solutions.nth(i).locator("summary").click()
+        assert code.is_visible()
+
+
+def test_previous_and_next_lead_through_the_whole_book(
+    page: Page, address: str, visits: dict
+) -> None:
+    """From where the site opens, by the links that the pages have in a browser."""
     page.goto(address + "index.html")
     page.wait_for_url(re.compile(r"/book/|/chapters/"))
     seen = [urlsplit(page.url).path.lstrip("/")]
-    while (link := page.locator(".prev-next-area a.right-next")).count():
-        target = urljoin(page.url, link.get_attribute("href"))
-        page.goto(target)
-        back = urljoin(page.url, page.locator(".prev-next-area a.left-prev").get_attribute("href"))
-        assert urlsplit(back).path.lstrip("/") == seen[-1]
-        seen.append(urlsplit(page.url).path.lstrip("/"))
+
+    def leads(name: str, which: str) -> str | None:
+        target = visits[name, WIDTHS[0], SCHEME]["leads"][which]
+        return target and urlsplit(urljoin(address + name, target)).path.lstrip("/")
+
+    while following := leads(seen[-1], "right-next"):
+        assert leads(following, "left-prev") == seen[-1]
+        seen.append(following)
         assert len(seen) <= len(PAGES)
+    assert leads(seen[0], "left-prev") is None
     assert sorted(seen) == PAGES
 
 
