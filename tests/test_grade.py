@@ -171,7 +171,7 @@ made.grade("12-theta", b"", 60)
     run.kill()
     run.wait()
     run.stdout.close()
-    for _ in range(50):
+    for _ in range(600):
         try:
             os.kill(child, 0)
             stat = Path(f"/proc/{child}/stat").read_text(encoding="utf8")
