@@ -124,7 +124,7 @@ def in_course(name):
 
 def test_the_courses_are_as_long_as_they_say():
     assert TEACHING.count(":::{week}") == len(WEEKS)
-    lengths = {"term": 12, "module": 4, "after": 4, "workshop": 4, "second": 4}
+    lengths = {"term": 12, "six": 6, "module": 4, "after": 4, "workshop": 4, "second": 4}
     assert {name: len(in_course(name)) for name in lengths} == lengths
     assert sum(lengths.values()) == len(WEEKS)
     for name in ("after", "second"):
@@ -155,6 +155,25 @@ def test_a_week_has_the_hours_that_the_page_states(week):
     assert minutes <= (90 if week.course in DAYS else 180)
 
 
+def test_the_course_of_six_weeks_is_chapters_11_to_18_whole():
+    """It skips no chapter on the way, and has a deck every week, as it says."""
+    six = in_course("six")
+    assert "Chapters 11 to 18 whole" in TEACHING and "Each week has its slides" in TEACHING
+    taught = [number for week in six for number in week.chapters]
+    assert taught == [number for number in course.stems() if "11" <= number <= "18"]
+    assert all((ROOT / "book/slides" / f"{course.stems()[n]}.md").is_file() for n in taught)
+    read: set[str] = set()
+    for week in six:
+        for _, other, _ in course.to_borrow(week.chapters, read):
+            assert other < "11"
+        read |= set(week.chapters)
+    left = {week.chapters for week in six} - {week.chapters for week in in_course("module")}
+    assert ("14", "15") in left
+    section = TEACHING.split("## A course of six weeks")[1].split("\n## ")[0]
+    heads = re.findall(r"(?m)^### Week (\d)\. .*\n\n:::\{week\} ([\d ]+)$", section)
+    assert heads == [(str(n), " ".join(week.chapters)) for n, week in enumerate(six, 1)]
+
+
 def test_a_term_that_ends_after_mamba_has_twelve_weeks():
     """Weeks 4 to 7 give way to the four of Part VI, and what they leave out is not needed there."""
     assert "leaves out weeks 4 to 7 and has them behind week 12" in TEACHING
@@ -177,7 +196,7 @@ def test_what_a_chapter_builds_on_can_be_borrowed():
     assert not lacking
 
 
-@pytest.mark.parametrize("name", ["term", "module", "after", "workshop", "second"])
+@pytest.mark.parametrize("name", ["term", "six", "module", "after", "workshop", "second"])
 def test_what_a_course_skips_can_be_borrowed(name):
     read: set[str] = set()
     borrowed = []
