@@ -9,6 +9,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page
 
+import linear_time
 from book import CHAPTERS, ROOT
 
 STATIC = ROOT / "book" / "_static"
@@ -191,12 +192,37 @@ def test_the_last_lines_of_the_tests(results, tmp_path):
 
 def test_the_citation_is_that_of_the_file(results):
     cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf8"))
-    words, entry = results.citation(cff)
+    words, entry = results.citation(cff, "26 November 2026")
     for value in (cff["title"], cff["version"], cff["repository-code"], "2026"):
         assert value in words and value in " ".join(" ".join(entry).split())
     assert max(map(len, entry)) <= 76
     two = {**cff, "authors": [{"given-names": "Ada", "family-names": "L"}, {"name": "The others"}]}
-    assert "  author  = {{Ada L} and {The others}}," in results.citation(two)[1]
+    assert "  author  = {{Ada L} and {The others}}," in results.citation(two, "1 May 2026")[1]
+    assert "version 0.1.0, unreleased, of 26 November 2026." in words
+    assert "  version = {0.1.0, unreleased, of 26 November 2026}," in entry
+    words, entry = results.citation({**cff, "date-released": "2027-01-02"}, "26 November 2026")
+    assert "(2027)" in words and "version 0.1.0. " in words
+    assert "  version = {0.1.0}," in entry and "  year    = {2027}," in entry
+
+
+def test_the_last_change_is_the_first_of_the_list(results):
+    assert results.last_change("# Changes\n\n### 2 May 2027\n\n### 1 May 2026\n") == "2 May 2027"
+    with pytest.raises(ValueError, match="expected a heading"):
+        results.last_change("# Changes\n")
+
+
+def test_a_version_is_released_where_the_changes_say_so():
+    """Citation, list of changes, page and package agree: one version, and one date or none."""
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf8"))
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf8")
+    page = (ROOT / "book" / "cite.md").read_text(encoding="utf8")
+    assert cff["version"] == linear_time.__version__
+    version = re.escape(cff["version"])
+    released = re.search(rf"(?m)^## {version}, (\d{{4}}-\d\d-\d\d)$", changes)
+    assert cff.get("date-released") == (released[1] if released else None)
+    unreleased = f"version {cff['version']} has not been released yet"
+    assert (unreleased in page) == (released is None)
+    assert released or re.search(r"(?m)^## Unreleased$", changes)
 
 
 # Terms

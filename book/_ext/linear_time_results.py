@@ -327,26 +327,42 @@ class CitationDirective(Listed):
 
     def run(self) -> list[nodes.Node]:
         path = self.root / "CITATION.cff"
-        self.env.note_dependency(str(path))
-        words, entry = citation(yaml.safe_load(path.read_text(encoding="utf8")))
+        changes = self.root / "CHANGELOG.md"
+        for file in (path, changes):
+            self.env.note_dependency(str(file))
+        cff = yaml.safe_load(path.read_text(encoding="utf8"))
+        words, entry = citation(cff, last_change(changes.read_text(encoding="utf8")))
         return self.parse([words, "", "```bibtex", *entry, "```"])
 
 
-def citation(cff: dict[str, Any]) -> tuple[str, list[str]]:
-    """A citation as a sentence, and as the lines of a BibTeX entry."""
+def last_change(changes: str) -> str:
+    """The date of the newest day in the list of changes, which begins with it."""
+    found = re.search(r"(?m)^### (\d{1,2} \w+ \d{4})$", changes)
+    if not found:
+        raise ValueError("CHANGELOG.md: expected a heading “### day month year”")
+    return found[1]
+
+
+def citation(cff: dict[str, Any], changed: str) -> tuple[str, list[str]]:
+    """A citation as a sentence, and as the lines of a BibTeX entry.
+
+    A version without a date is not released: in its place stands when the book last changed.
+    """
     authors = [
         " ".join(filter(None, (a.get("given-names"), a.get("family-names")))) or a["name"]
         for a in cff["authors"]
     ]
-    released = str(cff["date-released"])
+    released = "date-released" in cff
+    year = str(cff["date-released"])[:4] if released else changed.split()[-1]
+    version = cff["version"] if released else f"{cff['version']}, unreleased, of {changed}"
     names = ", ".join(authors)
-    words = f"{names} ({released[:4]}). *{cff['title']}*, version {cff['version']}. "
+    words = f"{names} ({year}). *{cff['title']}*, version {version}. "
     return words + cff["repository-code"], [
         "@software{lineartime,",
         f"  author  = {{{' and '.join('{' + name + '}' for name in authors)}}},",
         *_wrapped(f"title   = {{{cff['title']}}},"),
-        f"  version = {{{cff['version']}}},",
-        f"  year    = {{{released[:4]}}},",
+        f"  version = {{{version}}},",
+        f"  year    = {{{year}}},",
         f"  url     = {{{cff['repository-code']}}}",
         "}",
     ]
