@@ -2,11 +2,13 @@
 
 Discretized, the systems of a sequence are N times its inputs, and so are its
 states. So the scan works on a few steps at a time, in buffers that all chunks
-share. It keeps the states between chunks, and computes all others again for
-the gradient; chapter 17 counts what that saves. Numbers are at least float32
-inside whatever the inputs are: a chunk is cast when it is read.
+share, and reads its inputs a span of chunks at a time. It keeps the states
+between chunks, and computes all others again for the gradient; chapter 17
+counts what that saves. Numbers are at least float32 inside whatever the inputs
+are: a span is cast when it is read.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -19,9 +21,11 @@ from torch.nn import functional
 from linear_time.discretization import phi
 from linear_time.layer import full, without_autocast
 
-# On a CPU a step's states and a chunk's should fit the caches: 2**14 numbers
-# a step, 2**18 a chunk (1 MiB), unless one row of the batch has more.
-WIDTH, BLOCK = 2**14, 2**18
+# On a CPU a chunk's states should fit the cache of a core: 2**13 numbers a
+# step, 2**17 a chunk (three buffers of 0.5 MiB), unless one row of the batch
+# has more. An operation costs some microseconds whatever its size, so what has
+# no state (u, Δ, B, C, z) is read and prepared for a span of chunks at once.
+WIDTH, BLOCK, SPAN = 2**13, 2**17, 3
 
 
 def next_state(
@@ -97,15 +101,18 @@ def forward(
         # The state before each chunk: all that the gradient needs to keep.
         entering = state.new_empty(work.n_chunks * keep, *state.shape)
         y = torch.empty_like(u)
-        for i, rows, steps in work:
-            if keep:
-                entering[i, rows] = state[rows]
-            _, h = work.load(rows, steps, state)
-            state[rows] = h[-1]
-            y_chunk = work.output(h)
+        for rows, steps, chunks in work:
+            work.read_all(rows, steps)
+            y_span = torch.empty_like(work.u)
+            for i, part in chunks:
+                if keep:
+                    entering[i, rows] = state[rows]
+                _, h = work.load(part, state[rows])
+                state[rows] = h[-1]
+                work.output(part, h, out=y_span[part])
             if work.z is not None:
-                y_chunk *= functional.silu(work.z)
-            _time_first(y[rows])[steps] = y_chunk
+                y_span *= functional.silu(work.z)
+            _time_first(y[rows])[steps] = y_span
         return y, state.mT.contiguous(), entering
 
 
@@ -142,36 +149,43 @@ def backward(
         )
         # What all later steps ask of h_t: ā_{t+1} g_{t+1}.
         later = grad_last.mT.to(work.dtype, copy=True)  # (batch, N, d_inner)
-        for i, rows, steps in reversed(work):
-            a, h = work.load(rows, steps, entering[i])
+        for rows, steps, chunks in reversed(work):
+            work.read_all(rows, steps)
             u, delta = work.u, work.delta  # (steps, batch, d_inner)
             dy = work.read(grad_y, rows, steps)
+            to_z = None
             if work.z is not None:
-                d_z, dy = _gate_gradients(work.z, work.output(h), dy)
-                _time_first(grad_z[rows])[steps] = d_z
-            # g_t = C_t dy_t + ā_{t+1} g_{t+1}, backwards in time
-            g = work.buffer(2)
-            torch.mul(work.C.unsqueeze(-1), dy.unsqueeze(2), out=g)
-            g[-1] += later[rows]
-            a_steps, g_steps = a.unbind(0), g.unbind(0)
-            for t in range(len(g_steps) - 2, -1, -1):
-                g_steps[t].addcmul_(a_steps[t + 1], g_steps[t + 1])
-            _time_first(grad_C[rows])[steps] = (
-                dy.unsqueeze(2) @ h[1:].mT
-            ).squeeze(2)
-            # with respect to ΔA through ā: g_t h_{t−1} ā_t, in the place of ā
-            ga = a.mul_(g)
-            later[rows] = ga[0]
-            grad_x = ga.mul_(h[:-1])
-            free = h[1:]
-            if rule == "zero_order_hold":
-                work.add_input_slope(grad_x, g, free)
-            grad_v = (work.B.unsqueeze(2) @ g).squeeze(2)  # of v = Δ u
-            v = work.v.unsqueeze(2)
-            _time_first(grad_B[rows])[steps] = (v @ g.mT).squeeze(2)
-            d_delta = torch.mul(grad_x, work.A, out=free).sum(2)
+                to_z, dy = _gate_gradients(work.z, dy)
+                work.z = None  # its room is wanted
+            y, grad_v, d_delta = (torch.empty_like(u) for _ in range(3))
+            d_B, d_C = torch.empty_like(work.B), torch.empty_like(work.C)
+            for i, part in reversed(chunks):
+                a, h = work.load(part, entering[i, rows])
+                if to_z is not None:
+                    work.output(part, h, out=y[part])
+                # g_t = C_t dy_t + ā_{t+1} g_{t+1}, backwards in time
+                g, dy_t = work.buffer(2, part), dy[part].unsqueeze(2)
+                torch.mul(work.C[part].unsqueeze(-1), dy_t, out=g)
+                g[-1] += later[rows]
+                a_steps, g_steps = a.unbind(0), g.unbind(0)
+                for t in range(len(g_steps) - 2, -1, -1):
+                    g_steps[t].addcmul_(a_steps[t + 1], g_steps[t + 1])
+                _product(dy_t, h[1:].mT, out=d_C[part])
+                # with respect to ΔA through ā: g_t h_{t−1} ā_t, for ā
+                ga = a.mul_(g)
+                later[rows] = ga[0]
+                grad_x = ga.mul_(h[:-1])
+                free = h[1:]
+                if rule == "zero_order_hold":
+                    work.add_input_slope(part, grad_x, g, free)
+                B = work.B[part].unsqueeze(2)
+                _product(B, g, out=grad_v[part])  # of v = Δ u
+                _product(work.v[part].unsqueeze(2), g.mT, out=d_B[part])
+                torch.mul(grad_x, work.A, out=free)
+                torch.sum(free, 2, out=d_delta[part])
+                grad_x.mul_(delta[part].unsqueeze(2))
+                grad_A += grad_x.sum((0, 1)).mT
             d_delta.addcmul_(grad_v, u)
-            grad_A += grad_x.mul_(delta.unsqueeze(2)).sum((0, 1)).mT
             d_u = grad_v.mul_(delta)
             if grad_D is not None:
                 grad_D += (dy * u).sum((0, 1))
@@ -182,13 +196,17 @@ def backward(
                 grad_b += d_delta.sum((0, 1))
             _time_first(grad_u[rows])[steps] = d_u
             _time_first(grad_delta[rows])[steps] = d_delta
+            _time_first(grad_B[rows])[steps] = d_B
+            _time_first(grad_C[rows])[steps] = d_C
+            if to_z is not None:
+                _time_first(grad_z[rows])[steps] = to_z.mul_(y)
         grads.append(later.mT.contiguous())
         every = zip(grads, (*inputs, initial_state), strict=True)
         return [None if x is None else g.to(x.dtype) for g, x in every]
 
 
 class _Chunks:
-    """The inputs a chunk at a time, and the buffers that all chunks share."""
+    """The inputs a span at a time, and the buffers that all chunks share."""
 
     def __init__(
         self,
@@ -215,9 +233,13 @@ class _Chunks:
         if on_cpu:
             steps = min(steps, max(BLOCK // (rows * width), 8))
         steps = min(steps, length)
-        self.rows = _slices(batch, rows)
-        self.steps = _slices(length, steps)
-        self.n_chunks = len(self.steps)
+        spans = _slices(length, SPAN * steps)
+        self.rows, self.n_chunks = _slices(batch, rows), -(-length // steps)
+        # The steps of a span; its chunks, by their number, from its beginning.
+        self.spans = [
+            (span, list(enumerate(_slices(span.stop - span.start, steps), k)))
+            for k, span in zip(itertools.count(0, SPAN), spans)
+        ]
         # The second holds the states, with the one before the chunk.
         self.buffers = [
             torch.empty(
@@ -228,18 +250,22 @@ class _Chunks:
             for k in range(n_buffers)
         ]
 
-    def __iter__(self) -> Iterator[tuple[int, slice, slice]]:
+    def __iter__(
+        self,
+    ) -> Iterator[tuple[slice, slice, list[tuple[int, slice]]]]:
         for rows in self.rows:
-            for i, steps in enumerate(self.steps):
-                yield i, rows, steps
+            for steps, chunks in self.spans:
+                yield rows, steps, chunks
 
-    def __reversed__(self) -> Iterator[tuple[int, slice, slice]]:
+    def __reversed__(
+        self,
+    ) -> Iterator[tuple[slice, slice, list[tuple[int, slice]]]]:
         return reversed(list(self))
 
-    def buffer(self, k: int) -> Tensor:
+    def buffer(self, k: int, part: slice) -> Tensor:
         """(steps, rows, N, d_inner), and one step more for the states."""
-        steps, rows, d_inner = self.u.shape
-        sizes = (steps + (k == 1), rows, len(self.A), d_inner)
+        steps = part.stop - part.start + (k == 1)
+        sizes = (steps, self.u.shape[1], *self.A.shape)
         return self.buffers[k][: math.prod(sizes)].view(sizes)
 
     def read(self, x: Tensor, rows: slice, steps: slice) -> Tensor:
@@ -249,10 +275,8 @@ class _Chunks:
             chunk = chunk.contiguous()
         return _time_first(chunk.to(self.dtype)).contiguous()
 
-    def load(
-        self, rows: slice, steps: slice, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Read a chunk; return ā, and h with the entering state first."""
+    def read_all(self, rows: slice, steps: slice) -> None:
+        """Read a span of all inputs; Δ gets its bias and its softplus."""
         # (steps, rows, d_inner); B and C (steps, rows, N)
         read: Any = (
             None if x is None else self.read(x, rows, steps) for x in self.whole
@@ -263,29 +287,36 @@ class _Chunks:
         if self.softplus:
             self.delta = functional.softplus(self.delta)
         self.v = self.delta * self.u
-        a, h = self.buffer(0), self.buffer(1)
-        torch.mul(self.delta.unsqueeze(2), self.A, out=a)
-        torch.mul(self.B.unsqueeze(-1), self.v.unsqueeze(2), out=h[1:])
+
+    def load(self, part: slice, state: Tensor) -> tuple[Tensor, Tensor]:
+        """ā of a chunk, and h with the entering state first."""
+        a, h = self.buffer(0, part), self.buffer(1, part)
+        torch.mul(self.delta[part].unsqueeze(2), self.A, out=a)
+        B, v = self.B[part].unsqueeze(-1), self.v[part].unsqueeze(2)
+        torch.mul(B, v, out=h[1:])
         if self.rule == "zero_order_hold":
             h[1:] *= _input_factor(a)
         a.exp_()
-        h[0] = state[rows]
+        h[0] = state
         h_steps = h.unbind(0)
         for t, a_t in enumerate(a.unbind(0)):
             h_steps[t + 1].addcmul_(a_t, h_steps[t])
         return a, h
 
-    def output(self, h: Tensor) -> Tensor:
+    def output(self, part: slice, h: Tensor, out: Tensor) -> None:
         """C h + D u, before the gate, (steps, batch, d_inner)."""
-        y = (self.C.unsqueeze(2) @ h[1:]).squeeze(2)
-        return y if self.D is None else y.addcmul_(self.u, self.D)
+        _product(self.C[part].unsqueeze(2), h[1:], out)
+        if self.D is not None:
+            out.addcmul_(self.u[part], self.D)
 
-    def add_input_slope(self, grad_x: Tensor, g: Tensor, free: Tensor) -> None:
+    def add_input_slope(
+        self, part: slice, grad_x: Tensor, g: Tensor, free: Tensor
+    ) -> None:
         """The factor φ(ΔA) of b̄: grad_x += g Δ u B φ′(ΔA); g ← g φ(ΔA)."""
-        x = torch.mul(self.delta.unsqueeze(2), self.A, out=free)
-        v = self.v.unsqueeze(2)
+        x = torch.mul(self.delta[part].unsqueeze(2), self.A, out=free)
+        v = self.v[part].unsqueeze(2)
         rise = _input_factor_slope(x)
-        grad_x += rise.mul_(g).mul_(v).mul_(self.B.unsqueeze(-1))
+        grad_x += rise.mul_(g).mul_(v).mul_(self.B[part].unsqueeze(-1))
         g *= _input_factor(x)
 
 
@@ -298,12 +329,15 @@ def _slices(length: int, size: int) -> list[slice]:
     return [slice(s, min(s + size, length)) for s in range(0, length, size)]
 
 
-def _gate_gradients(
-    z: Tensor, y: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Of y SiLU(z): the gradients with respect to z and to y."""
+def _product(row: Tensor, matrix: Tensor, out: Tensor) -> None:
+    """(…, 1, K) @ (…, K, M) into (…, M)."""
+    torch.matmul(row, matrix, out=out.unsqueeze(2))
+
+
+def _gate_gradients(z: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Of y SiLU(z), with respect to z but for its factor y, and to y."""
     s = torch.sigmoid(z)
-    return grad * y * s * (1 + z * (1 - s)), grad * z * s
+    return grad * s * (1 + z * (1 - s)), grad * z * s
 
 
 def _input_factor(z: Tensor) -> Tensor:
