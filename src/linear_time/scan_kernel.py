@@ -187,7 +187,7 @@ def backward(
                 grad_A += grad_x.sum((0, 1)).mT
             d_delta.addcmul_(grad_v, u)
             d_u = grad_v.mul_(delta)
-            if grad_D is not None:
+            if work.D is not None:
                 grad_D += (dy * u).sum((0, 1))
                 d_u.addcmul_(dy, work.D)
             if softplus:  # softplus′(x) = σ(x) = 1 − exp(−softplus(x))
