@@ -1,5 +1,6 @@
 """Drawings: text is text, said in a sentence, legible on a telephone, nothing on anything else."""
 
+import functools
 import re
 from xml.etree import ElementTree
 
@@ -84,11 +85,18 @@ def test_a_slip_is_an_error():
         mamba_drawing("attention")
 
 
-def look(chromium, *figures, width=360):
-    page = chromium.new_page(viewport={"width": width, "height": 900})
+@functools.cache
+def window(chromium):
+    """One for all: what it showed before is gone with its document."""
+    return chromium.new_page()
+
+
+def look(chromium, *figures, widths=(360,)):
+    page, found = window(chromium), []
     page.set_content(sheet(*figures))
-    found = faults(page)
-    page.close()
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 900})
+        found += faults(page)
     return found
 
 
@@ -117,7 +125,7 @@ def planted():
 
 
 def test_a_good_drawing_has_no_fault(chromium):
-    assert look(chromium, small()) == look(chromium, small(), width=1280) == []
+    assert look(chromium, small(), widths=(1280, 360)) == []
 
 
 @pytest.mark.parametrize(("fault", "answer"), planted())
@@ -141,8 +149,7 @@ DRAWINGS = pictures("_drawing") | {"gate-drawing": lambda: example("gate_drawing
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_the_books_drawings_are_legible(chromium, name):
-    for width in (1280, 360):
-        assert look(chromium, DRAWINGS[name](), width=width) == []
+    assert look(chromium, DRAWINGS[name](), widths=(1280, 360)) == []
 
 
 @pytest.mark.parametrize("part", PARTS[1:])
@@ -165,8 +172,7 @@ def test_a_part_that_is_cut_out_is_legible(chromium, part):
         return ["".join(t.itertext()) for t in texts if (t.get("fill") == INKS["grey"]) == quiet]
 
     cut, whole = part_drawing(part), mamba_drawing(part)
-    for width in (1280, 360):
-        assert look(chromium, cut, width=width) == []
+    assert look(chromium, cut, widths=(1280, 360)) == []
     assert cut.height < 250 and set(words(cut, True)) <= set(words(whole, True))
     own = [kind for kind in re.findall(r'stroke="([^"]+)"', cut.svg()) if kind != INKS["grey"]]
     assert len(own) > 2
