@@ -1044,7 +1044,8 @@ another seed, by the first verdict. And as many mutants are drawn of a short fil
 a third of the library's of code that draws pictures.
 
 The rounds had what two busy cores left over, on Python 3.11 alone: a file that is not in the table
-has not been asked yet, and the same command goes on.
+has not been asked yet, and the same command goes on. Of what lived, a line of
+`perceiver_history.py` and the finished run of `training.py` were mended after the last round.
 """
 
 
