@@ -84,12 +84,13 @@ PAIRS = {
 
 def tasks(size: str) -> dict[str, Task]:
     """Those of a size, with the recipes of the two chapters."""
-    book, pairs = language_models.SIZES[size], recall.SIZES[size]
+    book = language_models.SIZES[size]
     sizes = {"full": ((128, 4, 64, 256, 125), (64, 2, 32, 128, 60))}
     of_text, of_pairs = sizes.get(size, ((16, 2, 8, 16, 4), (16, 2, 8, 16, 4)))
     text = Task(*of_text, book.batch, book.steps, 0.1, book.rates, MORE_RATES)
     batch = sum(PAIRS[size].rows.values())
-    asked = Task(*of_pairs, batch, pairs.steps, 0.01, (3e-4, *recall.RATES), MORE_RATES)
+    steps = recall.SIZES["full"].steps if size == "full" else book.steps
+    asked = Task(*of_pairs, batch, steps, 0.01, (3e-4, *recall.RATES), MORE_RATES)
     return {"text": text, "recall": asked}
 
 

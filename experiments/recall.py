@@ -26,6 +26,7 @@ import paper_tables
 import runs
 import side_by_side
 import torch
+from stacked import Stack, train_stack
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,12 +34,14 @@ from linear_time.mamba import Mamba, delta_bias
 from linear_time.mamba2 import Mamba2
 from linear_time.mixer import LanguageModel, Residual, SequenceMixer
 from linear_time.records import Record
+from linear_time.recurrences import min_gru_g
 from linear_time.tasks import associative_recall
 from linear_time.training import seed_everything
 
 SEEDS = (0, 1, 2)
 WIDTH, N_LAYER, HEADS, N_STATE = 64, 2, 2, 2048
 WARMUP, TARGET = 100, 0.99
+RATES, MORE_RATES = (1e-3, 3e-3, 1e-2), (3e-4, 3e-2, 1e-1)  # the further, the nearest first
 VALIDATION, TEST = 10**6, 10**6 + 1  # seeds of what no model is trained on
 
 
@@ -58,6 +61,15 @@ class Size(NamedTuple):
     batch: int
     steps: int
     evaluated: int
+    width: int = WIDTH
+    n_layer: int = N_LAYER
+    heads: int = HEADS
+    n_state: int = N_STATE
+    mini_batch: int = 16  # tokens of TTT's: a quarter of those that are written
+    rates: tuple[float, ...] = RATES
+    more_rates: tuple[float, ...] = MORE_RATES  # the nearest first
+    target: float | None = TARGET  # where a run ends before its last update
+    stacked: bool = False  # rates and seeds of a model as one stack, which needs no GPU
 
 
 SIZES = {
@@ -69,9 +81,12 @@ SIZES = {
         },
         *(1024, 64, 3000, 1024),
     ),
-    "small": Size({"twice, 4": Task(32, 4, True)}, *(32, 4, 20, 16)),
+    "small": Size(
+        {"twice, 8": Task(32, 8, True)},
+        *(64, 16, 800, 1024, 32, 1, 1, 256, 4),
+        *((3e-3, 1e-2, 3e-2), (1e-3, 1e-1, 3e-4, 3e-1), None, True),
+    ),
 }
-RATES, MORE_RATES = (1e-3, 3e-3, 1e-2), (3e-4, 3e-2, 1e-1)  # the further, the nearest first
 
 
 # --- the recurrence, a chunk at a time ------------------------------------------------------------
@@ -100,24 +115,31 @@ def pairs(left: Tensor, right: Tensor, decay: Tensor) -> Tensor:
     return (left[..., :, None, :] * decay * right[..., None, :, :]).sum(-1)
 
 
+def by_channels(length: int) -> int:
+    """The chunk where pairs of steps have a decay for each channel, which are many numbers."""
+    return min(16, max(4, length // 8), length)
+
+
 def recurrence(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     g: Tensor,
-    beta: Tensor | None = None,
+    r: Tensor | None = None,
     bonus: Tensor | None = None,
     chunk: int | None = None,
+    at_start: bool = False,
 ) -> Tensor:
-    """y_t = S_t q_t of S_t = S_{t−1} diag(e^{g_t}) (I − β_t k_t k_tᵀ) + β_t v_t k_tᵀ.
+    """y_t = S_t q_t of S_t = S_{t−1} diag(e^{g_t}) (I − r_t k_tᵀ) + v_t k_tᵀ.
 
-    Without β: nothing is erased, and the write has weight 1. With a bonus u the read comes before
-    the write: y_t = (S_{t−1} + v_t (u ⊙ k_t)ᵀ) q_t.
+    Without r nothing is erased. The delta rule has r = β k and β v for v. With a bonus u the read
+    comes before the write: y_t = (S_{t−1} + v_t (u ⊙ k_t)ᵀ) q_t. ``at_start``: what is erased is
+    what the state said when the chunk began.
 
-    q, k, v, g: (batch, heads, length, width), g of width 1 or dk; β (batch, heads, length).
+    q, k, v, g, r: (batch, heads, length, width), g of width 1 or dk.
     """
     length, by_channel = q.shape[2], g.shape[-1] > 1
-    chunk = min(chunk or (16 if by_channel else 32), length)  # pairs of channels are large
+    chunk = min(chunk or (by_channels(length) if by_channel else 32), length)
     parts = [functional.pad(x, (0, 0, 0, -length % chunk)) for x in (q, k, v, g)]
     q, k, v, g = (x.unflatten(2, (-1, chunk)) for x in parts)  # (batch, heads, n, C, width)
     c = g.cumsum(-2)
@@ -133,12 +155,13 @@ def recurrence(
         before = (between - g[..., :, None, :]).masked_fill(~below, -math.inf).exp()
         own = (q * bonus * k).sum(-1)
         scores, read = pairs(q, k, before) + torch.diag_embed(own), q * (c - g).exp()
-    if beta is None:
-        new, erased = v, None
-    else:
-        b = functional.pad(beta, (0, -length % chunk)).unflatten(2, (-1, chunk))[..., None]
-        solve = inverse(b * pairs(k, k, decay.where(below, 0)))
-        new, erased = solve @ (b * v), solve @ (b * (k * since))
+    new, erased = v, None
+    if r is not None:
+        r = functional.pad(r, (0, 0, 0, -length % chunk)).unflatten(2, (-1, chunk))
+        erased = r * since
+        if not at_start:
+            solve = inverse(pairs(r, k, decay.where(below, 0)))
+            new, erased = solve @ v, solve @ erased
     S = q.new_zeros(*q.shape[:2], v.shape[-1], k.shape[-1])
     y = []
     for n in range(q.shape[2]):
@@ -153,7 +176,7 @@ def rwkv7(q: Tensor, k: Tensor, v: Tensor, g: Tensor, kappa: Tensor, a: Tensor) 
 
     It erases from the state that has not decayed.
     """
-    chunk, length = min(16, q.shape[2]), q.shape[2]
+    chunk, length = by_channels(q.shape[2]), q.shape[2]
     every = (q, k, v, g, kappa, a * kappa)
     padded = [functional.pad(x, (0, 0, 0, -length % chunk)) for x in every]
     q, k, v, g, kappa, b = (x.unflatten(2, (-1, chunk)) for x in padded)
@@ -196,84 +219,176 @@ def mlstm(q: Tensor, k: Tensor, v: Tensor, forget: Tensor, write: Tensor) -> Ten
     return scores @ v / torch.maximum(scores.sum(-1, keepdim=True).abs(), (-m).exp())
 
 
+def titans(q: Tensor, k: Tensor, v: Tensor, theta: Tensor, alpha: Tensor, eta: Tensor) -> Tensor:
+    """y_t = M_t q_t of M_t = (1 − α_t) M_{t−1} + Z_t, with momentum
+
+    Z_t = η_t Z_{t−1} − θ_t (M_{t−1} k_t − v_t) k_tᵀ; the gates (batch, heads, length, 1).
+    """
+    M = Z = q.new_zeros(*q.shape[:2], v.shape[-1], k.shape[-1])
+    y = []
+    steps = zip(*(x.unbind(2) for x in (q, k, v, theta, alpha, eta)), strict=True)
+    for q_t, k_t, v_t, *gates in steps:
+        rate, forgets, keeps = (x[..., None] for x in gates)
+        missing = v_t[..., None] - M @ k_t[..., None]
+        Z = keeps * Z + rate * missing * k_t[..., None, :]
+        M = (1 - forgets) * M + Z
+        y.append((M @ q_t[..., None])[..., 0])
+    return torch.stack(y, 2)
+
+
+def mamba(q: Tensor, k: Tensor, v: Tensor, delta: Tensor, A: Tensor) -> Tensor:
+    """Each channel of v has a row of the state, a step Δ and rates A (heads, dv, dk) of its own."""
+    decay, new = (delta[..., None] * A[:, None]).exp(), (delta * v)[..., None] * k[..., None, :]
+    S = torch.zeros_like(new[:, :, 0])
+    y = []
+    for q_t, decay_t, new_t in zip(q.unbind(2), decay.unbind(2), new.unbind(2), strict=True):
+        S = decay_t * S + new_t
+        y.append((S * q_t[..., None, :]).sum(-1))
+    return torch.stack(y, 2)
+
+
+def vector(a: Tensor, b: Tensor) -> Tensor:
+    """h_t = a_t ⊙ h_{t−1} + b_t; (batch, length, numbers)."""
+    h = torch.zeros_like(b[:, 0])
+    states = []
+    for a_t, b_t in zip(a.unbind(1), b.unbind(1), strict=True):
+        h = a_t * h + b_t
+        states.append(h)
+    return torch.stack(states, 1)
+
+
 # --- one block for all ----------------------------------------------------------------------------
 
 
 class Member(SequenceMixer):
     """The block around the recurrence of one member of the family; whole sequences only."""
 
-    def __init__(self, rule: str, d_model: int, heads: int = HEADS, taps: int = 4) -> None:
+    def __init__(
+        self,
+        rule: str,
+        d_model: int,
+        heads: int = HEADS,
+        taps: int = 4,
+        n_state: int = N_STATE,
+        mini_batch: int = 16,
+    ) -> None:
         super().__init__(d_model)
         self.rule, self.heads = rule, heads
-        self.width = width = math.isqrt(N_STATE // HEADS)  # of keys and of values
+        self.n_state, self.mini_batch = n_state, mini_batch
+        self.width = width = math.isqrt(n_state // heads)  # of keys and of values
         inner = heads * width
-        self.project = nn.Linear(d_model, 3 * inner, bias=False)
-        self.taps = (
-            nn.Conv1d(3 * inner, 3 * inner, taps, groups=3 * inner, padding=taps - 1)
-            if taps
-            else None
-        )
-        self.gate = nn.Linear(d_model, inner, bias=False)
-        self.scale = nn.Parameter(torch.ones(inner))
-        self.out = nn.Linear(inner, d_model, bias=False)
-        by_channel = rule in ("GLA", "KDA", "RWKV-6", "RWKV-7")
+        # A rule with a second state beside its table has half of the values.
+        values = inner // 2 if rule in ("Titans", "TTT-Linear") else inner
+        writes = 2 if rule == "DeltaProduct" else 1
+        self.sizes = [inner, *[inner] * writes, *[values] * writes]  # of q, k and v
+        mixed, read = sum(self.sizes), n_state if rule in VECTORS else values
+        self.project = nn.Linear(d_model, mixed, bias=False)
+        self.taps = nn.Conv1d(mixed, mixed, taps, groups=mixed, padding=taps - 1) if taps else None
+        self.gate = nn.Linear(d_model, read, bias=False)
+        self.scale = nn.Parameter(torch.ones(read))
+        self.out = nn.Linear(read, d_model, bias=False)
+        by_channel = rule in ("GLA", "KDA", "GDN-2", "RWKV-6", "RWKV-7", "Mamba's gate")
         decays = inner if by_channel else heads
-        if rule in ("Mamba-2's gate", "gated DeltaNet", "KDA", "Mamba-3"):
+        if rule in ("Mamba-2's gate", "Mamba's gate", "gated DeltaNet", "KDA", "GDN-2", "Mamba-3"):
             self.decay = nn.Linear(d_model, decays, bias=False)
-            # As Mamba-2 starts: rates A and steps Δ, a head or a channel.
-            self.parameter("A_log", torch.empty(heads).uniform_(1, 16).log(), decay=False)
+            # As Mamba-2 starts: rates A and steps Δ, a head or a channel. Mamba has 1, 2, …, N.
+            A_log = torch.empty(heads).uniform_(1, 16).log()
+            if rule == "Mamba's gate":
+                A_log = torch.arange(1.0, width + 1).log().expand(heads, width, width).clone()
+            self.parameter("A_log", A_log, decay=False)
             self.parameter("dt_bias", delta_bias(decays, 1e-3, 0.1, 1e-4), decay=False)
-        elif by_channel or rule == "mLSTM":
+        elif by_channel or rule in ("mLSTM", "Titans"):
             self.decay = nn.Linear(d_model, decays)
         if rule == "RWKV-6":  # starts between e^{−e^{−6}} and e^{−e^{−1}}
             self.decay.bias.data = torch.linspace(-6, -1, width).repeat(heads)
             self.bonus = nn.Parameter(torch.ones(inner))
         if rule == "mLSTM":
             self.decay.bias.data = torch.linspace(3, 6, heads)
-        if rule in ("DeltaNet", "DeltaNet, β to 2", "gated DeltaNet", "KDA", "mLSTM", "Mamba-3"):
-            self.write = nn.Linear(d_model, heads)
+        if rule in (*DELTA, "mLSTM", "Mamba-3", "DeltaProduct", "Titans", "TTT-Linear"):
+            self.write = nn.Linear(d_model, writes * heads)
+        if rule == "Titans":  # forgets little at first
+            self.decay.bias.data = torch.full((heads,), -4.0)
+            self.momentum = nn.Linear(d_model, heads)
+        if rule == "GDN-2":
+            self.erase, self.write = nn.Linear(d_model, inner), nn.Linear(d_model, inner)
         if rule == "RWKV-7":
             self.rate = nn.Linear(d_model, inner)
             self.decay.bias.data = torch.linspace(-6, -1, width).repeat(heads)
         if rule == "Mamba-3":
             self.angle = nn.Linear(d_model, heads * width // 4, bias=False)
             self.key_bias = nn.Parameter(torch.ones(2, inner))
+        if rule in VECTORS:  # as many channels as others' tables have numbers
+            maps = 2 if rule == "minGRU" else 3
+            self.choose = nn.Linear(mixed, maps * n_state)
+        if rule == "RG-LRU":  # σ(Λ)⁸ from 0.9 to 0.999
+            start = torch.empty(n_state).uniform_(0.9, 0.999) ** (1 / 8)
+            self.parameter("rate", torch.logit(start), decay=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         mixed = self.project(x)
         if self.taps is not None:
             mixed = self.taps(mixed.mT)[..., : x.shape[1]].mT
-        y = self.read(x, *(self.split(t) for t in mixed.chunk(3, -1)))
-        y = functional.rms_norm(y, (self.width,), eps=1e-5).transpose(1, 2).flatten(2)
+        if self.rule in VECTORS:
+            y = self.unit(functional.silu(mixed))
+        else:
+            y = self.read(x, *(self.split(t) for t in mixed.split(self.sizes, -1)))
+        y = functional.rms_norm(y, y.shape[-1:], eps=1e-5).transpose(1, 2).flatten(2)
         out: Tensor = self.out(y * self.scale * functional.silu(self.gate(x)))
         return out
+
+    def unit(self, mixed: Tensor) -> Tensor:
+        """h of a vector state, in rows of ``width``: (batch, rows, length, width)."""
+        h, *gates = self.choose(mixed).chunk(self.choose.out_features // self.n_state, -1)
+        first, *others = (torch.sigmoid(gate) for gate in gates)
+        if self.rule == "minGRU":
+            h = vector(1 - first, first * min_gru_g(h))
+        elif self.rule == "minLSTM":
+            both = first + others[0]  # forget and input
+            h = vector(first / both, others[0] / both * min_gru_g(h))
+        else:
+            log_a = 8 * first * functional.logsigmoid(self.rate)
+            h = vector(log_a.exp(), (-torch.expm1(2 * log_a)).sqrt() * others[0] * h)
+        return h.unflatten(-1, (-1, self.width)).transpose(1, 2)
 
     def split(self, x: Tensor) -> Tensor:
         """(batch, length, heads · width) → (batch, heads, length, width)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
+    def step_size(self, x: Tensor) -> Tensor:
+        """Δ, (batch, heads, length, 1 or dk)."""
+        return self.split(functional.softplus(self.decay(x) + self.dt_bias))
+
     def mamba_step(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Δ and log α = −A Δ, (batch, heads, length, 1 or dk)."""
-        delta = self.split(functional.softplus(self.decay(x) + self.dt_bias))
+        delta = self.step_size(x)
         return delta, -self.A_log.exp()[:, None, None] * delta
 
-    def read(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """y of the recurrence; q, k, v (batch, heads, length, width)."""
+    def read(self, x: Tensor, q: Tensor, *written: Tensor) -> Tensor:
+        """y of the recurrence; q, keys and values (batch, heads, length, width)."""
         rule, one = self.rule, q.new_zeros(*q.shape[:3], 1)
         if rule == "linear attention":
+            k, v = written
             q, k = functional.elu(q) + 1, functional.elu(k) + 1
             y = recurrence(q, k, torch.cat([v, one + 1], -1), one)
             return y[..., :-1] / (y[..., -1:] + 1e-6)
         if self.taps is not None:
-            q, k, v = (functional.silu(t) for t in (q, k, v))
+            q, *written = (functional.silu(t) for t in (q, *written))
+        if rule == "DeltaProduct":
+            return self.product(x, q, *written)
+        k, v = written
         if rule == "RetNet":
             of_head = torch.arange(self.heads, device=x.device)[:, None, None]
             return recurrence(q, k, v, one + torch.log1p(-(2.0 ** (-5 - of_head))))
+        if rule == "Lightning":  # of its first layer
+            of_head = torch.arange(1, self.heads + 1, device=x.device)[:, None, None]
+            return recurrence(q, k, v, one - 2.0 ** (-8 * of_head / self.heads))
         if rule == "GLA":
             return recurrence(q, k, v, self.split(functional.logsigmoid(self.decay(x)) / 16))
         if rule == "Mamba-2's gate":
             delta, g = self.mamba_step(x)
             return recurrence(q, k, delta * v, g)
+        if rule == "Mamba's gate":
+            return mamba(q, k, v, self.step_size(x), -self.A_log.exp())
         if rule == "RWKV-6":
             bonus = self.bonus.view(self.heads, 1, 1, self.width)
             return recurrence(q, k, v, self.split(-self.decay(x).exp()), bonus=bonus)
@@ -287,11 +402,32 @@ class Member(SequenceMixer):
             g = self.split(-math.exp(-0.5) * torch.sigmoid(self.decay(x)))
             a = self.split(torch.sigmoid(self.rate(x)))
             return rwkv7(q, a * k, v, g, unit, a)
-        beta = torch.sigmoid(self.write(x)).mT
+        if rule == "GDN-2":
+            erase, write = (self.split(torch.sigmoid(m(x))) for m in (self.erase, self.write))
+            return recurrence(q, unit, write * v, self.mamba_step(x)[1], erase * unit)
+        beta = torch.sigmoid(self.write(x)).mT[..., None]
+        if rule == "Titans":
+            gates = (torch.sigmoid(m(x)).mT[..., None] for m in (self.decay, self.momentum))
+            return titans(q, unit, v, beta, *gates)
+        if rule == "TTT-Linear":
+            return recurrence(
+                q, unit, beta * v, one, beta * unit, chunk=self.mini_batch, at_start=True
+            )
         if rule == "DeltaNet, β to 2":
             beta = 2 * beta
         g = one if rule.startswith("DeltaNet") else self.mamba_step(x)[1]
-        return recurrence(q, unit, v, g, beta)
+        return recurrence(q, unit, beta * v, g, beta * unit)
+
+    def product(self, x: Tensor, q: Tensor, *written: Tensor) -> Tensor:
+        """DeltaProduct: n steps of the delta rule a token, read after the last."""
+        n = len(written) // 2
+        k, v = (torch.stack(of, 3).flatten(2, 3) for of in (written[:n], written[n:]))
+        beta = 2 * torch.sigmoid(self.write(x)).unflatten(-1, (self.heads, n))
+        beta = beta.transpose(1, 2).flatten(2, 3)[..., None]
+        q, k = (functional.normalize(t, dim=-1) for t in (q, k))
+        q = q.repeat_interleave(n, 2)
+        y = recurrence(q, k, beta * v, torch.zeros_like(beta), beta * k)
+        return y[:, :, n - 1 :: n]
 
     def mamba3(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Exponential-trapezoidal: the key of step s is scaled by what s and s + 1 give it."""
@@ -315,28 +451,40 @@ class Member(SequenceMixer):
         return torch.cat([turned, t[..., self.width // 2 :]], -1)
 
 
+#: Models with blocks of their own, of size full alone.
 OWN: dict[str, Any] = {
-    "attention": lambda: paper_tables.Attention(WIDTH, 1),
-    "Mamba": lambda: Mamba(WIDTH, N=16),
-    "Mamba-2": lambda: Mamba2(WIDTH, N=16),
-    "Mamba-3, no taps": lambda: Member("Mamba-3", WIDTH, taps=0),
+    "attention": lambda width: paper_tables.Attention(width, 1),
+    "Mamba": lambda width: Mamba(width, N=16),
+    "Mamba-2": lambda width: Mamba2(width, N=16),
+    "Mamba-3, no taps": lambda width: Member("Mamba-3", width, taps=0),
 }
+VECTORS = ("RG-LRU", "minGRU", "minLSTM")
+DELTA = ("DeltaNet", "DeltaNet, β to 2", "gated DeltaNet", "KDA")
 RULES = (
-    *("linear attention", "RetNet", "Mamba-2's gate", "GLA", "mLSTM", "RWKV-6", "DeltaNet"),
-    *("DeltaNet, β to 2", "gated DeltaNet", "KDA", "RWKV-7", "Mamba-3"),
+    *("linear attention", "RetNet", "Lightning", "Mamba's gate", "Mamba-2's gate", "GLA", "mLSTM"),
+    *("RWKV-6", *DELTA, "GDN-2", "RWKV-7", "DeltaProduct", "Titans", "TTT-Linear", *VECTORS),
+    "Mamba-3",
 )
 MODELS = (*OWN, *RULES)
 
 
-def network(model: str, vocab_size: int) -> LanguageModel:
+def network(size: Size, model: str) -> LanguageModel:
     """The frame that is the same for all: embedding, residual blocks, norm, and the head."""
-    mixer = OWN.get(model, lambda: Member(model, WIDTH))
-    return LanguageModel(lambda: Residual(mixer()), vocab_size, WIDTH, N_LAYER)
+
+    def mixer() -> SequenceMixer:
+        if model in OWN:
+            made: SequenceMixer = OWN[model](size.width)
+            return made
+        return Member(
+            model, size.width, size.heads, n_state=size.n_state, mini_batch=size.mini_batch
+        )
+
+    return LanguageModel(lambda: Residual(mixer()), size.vocab_size, size.width, size.n_layer)
 
 
-def state(model: str, length: int) -> int:
+def state(size: Size, model: str, length: int) -> int:
     """The numbers of a layer's state at the end of a sequence; taps are not counted."""
-    return 2 * WIDTH * length if model == "attention" else N_STATE
+    return 2 * size.width * length if model == "attention" else size.n_state
 
 
 # --- the task -------------------------------------------------------------------------------------
@@ -370,6 +518,8 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
         return None
     runs.without_checks()
     device, size = runs.device(), SIZES[group[0]["size"]]
+    if size.stacked:
+        return run_stack(group, size, device, end)
     task, batch = size.tasks[group[0]["task"]], group[0]["batch"]
     held_out = {
         of: drawn(task, size.vocab_size, size.evaluated, torch.Generator(device).manual_seed(of))
@@ -383,7 +533,7 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
     trainees, curves = [], {}
     for job in group:
         seed_everything(job["seed"])
-        model = network(job["model"], size.vocab_size).to(device)
+        model = network(size, job["model"]).to(device)
         settings = runs.config(job, WARMUP, 1)
         trainees.append(side_by_side.Trainee(model, draw, paper_tables.terms, settings))
         curves[trainees[-1]] = []
@@ -398,7 +548,7 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
     chunk = min(side_by_side.CHUNK, steps)
     every = chunk * max(1, steps // 12 // chunk)
     if not side_by_side.train_side_by_side(
-        trainees, evaluate, every, TARGET, end - time.perf_counter()
+        trainees, evaluate, every, size.target, end - time.perf_counter()
     ):
         return None
     results = []
@@ -406,7 +556,7 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
         model = trainee.network.eval()
         found: dict[str, Any] = {
             "parameters": runs.count(model),
-            "state": state(job["model"], task.length),
+            "state": state(size, job["model"], task.length),
             "updates": trainee.done,
         }
         curve = curves[trainee]
@@ -422,6 +572,80 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
             "curve": curve,
         }
         results.append(found)
+    return results
+
+
+class Asked(nn.Module):
+    """A network's logits where it is asked; a row has a sequence's tokens, then the places."""
+
+    def __init__(self, network: LanguageModel, length: int) -> None:
+        super().__init__()
+        self.network, self.length = network, length
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return paper_tables.answers(self.network, rows[:, : self.length], rows[:, self.length :])
+
+
+def run_stack(
+    group: Sequence[dict], size: Size, device: torch.device, end: float
+) -> list[dict] | None:
+    """These jobs of one model as one stack: each on its seed's own sequences."""
+    task, (steps, batch) = size.tasks[group[0]["task"]], (group[0][k] for k in ("steps", "batch"))
+
+    def rows(n: int, seed: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator(device).manual_seed(seed)
+        tokens, places, right = drawn(task, size.vocab_size, n, generator)
+        return torch.cat([tokens, places], 1), right
+
+    networks = []
+    for job in group:
+        seed_everything(job["seed"])
+        networks.append(Asked(network(size, job["model"]), task.length).to(device))
+    seeds = list(dict.fromkeys(job["seed"] for job in group))
+    x, y = (torch.cat(of) for of in zip(*(rows(steps * batch, s) for s in seeds), strict=True))
+    # Which sequences are in each batch, (steps, networks, batch).
+    first = torch.tensor([seeds.index(job["seed"]) * steps * batch for job in group])
+    at = first[:, None] + torch.arange(steps * batch).view(steps, 1, batch)
+    held_out = {of: rows(size.evaluated, of) for of in (VALIDATION, TEST)}
+    curve = []
+
+    @torch.no_grad()
+    def scores(stack: Stack, of: int) -> Tensor:
+        """Loss, right answers and right sequences of each network, (3, networks)."""
+        x, y = held_out[of]
+        pieces = [stack(part.expand(len(group), *part.shape)) for part in x.split(256)]
+        logits = torch.cat(pieces, 1)  # (networks, sequences, answers, vocabulary)
+        right = logits.argmax(-1) == y
+        wanted = y.expand(right.shape)[..., None]
+        loss = -logits.log_softmax(-1).gather(-1, wanted).flatten(1).double().mean(1)
+        shares = right.double().flatten(1).mean(1), right.all(-1).double().mean(1)
+        return torch.stack([loss, *shares]).cpu()
+
+    def evaluate(step: int, stack: Stack) -> None:
+        if step % max(1, steps // 8) == 0:
+            curve.append((step, scores(stack, VALIDATION)))
+
+    settings = [runs.config(job, WARMUP, 1) for job in group]
+    left = end - time.perf_counter()
+    trained = train_stack(networks, (x, y), at, settings, left, evaluate)
+    if trained is None:
+        return None
+    stack, losses = trained
+    validation, test = (scores(stack, of) for of in (VALIDATION, TEST))
+    finite = losses.isfinite().all(0).cpu()
+    results = []
+    for i, model in enumerate(networks):
+        fine = bool(finite[i])
+        found: dict[str, Any] = {
+            "parameters": runs.count(model),
+            "state": state(size, group[i]["model"], task.length),
+            "updates": steps,
+            "validation_loss": round(float(validation[0, i]), 4) if fine else None,
+            "tokens": round(float(test[1, i]), 4) if fine else 0.0,
+            "sequences": round(float(test[2, i]), 4) if fine else 0.0,
+        }
+        own = [[step, *(round(float(x), 4) for x in s[:, i])] for step, s in curve]
+        results.append({**found, "curve": own if fine else []})
     return results
 
 
@@ -452,10 +676,11 @@ def main() -> None:
     end = time.perf_counter() + options.seconds
     size = SIZES[options.size]
     fixed = {
-        **{k: v for k, v in size._asdict().items() if k != "tasks"},
+        **{k: getattr(size, k) for k in ("vocab_size", "batch", "steps", "evaluated")},
         **{"tasks": {name: task._asdict() for name, task in size.tasks.items()}},
-        **{"rates": RATES, "more_rates": MORE_RATES, "warmup": WARMUP, "target": TARGET},
-        **{"width": WIDTH, "n_layer": N_LAYER, "heads": HEADS, "precision": "float32"},
+        **{"rates": size.rates, "more_rates": size.more_rates, "warmup": WARMUP},
+        **{k: getattr(size, k) for k in ("target", "width", "n_layer", "heads")},
+        "precision": "float32",
     }
     runner = runs.Runner("recall", functools.partial(run, end=end), fixed, options)
 
@@ -469,15 +694,15 @@ def main() -> None:
         ]
 
     for task in options.tasks or size.tasks:
-        for model in options.models or MODELS:
-            rates, further = list[float](), list(RATES)
+        for model in options.models or (RULES if size.stacked else MODELS):
+            rates, further = list[float](), list(size.rates)
             while further:
                 rates += further
                 own = runner.together(jobs(task, model, rates), lambda job: job["model"])
                 if len(own) < len(rates) * len(options.seeds):
                     break  # there was not the time
                 best = own.chosen("validation_loss")[0]["lr"]
-                further = runs.beyond(best, rates, MORE_RATES)[:1]
+                further = runs.beyond(best, rates, size.more_rates)[:1]
     found = runner.before()
     if found is not None and len(found):
         report(found)

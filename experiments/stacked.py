@@ -48,15 +48,17 @@ def train_stack(
     rows: Tensor,
     configs: Sequence[Config],
     seconds: float | None = None,
+    after: Callable[[int, Stack], None] | None = None,
 ) -> tuple[Stack, Tensor] | None:
     """Train classifiers of one shape, each by its own config.
 
     Args:
         networks: of one shape, on the data's device.
-        data: inputs and classes, (items, …) and (items,).
+        data: inputs and classes, (items, …) and (items,), or (items, answers) of several.
         rows: which items are in each batch, (steps, networks, batch).
         configs: that differ in their rates.
         seconds: it gives up, and returns None, if it would take longer.
+        after: called after each update, with its number.
 
     Returns:
         The trained stack, and the losses before each update, (steps, networks). A network that
@@ -76,9 +78,9 @@ def train_stack(
 
     def update() -> None:
         at = rows.index_select(0, done)[0]  # (networks, batch)
-        logits = stack(x[at])  # (networks, batch, classes)
+        logits = stack(x[at])  # (networks, batch, classes), or (networks, batch, answers, classes)
         terms = nn.functional.cross_entropy(
-            logits.flatten(0, 1), y[at].flatten(), reduction="none"
+            logits.flatten(0, -2), y[at].flatten(), reduction="none"
         ).view(many, -1)
         loss = terms.mean(1)
         grads = torch.autograd.grad(loss.sum(), [stack.parameters[n] for n in names])
@@ -104,6 +106,8 @@ def train_stack(
     begin = time.perf_counter()
     for step in range(1, steps + 1):
         replay()
+        if after is not None:
+            after(step, stack)
         if seconds is not None and step == 20:
             if device.type == "cuda":
                 torch.cuda.synchronize()

@@ -1,15 +1,17 @@
 """Chapter 21's recall: the chunks are the recurrences, the task is what it says, and its record."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from torch.nn.functional import logsigmoid, normalize
+from torch.nn.functional import logsigmoid, normalize, silu, softplus
 
 from book import ROOT, experiment
 from linear_time import checks, records, recurrences
 
 F64 = torch.float64
+RULES = experiment("recall").RULES
 
 
 @pytest.fixture
@@ -32,8 +34,8 @@ def library(model, *given):
     return y.transpose(1, 2)
 
 
-def close(one, other):
-    torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+def close(one, other, atol=1e-10):
+    torch.testing.assert_close(one, other, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("length", [1, 7, 32, 75])
@@ -44,10 +46,14 @@ def test_chunks_are_the_recurrence(script, length):
     run, g = script.recurrence, fade.log()
     close(run(q, k, v, zero), library(recurrences.linear_attention, q, k, v))
     close(run(q, k, v, g), library(recurrences.gla, q, k, v, fade))
-    close(run(q, k, v, zero, beta), library(recurrences.delta_net, q, k, v, beta))
+    b = beta[..., None]
+    close(run(q, k, b * v, zero, b * k), library(recurrences.delta_net, q, k, v, beta))
     gated = library(recurrences.gated_delta_net, q, k, v, beta, one)
-    close(run(q, k, v, g[..., :1], beta), gated)
-    close(run(q, k, v, g, beta), library(recurrences.kda, q, k, v, beta, fade))
+    close(run(q, k, b * v, g[..., :1], b * k), gated)
+    close(run(q, k, b * v, g, b * k), library(recurrences.kda, q, k, v, beta, fade))
+    learned = partial(recurrences.ttt_linear, mini_batch=4)
+    taught = run(q, k, b * v, zero, b * k, chunk=4, at_start=True)
+    close(taught, library(learned, q, k, v, beta))
     u = torch.randn(3, 6, dtype=F64)
     wanted = recurrences.recurrence(
         recurrences.rwkv6(*(x.transpose(1, 2) for x in (q, k, v, fade)), u)
@@ -61,6 +67,80 @@ def test_chunks_are_the_recurrence(script, length):
         logsigmoid(torch.randn(2, 3, length, dtype=F64)),
     )
     close(script.mlstm(q * 6**-0.5, k, v, f, i), library(recurrences.mlstm, q, k, v, i, f))
+
+
+def given(script, rule):
+    """A member in float64, its input, and its q and as many keys and values as it writes."""
+    torch.manual_seed(0)
+    mixer = script.Member(rule, 16, mini_batch=4, n_state=72).double()
+    x = torch.randn(2, 21, 16, dtype=F64)
+    mixed = torch.randn(2, 21, sum(mixer.sizes), dtype=F64)
+    return mixer, x, mixed, [mixer.split(t) for t in mixed.split(mixer.sizes, -1)]
+
+
+def test_a_member_puts_its_own_gates_into_the_recurrence(script):
+    """What a member reads is the library's recurrence, of the gates that its maps make."""
+    mixer, x, _, (q, k, v) = given(script, "GDN-2")
+    q, k, v = (x.transpose(1, 2) for x in (normalize(silu(q), dim=-1), silu(k), silu(v)))
+    erase, write = (m(x).sigmoid().unflatten(-1, (2, 6)) for m in (mixer.erase, mixer.write))
+    delta = softplus(mixer.decay(x) + mixer.dt_bias).unflatten(-1, (2, 6))
+    alpha = (-mixer.A_log.exp()[:, None] * delta).exp()
+    unit = normalize(k, dim=-1)
+    wanted = recurrences.recurrence(recurrences.gdn2(q, unit, v, erase, write, alpha))
+    close(mixer.read(x, *given(script, "GDN-2")[3]), wanted.transpose(1, 2))
+
+    mixer, x, _, written = given(script, "DeltaProduct")
+    q, *of = (silu(t).transpose(1, 2) for t in written)
+    keys, values = normalize(torch.stack(of[:2], 3), dim=-1), torch.stack(of[2:], 3)
+    beta = 2 * mixer.write(x).sigmoid().unflatten(-1, (2, 2))
+    terms = recurrences.delta_product(normalize(q, dim=-1), keys, values, beta)
+    close(mixer.read(x, *written), recurrences.recurrence(terms).transpose(1, 2))
+
+    mixer, x, _, written = given(script, "Titans")
+    q, k, v = (silu(t).transpose(1, 2) for t in written)
+    assert v.shape[-1] * k.shape[-1] * 2 * 2 == 72  # the table and its momentum
+    q, k = normalize(q, dim=-1), normalize(k, dim=-1)
+    gates = [m(x).sigmoid() for m in (mixer.write, mixer.decay, mixer.momentum)]
+    wanted = recurrences.recurrence(recurrences.titans(q, k, v, *gates))
+    close(mixer.read(x, *written), wanted.transpose(1, 2))
+
+    mixer, x, _, written = given(script, "TTT-Linear")
+    q, k, v = (silu(t).transpose(1, 2) for t in written)
+    q, k = normalize(q, dim=-1), normalize(k, dim=-1)
+    terms = recurrences.ttt_linear(q, k, v, mixer.write(x).sigmoid(), 4)
+    close(mixer.read(x, *written), recurrences.recurrence(terms).transpose(1, 2))
+
+    mixer, x, _, written = given(script, "Lightning")
+    wanted = library(recurrences.lightning, *(silu(t) for t in written))
+    close(mixer.read(x, *written), wanted, 1e-4)  # the code's slopes have a factor of 1.00001
+
+    mixer, x, _, written = given(script, "Mamba's gate")
+    q, k, v = (silu(t).transpose(1, 2) for t in written)
+    delta = softplus(mixer.decay(x) + mixer.dt_bias).unflatten(-1, (2, 6))
+    A = -mixer.A_log.exp()
+    assert torch.allclose(A[0, 0], -torch.arange(1.0, 7, dtype=F64))
+    for h, y in enumerate(mixer.read(x, *written).unbind(1)):
+        own = (z[:, :, h] for z in (v, delta))
+        terms = recurrences.mamba1(*own, A[h], k[:, :, h], q[:, :, h])
+        close(y, recurrences.recurrence(terms)[..., 0])
+
+
+def test_a_vector_is_as_many_channels_as_others_have_numbers(script):
+    for rule in script.VECTORS:
+        mixer, _, mixed, _ = given(script, rule)
+        h, *gates = mixer.choose(mixed).chunk(2 if rule == "minGRU" else 3, -1)
+        gates = [gate.sigmoid() for gate in gates]
+        assert h.shape[-1] == 72
+        if rule == "minGRU":
+            terms = recurrences.min_gru(*gates, recurrences.min_gru_g(h))
+        elif rule == "minLSTM":
+            terms = recurrences.min_lstm(*gates, recurrences.min_gru_g(h))
+        else:
+            a = mixer.rate.sigmoid() ** (8 * gates[0])
+            terms = recurrences.rg_lru(h, a, gates[1])
+            assert 0.9 <= (mixer.rate.sigmoid() ** 8).min() < 0.92
+        wanted = recurrences.recurrence(terms)[..., 0]
+        close(mixer.unit(mixed).transpose(1, 2).flatten(2), wanted)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 13])
@@ -84,7 +164,7 @@ def test_a_key_is_asked_for_its_last_value(script):
         assert row[16:].count_nonzero() == 4 and (asked >= 16).all()
 
 
-@pytest.mark.parametrize("model", ["RetNet", "GLA", "KDA", "RWKV-6", "RWKV-7", "Mamba-3", "mLSTM"])
+@pytest.mark.parametrize("model", sorted(RULES))
 def test_a_member_is_causal(script, model):
     torch.manual_seed(0)
     mixer = script.Member(model, 16).double()
