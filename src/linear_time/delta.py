@@ -345,7 +345,12 @@ class GatedDeltaNet(_DeltaRule):
         parts = by_head.split([self.d_key, self.d_key, wide, wide], dim=-1)
         q, k, v, z = (part.flatten(-2) for part in parts)
         by_head = self.in_proj_ba(x).unflatten(-1, (self.key_heads, -1))
-        b, a = (part.flatten(-2) for part in by_head.chunk(2, dim=-1))
+        # Slices: the gradient of chunks is a cat, whose layout torch.compile
+        # guesses wrongly where the length is one chunk.
+        b, a = (
+            by_head[..., :shared].flatten(-2),
+            by_head[..., shared:].flatten(-2),
+        )
         delta = functional.softplus(full(a) + self.dt_bias)
         log_decay = -self.A_log.exp() * delta
         return torch.cat([q, k, v], -1), z, self.strength(b), log_decay
