@@ -76,10 +76,15 @@ JOBS: dict[str, tuple[dict, ...]] = {
     ),
     "recall": tuple(
         {
-            **{"size": "small", "task": "twice, 4", "model": model},
+            **{"size": size, "task": task, "model": model},
             **{"lr": 1e-2, "seed": 0, "steps": 2, "batch": 2},
         }
-        for model in ("DeltaNet", "RWKV-7", "Mamba-3", "mLSTM", "linear attention")
+        for size, task, models in (
+            ("small", "twice, 8", ("DeltaNet", "RWKV-7", "Mamba-3", "mLSTM", "TTT-Linear")),
+            ("small", "twice, 8", ("linear attention", "Titans", "RG-LRU", "DeltaProduct")),
+            ("full", "twice, 32", ("DeltaNet", "minGRU")),
+        )
+        for model in models
     ),
     "selective_copying": (
         {"size": "small", "length": 64, "model": "S6", "lr": 1e-2, "seed": 0, "steps": 2},
@@ -124,6 +129,9 @@ def small(monkeypatch):
             changes["text"] = lambda: PLACES
         elif name == "movielens":
             changes = {"DRAWS": 20, "SHRINKS": (10.0,), "EVIDENCE": (1.0,), "STRENGTHS": (2.0,) * 4}
+        elif name == "recall":
+            sizes = script.SIZES.items()
+            changes = {"SIZES": {key: size._replace(evaluated=16) for key, size in sizes}}
         elif name in ("selective_copying", "selective_steps"):
             changes = {"EVALUATED": 16}
         for key, value in changes.items():

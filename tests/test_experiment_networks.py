@@ -57,7 +57,7 @@ def built(script, monkeypatch, name: str, job: dict) -> nn.Module:
         table = script.SIZES[job["size"]][job["table"]]
         return script.network(table, job["model"], job["width"], job.get("blocks"))
     if name == "recall":
-        return script.network(job["model"], script.SIZES[job["size"]].vocab_size)
+        return script.network(script.SIZES[job["size"]], job["model"])
     if name == "sequential_digits":
         return script.model(job["model"], job["N"], job["size"], job["read"])
     if name == "movielens":

@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid, normalize, silu, softplus
 
 from book import ROOT, experiment
 from linear_time import checks, records, recurrences
+from linear_time.family import FAMILY
 
 F64 = torch.float64
 RULES = experiment("recall").RULES
@@ -143,6 +144,33 @@ def test_a_vector_is_as_many_channels_as_others_have_numbers(script):
         close(mixer.unit(mixed).transpose(1, 2).flatten(2), wanted)
 
 
+@pytest.mark.bad_input  # jaxtyping cannot look inside vmap
+def test_a_stack_is_its_networks_side_by_side(script, monkeypatch):
+    """Starts, batches, rates, clipping, scores: each as if it was trained alone."""
+    small = script.SIZES["small"]._replace(evaluated=64)
+    jobs = [
+        {
+            **{"size": "small", "task": "twice, 8", "model": "gated DeltaNet"},
+            **{"lr": lr, "seed": seed, "steps": 40, "batch": 4},
+        }
+        for lr, seed in ((3e-2, 0), (1e-2, 1), (3e-2, 1))
+    ]
+    found = {}
+    for stacked in (True, False):
+        size = small._replace(stacked=stacked)
+        monkeypatch.setitem(script.SIZES, "small", size)
+        found[stacked] = script.run(jobs, math.inf)
+    assert len({row["validation_loss"] for row in found[True]}) == 3
+    for one, other in zip(found[True], found[False], strict=True):
+        assert one.keys() == other.keys() and one["curve"][-1][0] == 40
+        assert one["curve"][-1][1] == one["validation_loss"]
+        for key in ("parameters", "state", "updates"):
+            assert one[key] == other[key]
+        for key in ("validation_loss", "tokens", "sequences"):
+            assert one[key] == pytest.approx(other[key], abs=2e-3)
+    assert script.run(jobs, 0.0) is None  # no time
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 13])
 def test_the_inverse_of_a_triangle(script, size):
     L = torch.randn(2, size, size, dtype=F64).tril(-1)
@@ -188,6 +216,34 @@ def test_the_order_of_the_trapezoid():
     orders = {lam: math.log2(error(200, lam) / error(400, lam)) for lam in (1.0, 0.7, 0.5)}
     assert orders[0.5] == pytest.approx(2, abs=0.02)
     assert max(orders[1.0], orders[0.7]) < 1.05
+
+
+def test_in_one_layer_erasing_is_what_corrects():
+    """The small record: every member of the family, of equal state, and what it bears out."""
+    record = records.read("recall_small")
+    names = set(experiment("recall").RULES)
+    assert {row["model"] for row in record} == names and len(names) == 22
+    others = {"Mamba": "Mamba's gate", "Mamba-2": "Mamba-2's gate", "Titans, linear": "Titans"}
+    assert {others.get(member.name, member.name) for member in FAMILY.values()} <= names
+    assert {(row["state"], row["updates"], row["batch"]) for row in record} == {(256, 600, 16)}
+    right = {}
+    for name, runs in record.by("model").items():
+        best = runs.chosen("validation_loss")
+        right[name] = sum(best.values("tokens")) / 3
+        assert sorted(best.values("seed")) == [0, 1, 2]
+        assert min(runs.values("lr")) < best[0]["lr"] < max(runs.values("lr"))
+    erases = {"DeltaNet", "DeltaNet, β to 2", "gated DeltaNet", "KDA", "GDN-2"}
+    erases |= {"RWKV-7", "DeltaProduct", "TTT-Linear"}
+    order = sorted(right, key=right.__getitem__, reverse=True)
+    assert set(order[:8]) == erases and order[0] == "DeltaNet" and order[9] == "Titans"
+    added = [row["tokens"] for row in record if row["model"] not in {*erases, "Titans"}]
+    assert max(added) < 0.62
+    # The control has DeltaNet's keys, strengths and parameters.
+    pair = record.where(model="DeltaNet"), record.where(model="DeltaNet without erasing")
+    assert pair[0][0]["parameters"] == pair[1][0]["parameters"]
+    best, without = (of.chosen("validation_loss").values("tokens") for of in pair)
+    assert min(best) > 0.9 and max(without) < 0.35
+    assert max(right[unit] for unit in experiment("recall").VECTORS) < 0.14
 
 
 def test_the_record_is_what_the_chapter_reads():
