@@ -597,6 +597,8 @@ def test_what_the_chapter_quotes_from_the_record():
     rates = record.settings["rates"]
     larger = sum(row["lr"] > rates[-1] for row in chosen.values())
     longer = sum(row["epochs"] == 6 for row in chosen.values())
+    tried = {**dict.fromkeys(chosen, min(record.settings["linear_decays"])), "logistic": 0.01}
+    least_decay = sum(row["linear_decay"] == tried[name] for name, row in chosen.items())
     assert rates[-1] == 0.03 and record.settings["epochs"] == (2, 6)
 
     def bettered(name):
@@ -620,7 +622,8 @@ def test_what_the_chapter_quotes_from_the_record():
         f"setting {again('dcn'):.4f}",
         f"{least('wukong attentive'):.4f} and {again('wukong attentive'):.4f}",
         f"bettered the best loss of a sweep by {most:.4f} at most, and {words[larger]} of the "
-        f"eight choose one now. {words[longer].capitalize()} choose the longer schedule of two",
+        f"eight choose one. {words[longer].capitalize()} choose the longer schedule of two, and "
+        f"{words[least_decay]} the least decay of the single weights that was tried",
     ):
         assert sentence in text, sentence
 
