@@ -393,18 +393,22 @@ def test_the_fold_that_an_answer_brings_along(node, own):
     assert layers.is_own_fold(node) is own
 
 
-def test_runs_of_answers_are_folded_and_order_is_kept():
+@pytest.mark.parametrize(
+    ("tag", "says"), [("answer", "Reveal what was measured"), ("rubric", "Rubric")]
+)
+def test_runs_of_cells_are_folded_and_order_is_kept(tag, says):
     page = nodes.section()
     page += [
-        block("a"), block("b", "answer"), raw("<details>", "answer"), block("c", "answer"),
-        raw("</details>", "answer"), block("d"), raw("<p>in between</p>"), block("e", "answer"),
+        block("a"), block("b", tag), raw("<details>", tag), block("c", tag),
+        raw("</details>", tag), block("d"), raw("<p>in between</p>"), block("e", tag),
     ]  # fmt: skip
-    layers.fold_answers(page)
+    layers.fold_runs(page, tag)
+    fold = f"<{tag}"
     assert told(page.children) == [
-        "a", "<answer", "b", "c", ">", "d", "<p>in between</p>", "<answer", "e", ">",
+        "a", fold, "b", "c", ">", "d", "<p>in between</p>", fold, "e", ">",
     ]  # fmt: skip
     assert all(child.parent is page for child in page.children)
-    assert "Reveal what was measured" in page.children[1].astext()
+    assert says in page.children[1].astext()
 
 
 @pytest.mark.parametrize(("words", "minutes"), [(3, 2), (300, 2), (450, 3), (900, 6)])
@@ -423,10 +427,11 @@ def test_a_detour_is_folded_below_its_own_words(words, minutes):
 def test_a_page_is_folded_for_a_browser_alone(kind):
     page, section = nodes.section(), nodes.section(classes=["tag_detour"], shown=1)
     section += [nodes.title("", "A proof"), block("inside", "answer")]
-    page += [block("b", "answer"), section, nodes.section("", block("plain"))]
+    page += [block("b", "answer"), section, block("points", "rubric")]
+    page += nodes.section("", block("plain"))
     layers.fold_page(site(Path(), kind), page, "chapters/12-b")
     folds = sum("<details" in node.astext() for node in page.findall(nodes.raw))
-    assert folds == (3 if kind == "html" else 0)
+    assert folds == (4 if kind == "html" else 0)
     assert told(page.children[-1].children) == ["plain"]
 
 

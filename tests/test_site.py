@@ -364,10 +364,13 @@ def test_layers_are_those_of_the_tags(opened: Page, chapter: Path) -> None:
             "answer" in given and "answer" not in last
             for given, last in zip(tags, before, strict=True)
         ),
+        "details.lt-rubric": sum("rubric" in given for given in tags),
         "form.lt-predict": sum("predict" in given for given in tags),
     }
     assert {what: opened.locator(what).count() for what in expected} == expected
     assert opened.locator("details.lt-fold[open], details.lt-full[open]").count() == 0
+    # A fold that is closed before what it is to hide has nothing but its summary.
+    assert opened.locator("details:not(:has(> :not(summary)))").count() == 0
 
 
 def test_the_notebook_can_be_downloaded(opened: Page, chapter: Path) -> None:

@@ -1,9 +1,10 @@
 """Two layers on a page: detours and answers, folded by the tags of their cells; and drawings.
 
 A section whose heading's cell is tagged `detour` is folded below what stands in that cell;
-neighbouring cells tagged `answer` are folded together. Both happen after numbers, contents and
-references are made, so that nothing changes for them. `layers.js` opens a fold that a link leads
-into, and puts a box for the reader's number in the place of a cell tagged `predict`.
+neighbouring cells tagged `answer` are folded together, and so is a `rubric`. All happens after
+numbers, contents and references are made, so that nothing changes for them. `layers.js` opens a
+fold that a link leads into, and puts a box for the reader's number in the place of a cell tagged
+`predict`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 WORDS_A_MINUTE = 150  # of prose and code together
+RUNS = {  # tags whose neighbouring cells become one fold, and what it says closed and open
+    "answer": ("Reveal what was measured", "Hide it again"),
+    "rubric": ("Rubric", "Rubric"),
+}
 
 
 def render_markdown_cell(self: SphinxNbRenderer, token: Any) -> None:
@@ -47,7 +52,7 @@ def has_tag(node: nodes.Node | None, tag: str) -> bool:
 
 
 def is_own_fold(node: nodes.Node) -> bool:
-    """The `<details>` that an answer brings along for Jupyter: a page folds the whole run."""
+    """The `<details>` that such a cell brings along for Jupyter: a page folds the whole run."""
     return isinstance(node, nodes.raw) and bool(
         re.fullmatch(r"\s*(<details>\s*(<summary>.*</summary>)?|</details>)\s*", node.astext())
     )
@@ -63,17 +68,16 @@ def folded(children: list[nodes.Node], kind: str, says: str, hides: str) -> list
     return [nodes.raw("", opening, format="html"), *children, closing]
 
 
-def fold_answers(parent: nodes.Element) -> None:
-    """Each run of cells tagged `answer` becomes one fold."""
+def fold_runs(parent: nodes.Element, tag: str) -> None:
+    """Each run of cells with the tag becomes one fold."""
     kept: list[nodes.Node] = []
     run: list[nodes.Node] = []
     for child in [*parent.children, None]:
-        if child is not None and has_tag(child, "answer"):
+        if child is not None and has_tag(child, tag):
             run.append(child)
             continue
         if run:
-            inside = [node for node in run if not is_own_fold(node)]
-            kept += folded(inside, "answer", "Reveal what was measured", "Hide it again")
+            kept += folded([node for node in run if not is_own_fold(node)], tag, *RUNS[tag])
             run = []
         if child is not None:
             kept.append(child)
@@ -96,8 +100,9 @@ def fold_page(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if app.builder.format != "html":
         return
     for parent in list(doctree.findall(nodes.Element)):
-        if any(has_tag(child, "answer") for child in parent.children):
-            fold_answers(parent)
+        for tag in RUNS:
+            if any(has_tag(child, tag) for child in parent.children):
+                fold_runs(parent, tag)
     for section in list(doctree.findall(nodes.section)):
         if has_tag(section, "detour"):
             fold_detour(section)
