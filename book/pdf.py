@@ -55,7 +55,8 @@ pre { white-space: pre-wrap !important; overflow-wrap: anywhere; overflow: visib
 table { font-size: 8.5pt; overflow-wrap: anywhere; }
 img { max-width: 100%; max-height: 220mm; filter: none !important; }
 svg.lt-drawing { max-height: 200mm; }
-details:not(.lt-rubric) > summary, .copybtn, .headerlink, .toggle-button, script { display: none !important; }
+details:not(.lt-rubric) > summary, .copybtn, .headerlink, .toggle-button, script {
+  display: none !important; }
 a { text-decoration: none; }
 .contents p { margin: 0; display: flex; gap: 1rem; }
 .contents p span { margin-left: auto; }
