@@ -279,11 +279,11 @@ class Wire:
     # -- messages
 
     def send(self, message: Any) -> None:
-        data = json.dumps(message).encode() + b"\n"
+        data = memoryview(json.dumps(message).encode() + b"\n")
         try:
-            while data:
-                self.wait(self.writer, write=True)
-                data = data[os.write(self.writer, data[: 2**16]) :]
+            while data:  # so little that a pipe which is ready takes it whole, and none waits for
+                self.wait(self.writer, write=True)  # an end that reads no more
+                data = data[os.write(self.writer, data[: select.PIPE_BUF]) :]
         except OSError:
             raise Ended from None
 
