@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -20,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import classroom
 from book import ROOT
 from classroom import CLASS, EXERCISES, answers, course, grade, handout, wire
+from linear_time import exercises
 from linear_time.cache import KVCache
 from linear_time.decoder import SwiGLU
 from linear_time.exercises import Wrong
@@ -461,6 +463,362 @@ def test_findings_of_the_other_process_are_this_one_s():
     assert (watch.found, watch.left, watch.kind) == (5, None, len) and not hasattr(watch, "new")
     grade.copy_findings([watch], "no list")
     assert watch.found == 5
+
+
+# --- one notebook, without its process ---------------------------------------------------------
+
+
+class Told:
+    """A submission's process that gives what it is told to, or raises it."""
+
+    def __init__(self, *gives):
+        self.gives, self.deadline, self.said, self.ended = list(gives), None, [], 0
+
+    def ask(self, what, *parts):
+        self.said.append((what, *parts, self.deadline))
+        if what == "begin":
+            return None
+        made = self.gives.pop(0)
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+    def end(self):
+        self.ended += 1
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A chapter of one exercise, and a clock that stands still until it is set."""
+    now = [100.0]
+    made = grade.Asked(["import a"], {"98-x": "f"}, True)
+    monkeypatch.setattr(grade, "asked", lambda number: made)
+    monkeypatch.setattr(grade.time, "monotonic", lambda: now[0])
+    yield now
+    torch.set_default_dtype(torch.float32)
+
+
+def test_a_process_is_begun_once_and_has_its_time_for_each_exercise(clock, monkeypatch):
+    made = []
+    monkeypatch.setattr(grade, "Process", lambda: made.append(Told()) or made[-1])
+    notebook = grade.Notebook("98", {"98-x": ["c"]}, ["import b", "import a"])
+    assert notebook.imports == ["import a", "import b"]
+    process = notebook.started(7)
+    begun = ("begin", ["import a", "import b"], {"98-x": ["c"]}, {"98-x": "f"})
+    assert process.said == [(*begun, 100 + grade.STARTING)] and process.deadline == 107
+    clock[0] = 300.0
+    assert notebook.started(9) is process and process.deadline == 309 and len(process.said) == 1
+    notebook.stop()
+    notebook.stop()
+    assert process.ended == 1 and notebook.process is None
+    assert notebook.started(1) is not process and len(made) == 2
+
+
+@pytest.mark.parametrize(
+    ("gives", "results", "passed", "says", "ended"),
+    [
+        (3, [(True, True, "98-x: right.")] * 2, 0, ("right", "Right."), 0),
+        (3, [(False, True, "98-x: not yet: right.")], 0, ("wrong", "Not yet: right."), 0),
+        (3, [(True, True, ""), (False, True, "98-x: no.")], 0, ("wrong", "No."), 0),
+        (3, [(False, True, "98-x: ")], 0, ("wrong", ""), 0),
+        (3, [(False, False, "98-x: not attempted")], 0, ("not attempted", "Not attempted."), 0),
+        (3, [(False, True, "x: no.")], 15, ("wrong", "No."), 0),
+        (3, [(False, True, "x: no.")], 15.1, ("too long", "Not finished after 10 seconds."), 1),
+        (3, [(True, True, "")] * 2, 99, ("right", "Right."), 0),
+        (wire.Late(), [], 0, ("too long", "Not finished after 10 seconds."), 1),
+        (wire.Ended(), [], 0, ("ended", "The answer ended its process."), 1),
+        (NotImplementedError(), [], 0, ("not attempted", "Not attempted."), 0),
+        (NotImplementedError("no"), [], 0,
+         ("wrong", "The cells below the exercise raised NotImplementedError."), 0),
+        (KeyError("f"), [], 0, ("wrong", "The cells below the exercise raised KeyError."), 0),
+    ],
+)  # fmt: skip
+def test_what_becomes_of_an_exercise(clock, monkeypatch, gives, results, passed, says, ended):
+    """Two hidden seeds; twice its time for the check here, and half more than it is too long."""
+    process, checks = Told(gives), []
+    monkeypatch.setattr(grade, "Process", lambda: process)
+
+    def check(*given):
+        checks.append(given)
+        clock[0] += passed
+        return exercises.Result(*results[len(checks) - 1])
+
+    monkeypatch.setattr(grade.exercises, "check", check)
+    notebook = grade.Notebook("98", {"98-x": ["c"]}, [])
+    assert notebook.grade("98-x", SECRET, 10.0) == says
+    seeds = grade.seeds(SECRET, "98-x")
+    assert checks == [("98-x", 3, seed, False, True, 20.0) for seed in seeds[: len(results)]]
+    assert process.ended == ended and (notebook.process is None) == bool(ended)
+    assert process.said[1] == ("find", "98-x", 110.0)
+    assert torch.get_default_dtype() == torch.float64, "as the chapter's imports say"
+
+
+def test_an_exercise_that_is_not_there_starts_nothing(clock, monkeypatch):
+    monkeypatch.setattr(grade, "Process", lambda: pytest.fail("started"))
+    notebook = grade.Notebook("98", {}, [])
+    assert notebook.grade("98-x", SECRET, 1) == (
+        "not there", "The exercise is not in the notebook."
+    )  # fmt: skip
+
+
+def test_hidden_seeds_are_seven_bytes():
+    found = [seed for name in "abcdefgh" for seed in grade.seeds(SECRET, name)]
+    assert len(set(found)) == len(found) == 16 and 2**48 < max(found) < 2**56
+    assert grade.seeds(SECRET, "a")[0] == int.from_bytes(
+        grade.hmac.digest(SECRET, b"a 0", "sha256")[:7], "big"
+    )
+
+
+# --- its process, without a submission ---------------------------------------------------------
+
+
+def test_a_process_is_alone_and_is_ended_whole(monkeypatch, tmp_path):
+    """Of the grader's environment, files and pipes it has its own end and nothing else."""
+    asked, killed = [], []
+
+    class Started:
+        pid = 4321
+
+        def __init__(self, command, **options):
+            asked.append((command, options))
+
+        def wait(self):
+            killed.append("waited")
+
+    def killpg(pid, how):
+        killed.append((pid, how))
+        if len(killed) > 2:
+            raise ProcessLookupError
+
+    monkeypatch.setattr(grade.subprocess, "Popen", Started)
+    monkeypatch.setattr(grade.os, "killpg", killpg)
+    monkeypatch.setattr(grade, "without_network", lambda: ("alone",))
+    monkeypatch.setenv("PATH", "programs")
+    monkeypatch.setenv("SECRET", "of the grader's")
+    for _ in range(2):
+        process = grade.Process()
+        command, options = asked.pop()
+        reader, writer = options["pass_fds"]
+        program = [sys.executable, "-P", str(ROOT / "book" / "answers.py")]
+        assert command == ["alone", *program, str(reader), str(writer)]
+        assert options["env"] == {
+            "PATH": "programs", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'book'}",
+            "HOME": process.folder, "TMPDIR": process.folder, "OMP_NUM_THREADS": "1",
+            "MPLBACKEND": "agg",
+        }  # fmt: skip
+        assert options["cwd"] == process.folder and options["start_new_session"] is True
+        assert {options[name] for name in ("stdin", "stdout", "stderr")} == {subprocess.DEVNULL}
+        for descriptor in (reader, writer):
+            with pytest.raises(OSError, match="Bad file"):
+                os.fstat(descriptor)
+        assert not process.trusting and Path(process.folder).is_dir()
+        mine = process.reader, process.writer
+        assert len({os.fstat(descriptor).st_ino for descriptor in mine}) == 2
+        (Path(process.folder) / "left").touch()
+        process.end()
+        assert killed[-2:] == [(4321, signal.SIGKILL), "waited"]
+        assert not Path(process.folder).exists()
+        for descriptor in mine:
+            with pytest.raises(OSError, match="Bad file"):
+                os.fstat(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("code", "command"),
+    [(0, ("unshare", "--net", "--map-root-user")), (1, ()), (FileNotFoundError(), ())],
+)
+def test_a_network_of_its_own_where_there_is_one(monkeypatch, code, command):
+    asked = []
+
+    def run(given, capture_output):
+        asked.append((given, capture_output))
+        if isinstance(code, OSError):
+            raise code
+        return subprocess.CompletedProcess(given, code)
+
+    monkeypatch.setattr(grade.subprocess, "run", run)
+    assert grade.without_network.__wrapped__() == command
+    assert asked == [(["unshare", "--net", "--map-root-user", "true"], True)]
+
+
+def test_an_answer_is_called_under_the_instruments_that_are_on():
+    """By their names, or whole; what they have found comes back; the tracer sees none of it."""
+    process = object.__new__(grade.Process)
+    process.objects, process.trusting = [], False
+    said, traced, watch = [], [], SimpleNamespace(found=0)
+
+    def ask(*parts):
+        said.append(parts)
+        states = [{"names": ["cumsum"]}, {"flops": 4}, {"found": 5}]
+        traced.append((sys.gettrace(), sys.getprofile()))
+        return [7, states[: len(parts[-1])]]
+
+    process.ask = ask
+    profile = lambda *_: None  # noqa: E731
+    before = sys.gettrace(), sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        with FlopCounterMode(display=False) as flops, exercises.Calls() as calls:
+            grade.INSTRUMENTS.append((("module", "maker", (), {}), watch))
+            assert process.call(3, (1,), {"a": 2}) == 7
+            grade.INSTRUMENTS.pop()
+        assert sys.getprofile() is profile
+    finally:
+        sys.setprofile(before[1])
+    assert traced == [(None, None)] and sys.gettrace() is before[0]
+    ((what, number, given, named, grad, made),) = said
+    assert (what, number, given, named, grad) == ("watched", 3, [1], {"a": 2}, True)
+    assert made[0] == grade.Instrument(calls) and made[1:] == ["flops", ("module", "maker", (), {})]
+    assert flops.get_total_flops() == 4 and calls.names == ["cumsum"] and watch.found == 5
+    sent = process.packed(made[0])
+    assert sent[0] == "pickle" and type(wire.Wire(0, 1, True).unpack(sent)) is type(calls)
+    with torch.no_grad():
+        process.call(0, (), {})
+    with torch.inference_mode():
+        process.call(0, (), {})
+    assert [parts[4] for parts in said[1:]] == [False, None]
+
+    def fails(*_):
+        raise wire.Late
+
+    process.ask = fails
+    sys.setprofile(profile)
+    try:
+        with pytest.raises(wire.Late):
+            process.call(0, (), {})
+        assert sys.getprofile() is profile
+    finally:
+        sys.setprofile(before[1])
+
+
+# --- a course ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def school(monkeypatch, tmp_path):
+    """A chapter 98 of four exercises, of which the second is written and the last one trains."""
+    made = {
+        name: course.Exercise(name, name.title(), "say it.", dots, minutes, kind)
+        for name, dots, minutes, kind in (
+            ("98-a", 1, 10, "code"), ("98-b", 2, 10, "written"), ("98-c", 2, 20, "code"),
+            ("98-d", 3, 10, "train"))
+    }  # fmt: skip
+    known = grade.Asked([], {name: "f" for name in made if name != "98-b"}, False)
+    known_course = SimpleNamespace(
+        stems=lambda: {"98": "98-small"},
+        chapter=lambda number: SimpleNamespace(exercises=made),
+        points=course.points,
+    )
+    monkeypatch.setattr(grade, "course", known_course)
+    monkeypatch.setattr(grade, "asked", lambda number: known)
+    done = []
+    monkeypatch.setattr(grade.Notebook, "stop", lambda self: done.append("stop"))
+
+    def graded(self, name, secret, seconds):
+        assert self.number == "98" and len(secret) == 32
+        done.append((name, seconds))
+        return ("right", "Right.") if "yes" in self.cells[name] else ("wrong", "No.")
+
+    monkeypatch.setattr(grade.Notebook, "grade", graded)
+
+    def hands_in(place, **answers):
+        cells = []
+        for name, source in answers.items():
+            cells.append(nbformat.v4.new_markdown_cell(f"X\n:label: 98-{name}"))
+            cells.append(nbformat.v4.new_code_cell(source))
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / place)
+
+    return SimpleNamespace(folder=tmp_path, done=done, hands_in=hands_in)
+
+
+def test_a_course_is_graded_told_and_written_down(school, capsys):
+    every = {"a": "yes", "b": "words", "c": "no", "d": "yes"}
+    school.hands_in("ann/1.ipynb", **every)
+    school.hands_in("ann/2.ipynb", **every | {"c": "yes", "d": "no"})
+    school.hands_in("ben.ipynb", **dict.fromkeys("abcd", "no"))
+    (school.folder / "cid.ipynb").write_text("{", encoding="utf8")
+    verdicts = grade.grade(school.folder, 2.0)
+    one = [("98-a", 2.0), ("98-c", 2.0), ("98-d", 2.0 * grade.TRAINS), "stop"]
+    assert school.done == one * 3
+    assert [(v.student, v.exercise, v.says, v.points, v.of) for v in verdicts[:3]] == [
+        ("ann", "98-a", "right", 1, 1), ("ann", "98-c", "wrong", 0, 4),
+        ("ann", "98-d", "right", 3, 3),
+    ]  # fmt: skip
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "ann: 4 of 8", "ann: 9 of 16", "ben: 0 of 8",
+        "cid: cid.ipynb holds no exercise that can be read", "cid: 0 of 0",
+    ]  # fmt: skip
+    with (school.folder / "grades" / "grades.csv").open(encoding="utf8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["student", "points", "of", "98-a", "98-c", "98-d"],
+        ["ann", "8", "8", "1", "4", "3"], ["ben", "0", "8", "0", "0", "0"],
+        ["cid", "0", "8", "0", "0", "0"],
+    ]  # fmt: skip
+    assert sorted(p.name for p in (school.folder / "grades").iterdir()) == [
+        ".lock", ".secret", "ann.md", "ben.md", "cid.md", "grades.csv", "verdicts.jsonl",
+    ]  # fmt: skip
+    text = (school.folder / "grades" / "cid.md").read_text(encoding="utf8")
+    assert text.startswith("# cid: 0 of 8 points\n\n| exercise |")
+    assert "| 98-c · 98-C | 0 | 4 | Not handed in. |\n" in text and text.count("98-b") == 0
+    school.done.clear()
+    assert grade.grade(school.folder, 2.0) == verdicts and school.done == ["stop"] * 3
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "Going on: 9 verdicts are there already" and said[1] == "ann: 4 of 8"
+
+
+def test_a_notebook_is_read_with_its_own_imports(tmp_path):
+    new = nbformat.v4.new_code_cell
+    cells = [new("import a", metadata={"tags": ["imports", "x"]}), new("import b"),
+             nbformat.v4.new_markdown_cell("import c", metadata={"tags": ["imports"]})]  # fmt: skip
+    cells += [nbformat.v4.new_markdown_cell(":label: 12-x"), new("y = 1")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    answers_, imports, digest = grade.read(tmp_path / "a.ipynb")
+    assert (answers_, imports) == ({"12-x": ["y = 1"]}, ["import a"]) and len(digest) == 16
+    (tmp_path / "b.ipynb").write_bytes(b"\xff{")
+    empty, none, other = grade.read(tmp_path / "b.ipynb")
+    assert (empty, none) == ({}, []) and len(other) == 16 and other != digest
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_what_a_chapter_asks(tmp_path, monkeypatch, wide):
+    new = nbformat.v4.new_code_cell
+    first = "import torch\n" + "torch.set_default_dtype(torch.float64)" * wide
+    cells = [
+        nbformat.v4.new_markdown_cell("x", metadata={"tags": ["imports", "stub"]}),
+        new(first, metadata={"tags": ["imports"]}),
+        new("def f(): ...\ncheck('12-a', f)\nassert check('12-b', f(2))\ncheck(x)",
+            metadata={"tags": ["stub"]}),
+        new("check('12-c', f)"),
+        new("import math", metadata={"tags": ["imports"]}),
+    ]  # fmt: skip
+    (tmp_path / "chapters").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "chapters" / "97-x.ipynb")
+    monkeypatch.setattr(grade, "ROOT", tmp_path)
+    monkeypatch.setattr(grade.course, "stems", lambda: {"97": "97-x"})
+    found = grade.asked.__wrapped__("97")
+    assert found == ([first, "import math"], {"12-a": "f", "12-b": "f(2)"}, wide)
+
+
+@pytest.mark.parametrize("network", [("unshare",), ()])
+def test_the_command_of_the_grader(monkeypatch, tmp_path, capsys, network):
+    graded = []
+    monkeypatch.setattr(grade, "grade", lambda *given: graded.append(given))
+    monkeypatch.setattr(grade, "without_network", lambda: network)
+    monkeypatch.setattr(sys, "argv", ["grade.py", str(tmp_path)])
+    assert grade.main() == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 + (not network) and said[-1].startswith(f"Grades: {tmp_path}")
+    assert network or said[0].startswith("No network of its own")
+    monkeypatch.setattr(sys, "argv", ["grade.py", str(tmp_path), "--seconds", "1.5"])
+    grade.main()
+    assert graded == [(tmp_path, 60), (tmp_path, 1.5)]
+    monkeypatch.setattr(sys, "argv", ["grade.py", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as ended:
+        grade.main()
+    assert ended.value.code == 2 and "expected a folder of submissions" in capsys.readouterr().err
 
 
 # --- notebooks ---------------------------------------------------------------------------------

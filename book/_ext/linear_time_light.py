@@ -203,7 +203,7 @@ def smaller(path: Path) -> tuple[int, int]:
     made = path.with_suffix(".webp")
     with Image.open(path) as image:
         if not made.exists() or made.stat().st_mtime < path.stat().st_mtime:
-            image.save(made, lossless=True, method=4, exact=True)
+            image.save(made, lossless=True, exact=True)
         return image.size
 
 
@@ -215,7 +215,7 @@ def picture(tag: str, sizes: dict[str, tuple[int, int]], first: bool) -> str:
     width, height = sizes[name[1]]
     lazy = "" if first else ' loading="lazy"'
     tag = tag.replace(name[0], name[0].replace(".png", ".webp"))
-    return tag.replace("<img ", f'<img width="{width}" height="{height}"{lazy} ', 1)
+    return tag.replace("<img ", f'<img width="{width}" height="{height}"{lazy} ')
 
 
 def lighter(text: str, name: str, sizes: dict[str, tuple[int, int]], font: str) -> str:
@@ -223,7 +223,7 @@ def lighter(text: str, name: str, sizes: dict[str, tuple[int, int]], font: str) 
     if name != "search.html":
         text = SEARCH.sub("", text)
     text = ICONS.sub("", text)
-    text = THEME.sub(lambda _: RESOLVED, text, count=1)
+    text = THEME.sub(lambda _: RESOLVED, text)
     text = re.sub(r'\s*<link rel="preload"[^>]*math\.woff2[^>]*/>', "", text)  # of the last build
     if "<math" in text:
         root = "../" * name.count("/")
