@@ -80,7 +80,7 @@ TESTS = {
     "src/linear_time/trapezoid.py": ("mamba3",),
     "src/linear_time/exercises/": ("exercises", "harness", "verdicts"),
     "src/linear_time/pictures/": ("pictures",),
-    "book/answers.py": ("wire", "grade"),
+    "book/answers.py": ("wire", "grade", "build"),
     "book/handout.py": ("assignments",),
     "book/questions.py": ("bank",),
     "book/wire.py": ("grade",),

@@ -488,6 +488,286 @@ def test_a_worker_leaves_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ended == [1] and next(parents) == 1 and os.environ["OMP_NUM_THREADS"] == "3"
 
 
+# --- the cache and the workers, in this process
+
+
+class Kept:
+    """A cache of two chapters of the small book, in this process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.folder = root, root / "_build"
+        (root / "chapters").mkdir()
+        self.folder.mkdir()
+        self.paths = [root / "chapters" / f"{name}.ipynb" for name in ("01-alpha", "02-gamma")]
+        for path in self.paths:
+            notebook(path, path.stem, f"print({path.stem!r})")
+        toc = {"root": "none", "chapters": [{"file": f"chapters/{p.stem}"} for p in self.paths]}
+        (root / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf8")
+
+    def cache(self, **digests: str) -> build.BookCache:
+        return build.cache_of(
+            self.folder, {str(p): digests.get(p.stem[3:], "") for p in self.paths}
+        )
+
+    def lay(self, cache: build.BookCache, path: Path, seconds: float | None = 2.0) -> object:
+        data = {} if seconds is None else {"execution_seconds": seconds}
+        made = nbformat.read(path, nbformat.NO_CONVERT)
+        bundle = build.CacheBundleIn(made, str(path), data=data)
+        return cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path)
+
+
+def test_an_executed_chapter_is_fresh_while_its_digest_and_its_outputs_stand(kept: Kept) -> None:
+    cache = kept.cache(alpha="one")
+    record = kept.lay(cache, kept.paths[0])
+    assert record.data == {"execution_seconds": 2.0, "digest": "one"}
+    assert cache.is_fresh(record, "one") and not cache.is_fresh(record, "other")
+    empty = types.SimpleNamespace(data=None, hashkey=record.hashkey)
+    assert not cache.is_fresh(empty, "one") and not cache.is_fresh(empty, "")
+    path = cache._get_notebook_path_cache(record.hashkey)
+    text = path.read_text(encoding="utf8")
+    path.write_text(text[: len(text) // 2], encoding="utf8")
+    assert not cache.is_fresh(record, "one"), "a kill tore it"
+    assert not cache.is_fresh(types.SimpleNamespace(data=record.data, hashkey="none"), "one")
+    cache.forget(record)
+    assert cache.list_cache_records() == [] and not path.parent.exists()
+    cache.forget(record)  # what is gone is gone
+
+
+def test_a_cache_whose_making_was_interrupted_is_made_anew(kept: Kept) -> None:
+    folder = kept.folder / ".jupyter_cache"
+    kept.lay(kept.cache(), kept.paths[0])
+    assert len(kept.cache().list_cache_records()) == 1, "one that is whole is kept"
+    (folder / "global.db").write_bytes(b"torn")
+    (folder / "stray").touch()
+    assert kept.cache().list_cache_records() == []
+    assert not (folder / "stray").exists() and not (folder / "executed").exists()
+
+
+class Worker:
+    """In the executor's place: it lays what it is told to succeed."""
+
+    fails: tuple[str, ...] = ()
+    asked: list = []  # noqa: RUF012
+
+    def __init__(self, cache: build.BookCache) -> None:
+        self.cache = cache
+
+    def run_and_cache(self, filter_pks: list[int], timeout: int) -> object:
+        records = [self.cache.get_project_record(pk) for pk in filter_pks]
+        Worker.asked.append(([Path(r.uri).stem for r in records], timeout))
+        result = build.ExecutorRunResult()
+        for record in records:
+            stem = Path(record.uri).stem
+            if stem in Worker.fails:
+                (result.excepted if stem < "02" else result.errored).append(record.uri)
+                if stem < "02":
+                    type(record).set_traceback(record.uri, "the traceback", self.cache.db)
+                continue
+            made = nbformat.read(record.uri, nbformat.NO_CONVERT)
+            seconds = {"execution_seconds": float(stem[:2])}
+            bundle = build.CacheBundleIn(made, record.uri, data=seconds)
+            self.cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+        return result
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> type[Worker]:
+    Worker.fails, Worker.asked = (), []
+    monkeypatch.setattr(build, "Executor", Worker)
+    return Worker
+
+
+def test_what_changed_is_executed_the_longest_first(
+    kept: Kept, worker: type[Worker], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    digests = {"01-alpha": "a", "02-gamma": "c", "03-new": "n"}
+    monkeypatch.setattr(build, "digest", lambda root, path, made: digests[path.stem])
+
+    def ran() -> tuple[bool, list, str]:
+        worker.asked.clear()
+        done = build.execute(kept.root, kept.folder, 77)
+        return done, list(worker.asked), capsys.readouterr().out
+
+    assert ran()[:2] == (True, [(["01-alpha", "02-gamma"], 77)])
+    done, asked, said = ran()
+    assert (done, asked, said) == (
+        True,
+        [],
+        "Executed outputs of all 2 chapters are in the cache\n",
+    )
+    digests["01-alpha"], digests["02-gamma"] = "b", "d"
+    cache = kept.cache()
+    for project in cache.list_project_records():
+        cache.remove_nb_from_project(project.pk)
+    done, asked, said = ran()
+    assert done and asked == [(["02-gamma", "01-alpha"], 77)], "seconds of the last time"
+    assert re.fullmatch(r"Executed in \d+ s\n", said)
+    assert len(kept.cache().list_cache_records()) == 2
+    kept.paths[0].rename(kept.paths[0].with_name("03-new.ipynb"))
+    toc = (kept.root / "_toc.yml").read_text(encoding="utf8").replace("01-alpha", "03-new")
+    (kept.root / "_toc.yml").write_text(toc, encoding="utf8")
+    done, asked, _ = ran()
+    assert done and asked == [(["03-new"], 77)]
+    projects = {Path(p.uri).stem for p in kept.cache().list_project_records()}
+    assert projects == {"03-new", "02-gamma"}
+
+
+@pytest.mark.parametrize("fails", [("01-alpha",), ("02-gamma",), ("01-alpha", "02-gamma")])
+def test_a_chapter_that_failed_is_named_with_its_traceback(
+    kept: Kept,
+    worker: type[Worker],
+    fails: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+) -> None:
+    monkeypatch.setattr(build, "digest", lambda root, path, made: "same")
+    worker.fails = fails
+    assert build.execute(kept.root, kept.folder, 5) is False
+    said = capsys.readouterr().err
+    for name in ("01-alpha", "02-gamma"):
+        assert (f"\nchapters/{name}.ipynb failed:\n" in said) == (name in fails)
+    assert ("the traceback" in said) == ("01-alpha" in fails)
+    assert ("it could not be run" in said) == ("02-gamma" in fails)
+    assert f"\n{len(fails)} chapter(s) failed: {', '.join(fails)}. Nothing was rendered." in said
+    worker.fails = ()
+    assert build.execute(kept.root, kept.folder, 5) is True
+    assert worker.asked[-1] == (sorted(fails), 5), "what had ended is kept"
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads"), [({0, 1, 2, 3, 4, 5}, 3, 2), ({0, 1}, 2, 1), ({0}, 1, 1)]
+)
+def test_chapters_run_side_by_side_with_a_line_as_each_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys, cores: set, workers: int, threads: int
+) -> None:
+    made = []
+
+    class Pool:
+        def __init__(self, number: int, begin: object, given: list) -> None:
+            made.append((number, begin, given))
+
+        def __enter__(self) -> "Pool":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            made.append("left")
+
+        def imap_unordered(self, work: object, jobs: list) -> list:
+            made.append((work, [(j.pk, j.uri, j.timeout, j.allow_errors) for j in jobs]))
+            return [(0, "c/01-a.ipynb"), (2, "c/02-b.ipynb"), (0, "c/03-c.ipynb"), (1, "c/04-d.x")]
+
+    records = {"c/01-a.ipynb": types.SimpleNamespace(data={"execution_seconds": 7.6})}
+    executor = object.__new__(build.Executor)
+    executor._cache = types.SimpleNamespace(get_cached_project_nb=records.get)
+    rows = [types.SimpleNamespace(pk=n, uri=f"c/0{n}") for n in (1, 2, 3)]
+    given = []
+
+    def get_records(uris: object, pks: object, force: bool) -> list:
+        given.append((uris, pks, force))
+        return rows
+
+    monkeypatch.setattr(executor, "get_records", get_records, raising=False)
+    monkeypatch.setattr(executor, "_EXECUTION_WORKER", lambda: "the work", raising=False)
+    monkeypatch.setattr(build.multiprocessing, "Pool", Pool)
+    monkeypatch.setattr(build.multiprocessing, "log_to_stderr", made.append)
+    monkeypatch.setattr(build.os, "sched_getaffinity", lambda pid: cores)
+    result = executor.run_and_cache(filter_pks=[1, 2, 3], timeout=9)
+    assert made == [
+        build.logging.CRITICAL, (workers, build.end_with_parent, [threads]),
+        ("the work", [(n, f"c/0{n}", 9, False) for n in (1, 2, 3)]), "left",
+    ]  # fmt: skip
+    assert given == [(None, [1, 2, 3], False)]
+    assert (result.succeeded, result.excepted, result.errored) == (
+        ["c/01-a.ipynb", "c/03-c.ipynb"], ["c/04-d.x"], ["c/02-b.ipynb"],
+    )  # fmt: skip
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"Executing 3 chapter(s) on {workers} of {len(cores)} cores"
+    assert said[1:] == [
+        "  [1/3] 01-a: 8 s", "  [2/3] 02-b: FAILED", "  [3/3] 03-c: edited while it ran",
+        "  [4/3] 04-d: FAILED",
+    ]  # fmt: skip
+    monkeypatch.delattr(build.os, "sched_getaffinity")
+    for there, number in ((5, 5), (None, 1)):
+        monkeypatch.setattr(build.os, "cpu_count", lambda there=there: there)
+        executor.run_and_cache()
+        assert f"of {number} cores" in capsys.readouterr().out
+    rows.clear()
+    executor.run_and_cache()
+    assert made[-3][0] == 1, "none to run is one worker's"
+
+
+@pytest.mark.parametrize("before", ["", "x"])
+def test_the_source_of_the_checkout_comes_first(before: str, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", before)
+    build.see_source(Path("/a"))
+    wanted = str(Path("/a/src")) + (os.pathsep + before if before else "")
+    assert os.environ["PYTHONPATH"] == wanted
+    monkeypatch.delenv("PYTHONPATH")
+    build.see_source(Path("/a"))
+    assert os.environ["PYTHONPATH"] == str(Path("/a/src"))
+
+
+def test_a_lock_says_that_another_build_runs(tmp_path: Path, capsys) -> None:
+    with build.locked(tmp_path / "made") as folder:
+        assert folder == tmp_path / "made" and (folder / ".lock").is_file()
+        with (folder / ".lock").open("w", encoding="utf8") as other, pytest.raises(BlockingIOError):
+            build.fcntl.flock(other, build.fcntl.LOCK_EX | build.fcntl.LOCK_NB)
+    assert capsys.readouterr().out == ""
+    with build.locked(tmp_path / "made"):
+        pass
+
+
+def test_the_shared_outputs_of_an_edition_are_linked_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        folder = build.edition_folder(tmp_path, "instructor")
+    assert folder == tmp_path / "instructor" / "_build"
+    assert (folder / ".jupyter_cache").readlink() == tmp_path / ".jupyter_cache"
+    assert build.edition_folder(tmp_path, "public") == tmp_path
+
+
+def test_a_module_s_file(tmp_path: Path) -> None:
+    for name in ("linear_time/__init__.py", "linear_time/a.py", "linear_time/b/__init__.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "linear_time" / "a").mkdir()
+    found = {
+        name: build.module_file(tmp_path, name)
+        for name in ("linear_time", "linear_time.a", "linear_time.b", "linear_time.c", "other")
+    }
+    places = {name: p and p.relative_to(tmp_path).as_posix() for name, p in found.items()}
+    assert places == {
+        "linear_time": "linear_time/__init__.py", "linear_time.a": "linear_time/a.py",
+        "linear_time.b": "linear_time/b/__init__.py", "linear_time.c": None, "other": None,
+    }  # fmt: skip
+
+
+def test_a_worker_watches_its_parent_behind_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits half a second between two looks, and holds nothing up."""
+    from classroom import answers
+
+    for tool, given in ((build, [2]), (answers, [])):
+        parents, slept, ended = iter(map(int, "70000 70000 70000 1".split())), [], []
+        monkeypatch.setattr(tool.os, "getppid", lambda parents=parents: next(parents))
+        monkeypatch.setattr(tool.os, "_exit", ended.append)
+        monkeypatch.setattr(tool.time, "sleep", slept.append)
+        threads = []
+
+        def thread(target: object, daemon: bool, threads: list = threads) -> object:
+            threads.append(daemon)
+            return types.SimpleNamespace(start=target)
+
+        monkeypatch.setattr(tool.threading, "Thread", thread)
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+        tool.end_with_parent(*given)
+        assert threads == [True] and ended == [1] and slept == [0.5, 0.5]
+        assert os.environ["OMP_NUM_THREADS"] == ("2" if given else "7")
+
+
 def test_the_instructors_notes_of_a_chapter() -> None:
     editions = load(ROOT / "book" / "_ext" / "linear_time_editions.py")
     for path in build.chapters(ROOT):

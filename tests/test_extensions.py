@@ -83,6 +83,34 @@ def test_an_extension_is_connected_and_may_run_in_parallel(name, tmp_path, monke
         assert said["version"] == "public"
 
 
+#: What happens when: Sphinx's own numbering, napoleon and the theme have 500.
+ORDER = {
+    "site_address": ("config-inited", 100),
+    "without_doors": ("config-inited", 900),
+    "outdated_chapters": ("env-get-outdated", 500),
+    "outdated_status": ("env-get-outdated", 500),
+    "restore_numbers": ("env-get-updated", 100),
+    "write_all_after_reading": ("env-get-updated", 500),
+    "number_by_chapter": ("env-get-updated", 900),
+    "note_reading": ("env-before-read-docs", 500),
+    "edit_markdown": ("source-read", 500),
+    "mend_docstring": ("autodoc-process-docstring", 400),
+    "shown_or_gone": ("doctree-read", 500),
+    "give_anchors": ("doctree-read", 500),
+    "fill": ("doctree-resolved", 500),
+    "link_slides": ("doctree-resolved", 500),
+    "link_terms": ("doctree-resolved", 500),
+    "link_symbols": ("doctree-resolved", 500),
+    "fold_page": ("doctree-resolved", 900),
+    "head_and_foot": ("html-page-context", 300),
+    "mend_page": ("html-page-context", 900),
+    "copies_too": ("build-finished", 500),
+    "remove_old_pages": ("build-finished", 500),
+    "cut_font": ("build-finished", 900),
+    "lighten": ("build-finished", 950),
+}
+
+
 def test_what_comes_first_and_last():
     """Numbers are plain when Sphinx compares them, and ours when pages are written."""
     app = site(Path())
@@ -93,7 +121,9 @@ def test_what_comes_first_and_last():
     assert at["mend_docstring"] < 500 < at["fold_page"]
     assert at["site_address"] < 500 < at["without_doors"]
     assert at["head_and_foot"] < 500 < at["mend_page"]
-    assert at["remove_old_pages"] < at["cut_font"]
+    assert at["remove_old_pages"] < at["cut_font"] < at["lighten"]
+    found = {do.__name__: (event, priority) for event, do, priority in app.connected}
+    assert found == ORDER and len(app.connected) == len(ORDER)
 
 
 # --- linear_time_book
@@ -248,6 +278,12 @@ def test_a_test_is_named_by_its_file_in_chapters_alone(page):
         (["", "    code"], ["", "    code"]),
         (["    a", "    b"], ["    a", "    b"]),
         (["a", "b"], ["a", "b"]),
+        (["a", "b", "  c", "  d", "e", "", "  f"], ["a", "b c d", "e", "", "  f"]),
+        (["  a", "b ", "  c |d| "], ["  a", r"b c \|d\|"]),
+        (
+            ["a:", "  b", "c", "Alias for field number 1"],
+            ["a:", "  b", "c", "Alias for field number 1"],
+        ),
         ([], []),
     ],
 )
@@ -355,6 +391,50 @@ def test_the_text_of_a_chapter_in_its_edition(name, page, monkeypatch):
         assert left == [text for text in plain if text != "points"]
 
 
+@pytest.fixture
+def noted(tmp_path, monkeypatch):
+    """A chapter 97 with two exercises, its misconceptions, and the tests' wrong answers to it."""
+    course = lessons.course
+    made = {
+        "97-a": course.Exercise("97-a", "A", "say a", 2, 25, "proof"),
+        "97-b": course.Exercise("97-b", "B", "say b", 1, 5, ""),
+    }
+    chapter = course.Chapter("97", "97-two-words", "T", (), frozenset(), 30, 12, made, ())
+    known = SimpleNamespace(chapter=lambda number: chapter, points=course.points)
+    monkeypatch.setitem(sys.modules, "course", known)
+    monkeypatch.setattr(editions, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "book").mkdir()
+    (tmp_path / "tests" / "exercises").mkdir(parents=True)
+    (tmp_path / "book" / "instructors.md").write_text(
+        "- 96: not this\n- 97: That all is *one*.\nwords - 97: no\n- 97: And two.\n", "utf8"
+    )
+    (tmp_path / "tests" / "exercises" / "two_words.py").write_text(
+        'def _hidden():\n    """Forgets\n    a sign."""\ndef plain(): pass\n'
+        'class Not:\n    """A class."""\ndef last():\n    """Is late."""\n', "utf8"
+    )  # fmt: skip
+    return tmp_path
+
+
+def test_the_notes_for_teaching_a_chapter(noted):
+    head = [
+        "::::{admonition} For the instructor",
+        "Reading: 30 minutes, and 12 for the detours. Exercises: 30 minutes in all.",
+        "",
+        "| exercise | kind | difficulty | minutes | points | objective |",
+        "|---|---|---|---|---|---|",
+        "| 97-a · A | proof | ●● | 25 | 6 | say a |",
+        "| 97-b · B | code | ● | 5 | 1 | say b |",
+    ]
+    errors = ["", "**What students get wrong**", "", "- That all is *one*.", "- And two."]
+    wrong = ["", "**Wrong answers that a check knows, beside others**", "",
+             "- `hidden`: Forgets a sign.", "- `last`: Is late."]  # fmt: skip
+    assert editions.notes("97").split("\n") == [*head, *errors, *wrong, "::::"]
+    assert sys.path[-1] == str(noted / "book")
+    (noted / "book" / "instructors.md").write_text("", "utf8")
+    assert editions.notes("97").split("\n") == [*head, *wrong, "::::"]
+
+
 # --- linear_time_layers
 
 
@@ -375,6 +455,54 @@ def told(nodes_: list) -> list[str]:
             text = "<" + text.partition("lt-fold lt-")[2].partition('"')[0]
         out.append(">" if text == "</details>" else text)
     return out
+
+
+def rendered(tags, *kinds, heading=None):
+    """A Markdown cell of these nodes, rendered onto a page that has one before it."""
+    page = nodes.section("", block("before"))
+    page["classes"] = []
+    sections = {1: nodes.section("", block("title")), 3: nodes.section("", block("a"), block("b"))}
+
+    def render_children(token):
+        page.extend([kind("words") for kind in kinds])
+
+    children = [SimpleNamespace(type="heading" if heading else "paragraph", tag=heading or "p")]
+    renderer = SimpleNamespace(
+        current_node=page,
+        render_children=render_children,
+        _heading_offset=1,
+        _level_to_section=sections,
+    )
+    token = SimpleNamespace(
+        meta={"metadata": {"tags": tags} if tags else {}}, children=children * bool(kinds)
+    )
+    layers.render_markdown_cell(renderer, token)
+    return page, sections
+
+
+def test_a_text_cell_bears_its_tags_on_its_blocks():
+    page, sections = rendered(["answer", "x"], nodes.paragraph, nodes.Text, nodes.paragraph)
+    classes = [getattr(node, "attributes", {}).get("classes") for node in page.children]
+    assert classes == [[], ["tag_answer", "tag_x"], None, ["tag_answer", "tag_x"]]
+    assert not any(section["classes"] or "shown" in section for section in sections.values())
+    plain, _ = rendered([], nodes.paragraph)
+    assert [node["classes"] for node in plain.children] == [[], []]
+
+
+def test_a_cell_that_begins_with_a_heading_bears_them_on_its_section():
+    page, sections = rendered(["detour"], nodes.paragraph, nodes.paragraph, heading="h2")
+    assert all(node["classes"] == [] for node in page.children)
+    assert sections[3]["classes"] == ["tag_detour"] and sections[3]["shown"] == 2
+    assert sections[1]["classes"] == [] and "shown" not in sections[1]
+    untagged, sections = rendered([], nodes.paragraph, heading="h2")
+    assert len(untagged.children) == 2 and "shown" not in sections[3]
+
+
+def test_a_caption_for_plain_jupyter_is_not_on_the_page():
+    page, _ = rendered(["caption", "answer"], nodes.paragraph)
+    assert len(page.children) == 1
+    empty, _ = rendered(["answer"])
+    assert len(empty.children) == 1
 
 
 @pytest.mark.parametrize(
@@ -513,6 +641,57 @@ def test_a_week_is_made_of_its_chapters_and_read_again_with_them():
         made.run()
 
 
+def test_a_week_lends_what_its_course_has_not_read():
+    """Course by course: what one has read before another one has not."""
+    made, _, parsed = directive(lessons.WeekDirective, "12")
+    made.options = {"course": "term", "exercises": "12-gate"}
+    data = made.env.temp_data
+    made.run()
+    read, *_ = [lines for lines, _ in parsed]
+    (half,) = lessons.course.to_borrow(("12",), set())
+    title = lessons.course.chapter("11").title
+    link = f"[11 · {title}](../chapters/11-state-space.ipynb)"
+    lent = f"for 12, of {link} the section *{half[2].heading}* ({half[2].why})"
+    assert read[1:] == ["", f"**Borrow** {lent}."]
+    assert read[0] == f"**Read** {lessons.reading('12')}."
+    assert data == {"course term": {"12"}}
+    made, _, parsed = directive(lessons.WeekDirective, "13")
+    made.options = {"course": "term", "exercises": "13-leak"}
+    made.env.temp_data.update(data)
+    made.run()
+    assert "for 13, of [12 ·" not in parsed[0][0][2] and data["course term"] == {"12", "13"}
+    made.options["course"] = "other"
+    parsed.clear()
+    made.run()
+    assert "for 13, of [12 ·" in parsed[0][0][2] and data["course term"] == {"12", "13"}
+
+
+def test_a_chapter_to_read_has_its_minutes_and_the_slides_that_there_are():
+    for number, slides in (("12", True), ("19", False)):
+        chapter = lessons.course.chapter(number)
+        link = f"[{number} · {chapter.title}](../chapters/{chapter.stem}.ipynb)"
+        address = f', <a href="../slides/{chapter.stem}.html">slides</a>' * slides
+        wanted = f"{link} ({chapter.core} min; detours {chapter.detours}{address})"
+        assert lessons.reading(number) == wanted and lessons.deck(chapter.stem) is slides
+
+
+def test_a_change_of_the_decks_reads_every_page_again(tmp_path, monkeypatch):
+    before = lessons.setup(site(tmp_path))["env_version"]
+    assert lessons.setup(site(tmp_path))["env_version"] == before
+    (tmp_path / "slides").mkdir()
+    monkeypatch.setattr(lessons, "BOOK", tmp_path)
+    (tmp_path / "course.py").write_text("", encoding="utf8")
+    seen = {before}
+    for name in ("01-a", "00-b"):
+        (tmp_path / "slides" / f"{name}.md").touch()
+        seen.add(lessons.setup(site(tmp_path))["env_version"])
+    (tmp_path / "course.py").write_text("x = 1", encoding="utf8")
+    seen.add(lessons.setup(site(tmp_path))["env_version"])
+    (tmp_path / "slides" / "notes.txt").touch()
+    seen.add(lessons.setup(site(tmp_path))["env_version"])
+    assert len(seen) == 4
+
+
 # --- linear_time_mathematics
 
 
@@ -628,6 +807,40 @@ def test_the_first_use_of_a_term_is_a_link():
     ]  # fmt: skip
     assert links[0]["reftitle"] == "Lets through." and links[0]["classes"] == ["lt-term"]
     assert page.astext().count("The Gates here, a gate; ") == 1
+
+
+def test_each_term_is_linked_once_on_a_page():
+    """After one that is known, and in every text, the others are looked for too."""
+    page = nodes.section()
+    page += [
+        nodes.paragraph("", "gate, gate, gates of\nsand, an S4"), nodes.paragraph("", "S4 gates"),
+        nodes.title("", "S4"),
+    ]  # fmt: skip
+    reader.link_terms(pages(), page, "index")
+    assert [link.astext() for link in page.findall(nodes.reference)] == ["gate", "S4"]
+    first, second, _ = page.children
+    assert [part.astext() for part in first.children] == [
+        "gate", ", gate, gates of\nsand, an ", "S4",
+    ]  # fmt: skip
+    assert [part.astext() for part in second.children] == ["S4 gates"]
+    app = pages()
+    app.env.found_docs.remove("book/glossary")
+    untouched = nodes.section("", nodes.paragraph("", "gate"))
+    reader.link_terms(app, untouched, "index")
+    assert not list(untouched.findall(nodes.reference)) and app.lt_terms == {}
+
+
+def test_the_glossary_is_read_once_a_build():
+    app = pages()
+    reader.link_terms(app, nodes.section("", nodes.paragraph("", "gate")), "index")
+    app.env.get_doctree = None
+    page = nodes.section("", nodes.paragraph("", "gate"))
+    reader.link_terms(app, page, "book/api/scan")
+    assert not list(page.findall(nodes.reference))
+    reader.link_terms(app, page, "chapters/12-b")
+    assert [link["refuri"] for link in page.findall(nodes.reference)] == [
+        "../book/glossary.html#term-gate"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -819,6 +1032,108 @@ def test_the_status_adds_up_and_says_whether_tests_ran(tmp_path, monkeypatch):
     assert lines[-1].startswith("No `make test` ended") and "Python 3." in lines[6]
     monkeypatch.setattr(results, "last_tests", lambda root: ["- `unit`: 7 passed"])
     assert results.status_lines(None, tmp_path)[-1] == "- `unit`: 7 passed"
+
+
+@pytest.fixture
+def stated(tmp_path, monkeypatch):
+    """A root of two chapters, of which one states two results."""
+    (tmp_path / "chapters").mkdir()
+    for name in ("12-b", "11-a"):
+        (tmp_path / "chapters" / f"{name}.ipynb").write_text("", encoding="utf8")
+    one = results.Result("One is.", "assert  x ==\n 1" + "0" * 300, "result-12-1", "exactly")
+    two = results.Result("Two is.", "assert y", "result-12-2", "to 1e-10")
+    read = {
+        "11-a": results.Counted("11 · A", (), 7, 1),
+        "12-b": results.Counted("12 · B", (one, two), 3, 2),
+    }
+    monkeypatch.setattr(results, "counted", lambda path: read[path.stem])
+
+    def made(kind):
+        given, depends, parsed = directive(kind, "")
+        given.env.srcdir = str(tmp_path)
+        given.content_offset = 4
+        return given, depends, parsed
+
+    made.root, made.chapters = tmp_path, [
+        str(tmp_path / "chapters" / f"{name}.ipynb") for name in ("11-a", "12-b")
+    ]  # fmt: skip
+    return made
+
+
+def test_every_result_is_listed_with_its_assertion(stated):
+    made, depends, _ = stated(results.ResultsDirective)
+    first, second = made.run()
+    assert depends == stated.chapters
+    assert [s["ids"] for s in (first, second)] == [["results-11"], ["results-12"]]
+    assert [child.astext() for child in first.children] == ["11 · A", ""]
+    title, items = second.children
+    assert title.astext() == "12 · B" and items["classes"] == ["lt-results"]
+    assert [item.astext() for item in items.children] == ["One is. (exactly)", "Two is. (to 1e-10)"]
+    links = list(items.findall(nodes.reference))
+    assert [link["refuri"] for link in links] == [
+        "../chapters/12-b.html#result-12-1", "../chapters/12-b.html#result-12-2",
+    ]  # fmt: skip
+    assert links[0]["reftitle"] == "assert x == 1" + "0" * 187 and links[0]["internal"] is True
+
+
+@pytest.mark.parametrize("error", [SyntaxError("no Python"), ValueError("no assertion")])
+def test_a_chapter_that_cannot_be_counted_is_named(stated, monkeypatch, error):
+    def counted(path):
+        raise error
+
+    monkeypatch.setattr(results, "counted", counted)
+    made, depends, _ = stated(results.ResultsDirective)
+    with pytest.raises(ValueError, match=str(error)) as told:
+        made.run()
+    assert told.value.__cause__ is error and depends == stated.chapters
+
+
+def test_what_is_proved_is_counted(stated):
+    (stated.root / "book").mkdir()
+    row = "| a | `test_x.py::test_y` |\n"
+    (stated.root / "book" / "ledger.md").write_text(
+        f"# Ledger\n{row}\n## Papers\n{row}| b | none |\n{row}\n## Code\n{row}"
+        f"## Errata of this book\n{row}\ntext `test_x.py::test_z`\n",
+        encoding="utf8",
+    )
+    assert results.ledger_rows(stated.root) == (3, 1)
+    made, depends, parsed = stated(results.ProvedDirective)
+    made.run()
+    assert depends == [*stated.chapters, str(stated.root / "book" / "ledger.md")]
+    (((first, second, third), _),) = parsed
+    assert first.startswith("- **2 statements**") and "make 10 assertions" in first
+    assert second.startswith("- **3 places**") and "**1 errata of this book**" in second
+    assert "(status.md)" in third
+
+
+def test_the_citation_and_the_status_are_parsed_in_place(stated, monkeypatch):
+    cff = {"title": "T", "version": "1", "repository-code": "r", "authors": [{"name": "n"}]}
+    (stated.root / "CITATION.cff").write_text(json.dumps(cff), encoding="utf8")
+    (stated.root / "CHANGELOG.md").write_text("### 1 May 2026\n", encoding="utf8")
+    made, depends, parsed = stated(results.CitationDirective)
+    made.run()
+    assert depends == [str(stated.root / name) for name in ("CITATION.cff", "CHANGELOG.md")]
+    words, entry = results.citation(cff, "1 May 2026")
+    ((lines, holder),) = parsed
+    assert lines == [words, "", "```bibtex", *entry, "```"] and isinstance(holder, nodes.container)
+    monkeypatch.setattr(results, "status_lines", lambda env, root: ["a", str(root)])
+    made, depends, parsed = stated(results.StatusDirective)
+    assert made.run() == []
+    assert made.env.lt_status == ["a", str(stated.root)] == parsed[0][0]
+    assert depends == stated.chapters and not results.Listed.has_content
+
+
+def test_what_a_directive_parses_is_what_it_returns(stated):
+    made, _, _ = stated(results.StatusDirective)
+    offsets = []
+
+    def nested_parse(lines, offset, into):
+        offsets.append((lines.source(0), offset))
+        into += [nodes.paragraph("", line) for line in lines]
+
+    made.state.nested_parse = nested_parse
+    assert [node.astext() for node in made.parse(["a", "b"])] == ["a", "b"]
+    assert offsets == [("book/a", 4)]
 
 
 @pytest.mark.parametrize(
