@@ -4,6 +4,7 @@ import copy
 import functools
 import importlib
 import importlib.util
+import io
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,18 @@ def load(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+class AtOnce(io.StringIO):
+    """In stdout's place: what is printed, and whether a reader of a log sees all of it by now."""
+
+    seen = ""
+
+    def flush(self) -> None:
+        self.seen = self.getvalue()
+
+    def all_seen(self) -> bool:
+        return bool(self.seen) and self.seen == self.getvalue()
 
 
 def experiment(name: str) -> ModuleType:

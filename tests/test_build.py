@@ -16,7 +16,7 @@ import nbformat
 import pytest
 import yaml
 
-from book import ROOT, load
+from book import ROOT, AtOnce, load
 
 build = load(ROOT / "book" / "build.py")
 notebooks = load(ROOT / "book" / "notebooks.py")
@@ -548,6 +548,9 @@ def test_a_cache_whose_making_was_interrupted_is_made_anew(kept: Kept) -> None:
     assert not (folder / "stray").exists() and not (folder / "executed").exists()
 
 
+EXECUTOR = build.Executor
+
+
 class Worker:
     """In the executor's place: it lays what it is told to succeed."""
 
@@ -722,6 +725,49 @@ def test_a_lock_says_that_another_build_runs(tmp_path: Path, capsys) -> None:
         pass
 
 
+def test_each_line_is_seen_as_it_is_printed(
+    kept: Kept, worker: type[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build's log is followed while it runs."""
+    monkeypatch.setattr(sys, "stdout", out := AtOnce())
+    monkeypatch.setattr(build, "digest", lambda root, path, made: "same")
+    seen = []
+
+    def print_(*given: object, **named: object) -> None:
+        print(*given, **named)
+        seen.append(out.all_seen())
+
+    monkeypatch.setattr(build, "print", print_, raising=False)
+    build.execute(kept.root, kept.folder, 5)
+    build.execute(kept.root, kept.folder, 5)
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(build.subprocess, "run", lambda *given, **named: done)
+    assert build.render(kept.root, kept.folder)
+    executor = object.__new__(EXECUTOR)
+    executor._cache = types.SimpleNamespace()
+    executor.get_records = lambda *given, **named: []
+    executor._EXECUTION_WORKER = lambda: None
+
+    class Pool:
+        __init__ = __exit__ = lambda self, *given: None
+        __enter__ = lambda self: self  # noqa: E731
+        imap_unordered = lambda self, work, jobs: [(1, "a.ipynb")]  # noqa: E731
+
+    monkeypatch.setattr(build.multiprocessing, "Pool", Pool)
+    monkeypatch.setattr(build.multiprocessing, "log_to_stderr", lambda level: None)
+    executor.run_and_cache()
+    blocks = iter([BlockingIOError, None])
+
+    def flock(lock: object, how: int) -> None:
+        if error := next(blocks):
+            raise error
+
+    monkeypatch.setattr(build.fcntl, "flock", flock)
+    with build.locked(kept.folder):
+        pass
+    assert seen == [True] * 7, out.getvalue()
+
+
 def test_the_shared_outputs_of_an_edition_are_linked_once(tmp_path: Path) -> None:
     for _ in range(2):
         folder = build.edition_folder(tmp_path, "instructor")
@@ -751,7 +797,7 @@ def test_a_worker_watches_its_parent_behind_its_work(monkeypatch: pytest.MonkeyP
     from classroom import answers
 
     for tool, given in ((build, [2]), (answers, [])):
-        parents, slept, ended = iter(map(int, "70000 70000 70000 1".split())), [], []
+        parents, slept, ended = iter(map(int, ["70000", "70000", "70000", "1"])), [], []
         monkeypatch.setattr(tool.os, "getppid", lambda parents=parents: next(parents))
         monkeypatch.setattr(tool.os, "_exit", ended.append)
         monkeypatch.setattr(tool.time, "sleep", slept.append)

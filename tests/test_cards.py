@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from bs4 import BeautifulSoup
 
-from book import ROOT, load
+from book import ROOT, AtOnce, load
 
 
 @pytest.fixture
@@ -105,6 +105,15 @@ def test_a_card_is_drawn_again_where_its_page_changed(cards, tmp_path, capsys, m
     assert (folder / "b.png").read_bytes() == b"plain"
     monkeypatch.setattr(cards, "chromium", lambda: "a browser")
     assert built() == "Drew 2 card(s)\n" and (folder / "b.png").read_bytes() != b"plain"
+
+
+@pytest.mark.parametrize("program", ["a browser", None])
+def test_it_is_said_at_once_what_is_drawn(cards, tmp_path, monkeypatch, program):
+    write(tmp_path / "html", "book/a")
+    monkeypatch.setattr(cards, "chromium", lambda: program)
+    monkeypatch.setattr(sys, "stdout", out := AtOnce())
+    cards.build(tmp_path / "html")
+    assert out.all_seen()
 
 
 def test_what_a_killed_drawing_left_is_drawn_again(cards, tmp_path, monkeypatch):

@@ -35,6 +35,7 @@ def site(tmp_path: Path, kind: str = "html", **more) -> SimpleNamespace:
     env = SimpleNamespace(found_docs={"book/a", "chapters/12-b"}, docname="chapters/12-b")
     theme = {"repository_url": "https://github.com/owner/some-book"}
     config = SimpleNamespace(html_baseurl="", html_theme_options=theme)
+    kind = "".join(list(kind))  # equal to a name in the code, and not the same object
     builder = SimpleNamespace(format=kind, get_relative_uri=lambda a, b: f"../{b}.html")
     made = SimpleNamespace(
         env=env, config=config, builder=builder, outdir=str(tmp_path), connected=[], added=[]

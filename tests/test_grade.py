@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import classroom
-from book import ROOT
+from book import ROOT, AtOnce
 from classroom import CLASS, EXERCISES, answers, course, grade, handout, wire
 from linear_time import exercises
 from linear_time.cache import KVCache
@@ -732,7 +732,7 @@ def school(monkeypatch, tmp_path):
     return SimpleNamespace(folder=tmp_path, done=done, hands_in=hands_in)
 
 
-def test_a_course_is_graded_told_and_written_down(school, capsys):
+def test_a_course_is_graded_told_and_written_down(school, capsys, monkeypatch):
     every = {"a": "yes", "b": "words", "c": "no", "d": "yes"}
     school.hands_in("ann/1.ipynb", **every)
     school.hands_in("ann/2.ipynb", **every | {"c": "yes", "d": "no"})
@@ -765,6 +765,13 @@ def test_a_course_is_graded_told_and_written_down(school, capsys):
     assert "| 98-c · 98-C | 0 | 4 | Not handed in. |\n" in text and text.count("98-b") == 0
     school.done.clear()
     assert grade.grade(school.folder, 2.0) == verdicts and school.done == ["stop"] * 3
+    out, seen = AtOnce(), []
+    monkeypatch.setattr(
+        grade, "print", lambda *a, **k: print(*a, file=out, **k) or seen.append(out.all_seen()),
+        raising=False,
+    )  # fmt: skip
+    grade.grade(school.folder, 2.0)
+    assert seen == [True] * 6
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "Going on: 9 verdicts are there already" and said[1] == "ann: 4 of 8"
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import unicodedata
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -65,6 +66,43 @@ def test_the_font_is_cut_and_a_missing_character_is_named(tmp_path: Path):
     assert "MATH" in cut
     with pytest.raises(ValueError, match=r"no glyph for U\+4E2D 中"):
         mathematics.cut_font({ord("x"), 0x4E2D}, tmp_path / "cut.woff2")
+
+
+def test_letters_in_italics_are_those_of_unicode():
+    """Latin and Greek, both cases, and the two forms that are signs; the planck constant is h."""
+    latin = [chr(code) for code in (*range(65, 91), *range(97, 123))]
+    greek = [chr(code) for code in (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA))]
+    assert {chr(code) for code in mathematics.ITALICS} == {*latin, *greek, "ϵ", "∂"}
+    for code, italic in mathematics.ITALICS.items():
+        name = unicodedata.name(chr(italic))
+        assert unicodedata.normalize("NFKC", chr(italic)) in (
+            chr(code), unicodedata.normalize("NFKC", chr(code))
+        ) or code == 0x3A2  # fmt: skip
+        assert name.startswith("MATHEMATICAL ITALIC ") or name == "PLANCK CONSTANT"
+
+
+def test_what_has_no_glyph_is_not_asked_of_the_font():
+    marks = "".join(map(chr, (0x2061, 0x2062, 0x2063, 0x2064, 0xFE00)))
+    page = f"<math>\n<mi>x</mi><mi>xy</mi><mi>&lt;</mi>{marks}<mn>1</mn></math><p>z</p><math/>"
+    assert {chr(code) for code in mathematics.drawn(page)} == set("\n𝑥xy<1")
+    assert mathematics.drawn("<math><mroot></mroot></math>") == {ord("√")}
+    assert mathematics.drawn("<math><mrow></mrow></math>") == mathematics.drawn("√") == set()
+
+
+@pytest.mark.parametrize("name", ["align", "gather", "equation", "multline"])
+def test_an_environment_is_not_numbered(name: str):
+    inside = r"x \\\\ y" if name != "equation" else "x"
+    made = mathematics.mathml(rf" \begin{{{name}}}{inside}\end{{{name}}} ", True)
+    assert "(1)" not in made and rf"\begin{{{name}*}}" in made
+    assert mathematics.mathml("x", False) is mathematics.mathml("x", False)
+
+
+def test_lines_are_aligned_where_they_are_displayed_alone():
+    with pytest.raises(ValueError, match="in 'a &= b'"):
+        mathematics.mathml(" a &= b ", True)
+    assert "<mtr" not in mathematics.mathml(r"a \\ b", False)
+    kept = mathematics.mathml(r"\begin{cases}a \\ b\end{cases}", True)
+    assert kept.count("<mtable") == 1
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 import linear_time
-from book import CHAPTERS, NOTEBOOKS, ROOT, code_cells, load
+from book import CHAPTERS, NOTEBOOKS, ROOT, AtOnce, code_cells, load
 from linear_time import scan
 
 notebooks = load(ROOT / "book" / "notebooks.py")
@@ -256,6 +256,217 @@ def test_the_commands_say_and_write_what_changed(tmp_path, monkeypatch, capsys):
     assert said.err == "12-broken.ipynb: no such drawing\n"
     assert [p.read_bytes() == old for p, old in before.items()] == [True, False, True]
     assert command("renew", clean, stale)[0] == 0
+
+
+class Pool:
+    """In the place of processes: the same work, here, one after the other."""
+
+    given: list = []  # noqa: RUF012
+
+    def __init__(self, max_workers):
+        Pool.given.append(max_workers)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+    def map(self, work, paths):
+        return map(work, paths)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(8, "4"), (3, "1"), (1, "1"), (None, "1")])
+def test_notebooks_are_executed_side_by_side(cores, threads, tmp_path, monkeypatch, capsys):
+    """With this checkout's source, and the cores shared out; one that fails is told, and is 1."""
+    good, bad = tmp_path / "12-a.ipynb", tmp_path / "13-b.ipynb"
+    ran = []
+
+    def run(path):
+        ran.append(path)
+        return f"{path.name}: it broke" if path == bad else ""
+
+    monkeypatch.setattr(notebooks, "run", run)
+    monkeypatch.setattr(notebooks, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(notebooks.os, "cpu_count", lambda: cores)
+    Pool.given.clear()
+    monkeypatch.setenv("PYTHONPATH", "before")
+    for paths, failed in (([good, good], 0), ([bad, good], 1)):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setenv("PYTHONPATH", "before")
+        monkeypatch.setattr("sys.argv", ["notebooks.py", "run", *map(str, paths)])
+        assert notebooks.main() == failed
+        assert os.environ["PYTHONPATH"] == f"{ROOT / 'src'}{os.pathsep}before"
+        assert os.environ["OMP_NUM_THREADS"] == threads
+    said = capsys.readouterr()
+    assert ran == [good, good, bad, good] and Pool.given == [cores or 1] * 2
+    assert said.out.splitlines() == ["12-a.ipynb: executed"] * 2 + [
+        "13-b.ipynb: FAILED", "12-a.ipynb: executed"
+    ]  # fmt: skip
+    assert said.err == "13-b.ipynb: it broke\n"
+    monkeypatch.setenv("OMP_NUM_THREADS", "9")
+    monkeypatch.setattr(notebooks, "pages", lambda: [good])
+    monkeypatch.setattr("sys.argv", ["notebooks.py", "run"])
+    monkeypatch.setattr("sys.stdout", out := AtOnce())
+    assert notebooks.main() == 0 and ran[-1] == good and os.environ["OMP_NUM_THREADS"] == "9"
+    assert out.all_seen(), "each line as its notebook ends"
+
+
+def test_the_pages_are_the_chapters_and_then_those_without_a_number():
+    assert notebooks.pages() == NOTEBOOKS
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_notebook_is_executed_in_its_folder_and_written(fails, tmp_path, monkeypatch):
+    notebook = clean_notebook()
+    notebook.cells.append(nbformat.v4.new_code_cell("1", id="one"))
+    notebook.cells[1].source = "import linear_time  # by hand"
+    notebook.cells[0].metadata["tags"] = ["setup"]
+    path = tmp_path / "12-a.ipynb"
+    nbformat.write(notebook, path)
+    before, asked = path.read_bytes(), []
+
+    class Client:
+        def __init__(self, given, **options):
+            asked.append((given, options))
+
+        def execute(self):
+            given = asked[0][0]
+            assert given.cells[1].source == notebooks.setup_source()
+            if fails:
+                raise notebooks.CellExecutionError("it broke", "E", "x")
+            given.cells[2].execution_count = 99
+
+    monkeypatch.setattr(notebooks, "NotebookClient", Client)
+    said = notebooks.run(path)
+    options = {"timeout": 600, "kernel_name": "python3"}
+    assert asked[0][1] == {**options, "resources": {"metadata": {"path": str(tmp_path)}}}
+    if fails:
+        assert said.startswith("12-a.ipynb: it broke") and path.read_bytes() == before
+        return
+    assert said == ""
+    written = nbformat.read(path, 4)
+    assert [cell.get("execution_count") for cell in written.cells] == [None, 1, 2]
+    assert written.cells[0].source == "# 12 · Test"
+
+
+def test_what_is_displayed_from_the_package_alone_is_renewed():
+    """Cells that end with show(), or are one call of a picture; nothing else is executed."""
+    new = nbformat.v4.new_code_cell
+
+    def result(*kinds):
+        return [
+            nbformat.v4.new_output(kind, data={"text/plain": "old"}, execution_count=1)
+            if kind == "execute_result"
+            else nbformat.v4.new_output(kind, text="old")
+            for kind in kinds
+        ]
+
+    sources = [
+        "from linear_time.show import show\nfrom linear_time.scan import combine as join",
+        "from linear_time.pictures.home import paths_drawing as paths\nfrom math import pi",
+        "x = 1\nshow(join)", "paths()", "y = 2\npaths()", "join(1, 2)", "%time show(join)",
+        "print(show(join))", "show(join)\n1", "paths().svg()",
+    ]  # fmt: skip
+    cells = [new(source) for source in sources]
+    setup = new("show(join)", metadata={"tags": ["setup"]})
+    words = nbformat.v4.new_markdown_cell("show(join)")
+    for cell in (*cells, setup):
+        cell.outputs = result("stream", "execute_result")
+    given = nbformat.v4.new_notebook(cells=[words, setup, *cells])
+    found = list(notebooks.displayed(given))
+    assert [output for output, _ in found] == [cells[2].outputs[1], cells[3].outputs[1]]
+    assert "def combine" in str(notebooks.bundle(found[0][1]))
+    assert "<svg" in notebooks.bundle(found[1][1])["text/html"]
+    changed = notebooks.renew(given)
+    assert cells[2].outputs[1].data != {"text/plain": "old"}
+    assert cells[4].outputs[1].data == {"text/plain": "old"}
+    assert changed > 0 and notebooks.renew(given) == 0
+    cells[3].outputs[1].data = {"text/plain": "old"}
+    assert notebooks.renew(given) == 1
+
+
+def test_what_a_notebook_keeps_of_a_thing():
+    class Page:
+        def _repr_html_(self):
+            return "<p>"
+
+        def __repr__(self):
+            return "Page"
+
+    class Both(Page):
+        def _repr_mimebundle_(self):
+            return {"text/plain": "own"}
+
+    assert notebooks.bundle(Page()) == {"text/html": "<p>", "text/plain": "Page"}
+    assert notebooks.bundle(Both()) == {"text/plain": "own"}
+
+
+def test_outputs_are_normalised():
+    """Counts, images and metadata; of streams the neighbours of one name are one."""
+    new = nbformat.v4.new_output
+    notebook = clean_notebook()
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell("words"))
+    cell = nbformat.v4.new_code_cell("1")
+    notebook.cells.append(cell)
+    image = {"image/png": "a", "image/jpeg": "b", "text/plain": "<Figure>"}
+    cell.outputs = [
+        new("stream", text="a"), new("stream", name="stderr", text="b"),
+        new("stream", name="stderr", text="c"), new("display_data", image, metadata={"x": 1}),
+        new("stream", name="stderr", text="d"),
+        new("execute_result", {"text/plain": "1"}, execution_count=40),
+    ]  # fmt: skip
+    for key in ("execution", "collapsed", "scrolled", "trusted", "lines_to_next_cell"):
+        cell.metadata[key] = notebook.cells[1].metadata[key] = True
+    cell.metadata["kept"] = notebook.metadata["widgets"] = 1
+    notebook.nbformat_minor = 4
+    notebooks.normalise(notebook)
+    assert [(o.get("name"), o.get("text")) for o in cell.outputs] == [
+        ("stdout", "a"), ("stderr", "bc"), (None, None), ("stderr", "d"), (None, None)
+    ]  # fmt: skip
+    assert cell.outputs[2].data == {"text/plain": "<Figure>"} and cell.outputs[2].metadata == {}
+    assert cell.outputs[4].execution_count == cell.execution_count == 2
+    assert cell.metadata == {"kept": 1} and notebook.cells[1].metadata == {}
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata == notebooks.METADATA
+    assert [one.id for one in notebook.cells] == [f"cell-{n:03d}" for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("One two three four five six.", True), ("One two three four five six. ", True),
+        ("One two three four five.", False), ("One two three four five six", False),
+        ("", False), (None, False),
+    ],
+)  # fmt: skip
+def test_what_is_a_sentence(text, says):
+    assert notebooks.is_sentence(text) is says
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("# A\n\ntext\n### B\n#no\n####### seven", [(0, 1), (10, 3)]),
+        ("```\n# code\n```\n## C", [(15, 2)]),
+        ("text # no", []),
+    ],
+)
+def test_headings_of_a_cell(source, found):
+    assert notebooks.headings(cell_of(source)) == found
+    assert notebooks.headings(cell_of(source, count=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "made"),
+    [
+        ("```{exercise} A\nx\n```", ":::{exercise} A\nx\n:::"),
+        ("```{exercise} A\nx\n```\n\n", ":::{exercise} A\nx\n:::"),
+        ("```{note}\nx\n```", None), ("```{exercise} A\nx", None), ("x\n```", None),
+    ],
+)  # fmt: skip
+def test_which_fences_become_colons(source, made):
+    assert notebooks.plain_exercise(source) == (made or source)
 
 
 @pytest.mark.parametrize(
