@@ -395,3 +395,127 @@ def test_a_week_that_does_not_hold_fails_the_build(site, before, after, says):
 def test_points_are_the_difficulty_for_every_ten_minutes_begun(difficulty, minutes, points):
     made = SimpleNamespace(difficulty=difficulty, minutes=minutes)
     assert course.points(made) == points
+
+
+# ---- sentence by sentence
+
+HEAD = TEXT.partition("## Exercises")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("**Builds on**", "expected objectives"), ("**Reading time**", "expected objectives"),
+        ("**Running time**", "expected objectives"), ("After this chapter", "expected objectives"),
+        ("25 minutes, and 30", "the minutes of core and detours"),
+        ("and 30 for the detours", "the minutes of core and detours"),
+    ],
+)  # fmt: skip
+def test_a_chapter_without_its_words_is_refused(words, says):
+    assert words in TEXT
+    with pytest.raises(ValueError, match=f"^12-small: expected .*{says[9:]}"):
+        course.parse("12-small", TEXT.replace(words, "—"))
+
+
+@pytest.mark.parametrize(
+    "words", ["", "no number", " 5 and 6 and 7 detours", "5 detours 6 7", "detours 5", "5"]
+)
+def test_minutes_that_are_not_said_are_refused(words):
+    with pytest.raises(ValueError, match="00-x: expected the minutes of core and detours, got"):
+        course.minutes_of("00-x", words)
+
+
+@pytest.mark.parametrize(
+    ("words", "fails"),
+    [
+        ("**Objective:** hold a value.", True), ("**Difficulty:** ●●", True),
+        ("**Time:** 15 min", True), ("**Kind:** code", False),
+    ],
+)  # fmt: skip
+def test_what_an_exercise_must_say(words, fails):
+    assert words in TEXT
+    less = TEXT.replace(words, "**Other:** x")
+    if fails:
+        with pytest.raises(ValueError, match=r"^12-hold: expected Objective, Difficulty and Time"):
+            course.exercises_of("12-small", less)
+    else:
+        assert course.exercises_of("12-small", less)[0].kind == ""
+    for dots in ("●●●●", "2"):
+        with pytest.raises(ValueError, match="12-hold"):
+            course.exercises_of("12-small", TEXT.replace("●● ·", f"{dots} ·"))
+    with pytest.raises(ValueError, match="12-hold"):
+        course.exercises_of("12-small", TEXT.replace("15 min", "15 minutes"))
+
+
+def test_headings_and_what_comes_later_than_a_chapter():
+    text = TEXT.replace("## Exercises", "## Two *words*\n\n### Three\n\n#### Four\n\n# One")
+    assert course.parse("12-small", text).headings == ("Two *words*", "Three")
+    named = TEXT.replace("[14](14-hippo.ipynb)", "[12](12-small.ipynb), [09](09-a.ipynb)")
+    assert course.parse("12-small", named).builds_on == {"11", "09"}
+    said = course.parse("12-small", TEXT.replace("After this", "…\n\nafter this"))
+    assert (said.number, said.stem, len(said.objectives)) == ("12", "12-small", 2)
+
+
+@pytest.mark.parametrize(
+    ("bullet", "text", "named"),
+    [
+        ("do (`12-a`, *B*);", "do", ("12-a", "12-b")), ("do it.", "do it", ()),
+        ("say *B* (see *C*)", "say *B*", ("12-b",)),
+        ("x (plain) y (`12-z`).", "x (plain) y", ("12-z",)),
+        ("**B** is (`12-a`)", "**B** is", ("12-a",)), (" a\nb (`12-a`);.", "a\nb", ("12-a",)),
+    ],
+)  # fmt: skip
+def test_an_objective_and_its_exercises(bullet, text, named):
+    made = {
+        f"12-{n.lower()}": course.Exercise(f"12-{n.lower()}", n, "", 1, 5, "") for n in ("A", "B")
+    }
+    assert course.objective(bullet, made) == (text, named)
+
+
+def test_a_diagnostic_needs_no_objective():
+    read = course.parse("12-small", TEXT)
+    made = {
+        name: one._replace(title=f"Diagnostic: {one.title}") for name, one in read.exercises.items()
+    }
+    assert course.faults(read._replace(objectives=(), exercises=made)) == []
+    assert course.faults(read._replace(objectives=())) == [
+        f"{one.name} ({one.objective}) belongs to no objective" for one in read.exercises.values()
+    ]
+
+
+def test_weeks_that_a_page_names():
+    page = (
+        ":::{week} 11 12\n:course: term\n:exercises: 11-a 12-b\n:::\n"
+        " :::{week} 13\n:course: x\n:exercises: 13-a\n"
+        ":::{week} 14\n:course: six\n:exercises: \n"
+    )
+    assert course.weeks(page) == [("term", ("11", "12"), ("11-a", "12-b")), ("six", ("14",), ())]
+
+
+def test_what_is_borrowed_is_in_order_and_read_once():
+    read = {"00", "12"}
+    found = course.to_borrow(("16", "17"), read)
+    assert [(number, other) for number, other, _ in found] == [
+        (number, other)
+        for number, known in (("16", {"00", "12"}), ("17", {"00", "12", "16"}))
+        for other in sorted(course.chapter(number).builds_on - known)
+    ]
+    assert read == {"00", "12"}
+    assert all(half == course.BORROWED[number, other] for number, other, half in found)
+
+
+def test_a_section_that_was_renamed_cannot_be_borrowed(monkeypatch):
+    (key, half) = next(iter(course.BORROWED.items()))
+    monkeypatch.setitem(course.BORROWED, key, half._replace(heading="Gone"))
+    with pytest.raises(ValueError, match=f"chapter {key[0]}: nothing to borrow from {key[1]}"):
+        course.to_borrow((key[0],), set(course.stems()) - {key[1]})
+
+
+def test_chapters_by_their_numbers():
+    found = course.stems()
+    assert list(found) == sorted(found) and all(
+        stem[:2] == number and (ROOT / "chapters" / f"{stem}.ipynb").is_file()
+        for number, stem in found.items()
+    )
+    read = course.chapter.__wrapped__("12")
+    assert read.stem == found["12"] and read.exercises and read.headings
