@@ -83,7 +83,7 @@ lint-notebooks: venv
 	@$(BIN)/python book/notebooks.py lint
 
 site: venv
-	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; $(BIN)/python -m pytest tests/test_site.py tests/test_light.py tests/test_site_dark.py tests/test_keyboard.py \
+	@mkdir -p $(LOGS); rm -f $(LOGS)/$@.log; $(BIN)/python -m pytest tests/test_site.py tests/test_light.py tests/test_keyboard.py \
 	  tests/test_site_reader.py tests/test_api.py tests/test_slides.py -m site -n $(CORES) --dist loadfile --no-loadscope-reorder 2>&1 | tee $(LOGS)/$@.log
 
 # PAGES="chapters/18-mamba.html": these only. A busy machine makes a page look slow.

@@ -117,8 +117,12 @@ def sheet(*figures: Any) -> str:
 
 def faults(page: Page, selector: str = DRAWN) -> list[str]:
     """What is wrong with the drawings and explorers on the page at its present size."""
-    svgs = page.locator(selector).all()
-    return [fault for svg in svgs if svg.is_visible() for fault in svg.evaluate(LOOK)]
+    found: list[str] = page.evaluate(
+        f"""(selector) => [...document.querySelectorAll(selector)].filter(
+        (e) => e.checkVisibility({{visibilityProperty: true}})).flatMap({LOOK.strip()})""",
+        selector,
+    )
+    return found
 
 
 def drive(page: Page, selector: str, explorer: Explorer) -> None:

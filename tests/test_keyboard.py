@@ -57,11 +57,11 @@ def walks(chromium: Browser, address: str) -> dict[str, dict[str, list[str]]]:
         first = name in (PAGES[0], "book/api.html")
         left = page.evaluate(START, first)
         assert left > (10 if first else 5)
-        for _ in range(3 * left // 50 + 1):
-            for _ in range(50):
-                page.keyboard.press("Tab")
-            if not page.evaluate("() => waiting.size"):
-                break
+        pressed = 0
+        while pressed < 3 * left + 50 and (waiting := page.evaluate("() => waiting.size")):
+            for _ in range(max(waiting, 10)):
+                page.keyboard.down("Tab")  # held: it moves on with each
+                pressed += 1
         found[name] = page.evaluate(
             "() => ({lost: [...waiting].map(e => e.outerHTML.slice(0, 90)), unseen})"
         )

@@ -32,7 +32,7 @@ PAGES = sorted(
     for p in (HTML / folder).rglob("*.html")
 )
 WIDTHS = (1280, 360)
-SCHEME = "light"  # of the dark one `test_site_dark.py` asks the same, in a process beside this
+SCHEMES = ("light", "dark")
 pytestmark = [
     pytest.mark.site,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -115,13 +115,13 @@ def settle(page: Page) -> None:
 
 
 @pytest.fixture(scope="module")
-def visits(
-    chromium: Browser, address: str, request: pytest.FixtureRequest
-) -> dict[tuple[str, int, str], dict]:
-    """What a reader meets on each page, at each width, in the file's colour scheme."""
+def visits(chromium: Browser, address: str) -> dict[tuple[str, int, str], dict]:
+    """What a reader meets on each page, at each width, in each colour scheme.
+
+    A page is opened in one, every other page in the dark one, and then turned to the other.
+    """
     found = {}
-    scheme = request.module.SCHEME
-    context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     trouble: list[str] = []
     elsewhere: list[str] = []
@@ -139,23 +139,27 @@ def visits(
             e.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None
         ),
     )
-    for name in PAGES:
+    for turn, name in enumerate(PAGES):
+        schemes = SCHEMES[:: -1 if turn % 2 else 1]
         page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+        page.emulate_media(color_scheme=schemes[0])
         trouble.clear()
         elsewhere.clear()
         page.goto(address + name)
         settle(page)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
-            page.evaluate(
-                "() => new Promise(done => requestAnimationFrame("
-                "() => requestAnimationFrame(() => done())))"
-            )
-            found[name, width, scheme] = page.evaluate(INSPECT) | {
-                "trouble": list(trouble),
-                "elsewhere": list(elsewhere),
-                "faults": faults(page),
-            }
+            for scheme in schemes:
+                page.emulate_media(color_scheme=scheme)
+                page.evaluate(
+                    "() => new Promise(done => requestAnimationFrame("
+                    "() => requestAnimationFrame(() => done())))"
+                )
+                found[name, width, scheme] = page.evaluate(INSPECT) | {
+                    "trouble": list(trouble),
+                    "elsewhere": list(elsewhere),
+                    "faults": faults(page),
+                }
     context.close()
     return found
 
@@ -403,7 +407,7 @@ def test_previous_and_next_lead_through_the_whole_book(
     seen = [urlsplit(page.url).path.lstrip("/")]
 
     def leads(name: str, which: str) -> str | None:
-        target = visits[name, WIDTHS[0], SCHEME]["leads"][which]
+        target = visits[name, WIDTHS[0], SCHEMES[0]]["leads"][which]
         return target and urlsplit(urljoin(address + name, target)).path.lstrip("/")
 
     while following := leads(seen[-1], "right-next"):
