@@ -1,11 +1,16 @@
 """What a page costs a telephone, counted so that no load changes it, and what axe-core finds."""
 
 import gzip
+import os
+import re
+import shutil
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from fontTools.ttLib import TTFont
 from PIL import Image
 from playwright.sync_api import Browser
 
@@ -295,3 +300,189 @@ def test_scripts_wait_and_those_without_use_go() -> None:
     for body in ('<a class="x toggle">', '<a class="note admonition dropdown">'):
         assert "togglebutton" in light.later(head + body, "")
     assert "design-tabs" in light.later(head + '<a class="sd-tab-set">', "")
+
+
+def test_pages_without_use_of_a_thing_do_not_ask_for_it() -> None:
+    """By each thing's own mark, on pages at any depth."""
+    icons = '<i class="fa-x"></i><i class="theme-switch"></i><i class="other"></i>'
+    old = '\n<link rel="preload" as="font" href="../_static/math.woff2?v=old" />'
+    theme = "document.documentElement.dataset.theme = localStorage.getItem('theme') || '';"
+    page = (
+        f"<title>x</title>{old}<script>{theme}</script>{icons}<math></math><title>y</title>"
+        '<p aria-label="Toggle hidden content"><img src="_static/images/logo_a.png">'
+        '<img alt="" src="other/images/logo_b.png"><img src="_static/logo.png">'
+    )
+    made = light.lighter(page, "book/x.html", {}, "new")
+    assert made.count("math.woff2") == 1 and "?v=old" not in made
+    assert '</title>\n  <link rel="preload" as="font" type="font/woff2" crossorigin ' in made
+    assert made.index("preload") < made.index("<title>y")
+    assert 'href="../_static/math.woff2?v=new" />' in made
+    assert theme not in made and made.count(light.RESOLVED) == 1
+    assert made.count('aria-hidden="true"') == 2 and "Toggle hidden" not in made
+    assert made.count('<img loading="lazy"') == 2
+    assert "preload" not in light.lighter(page.replace("<math></math>", ""), "x.html", {}, "new")
+
+
+@pytest.mark.parametrize(
+    ("tag", "made"),
+    [
+        ('<img src="_images/b.png">', None), ('<img width="3" src="_images/a.png">', None),
+        ('<img loading="lazy" src="_images/a.png">', None), ('<img src="_static/a.png">', None),
+        ('<img alt="a.png" src="_images/a.png">',
+         '<img width="3" height="2" alt="a.png" src="_images/a.webp">'),
+    ],
+)  # fmt: skip
+def test_what_a_picture_already_has_is_left(tag: str, made: str | None) -> None:
+    assert light.picture(tag, {"a.png": (3, 2)}, True) == (made or tag)
+
+
+def test_a_picture_is_written_again_where_it_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    for color, age, new in (("red", 100, True), ("blue", 50, True), ("green", 50, False)):
+        Image.new("RGB", (4, 3), color).save(path)
+        os.utime(path, (1000 - age, 1000 - age))
+        assert light.smaller(path) == (4, 3)
+        with Image.open(path.with_suffix(".webp")) as made:
+            shown = made.convert("RGB").getpixel((0, 0))
+        with Image.open(path) as given:
+            assert (shown == given.getpixel((0, 0))) == new
+        os.utime(path.with_suffix(".webp"), (1000 - age, 1000 - age))
+
+
+def test_icons_that_no_page_draws_leave_the_font(tmp_path: Path) -> None:
+    font = tmp_path / "a.woff2"
+    shutil.copy(ROOT / "book" / "math" / "linear-time-math.woff2", font)
+    whole = font.stat().st_size
+    light.cut_icons(font, {ord("x"), 0xF000})
+    cut = TTFont(font)
+    assert set(cut.getBestCmap()) == {ord("x")} and cut.flavor == "woff2"
+    assert font.stat().st_size < whole / 10
+
+
+def test_a_style_that_cannot_be_read_ends_the_build() -> None:
+    for style in ("p", "a{} p", "@media print{p}"):
+        rules = light.tinycss2.parse_stylesheet(style, True, True)
+        with pytest.raises(light.ExtensionError, match="a style that cannot be read: "):
+            light.without_unused(rules, {"a"})
+
+
+@pytest.mark.parametrize(
+    ("style", "used", "kept"),
+    [
+        (".a.b{}", {"a", "b"}, True), (".a.b{}", {"a"}, False), (".ab-cd{}", {"ab-"}, False),
+        (".abc-d{}", {"abc-"}, True), (".abc-d{}", {"abc"}, False), ("a.b c{}", {"b"}, True),
+        ("@supports (x: y){.a{}}", {"a"}, True), ("@supports (x: y){.a{}}", {"b"}, False),
+        ("@MEDIA print{.a{}}", {"b"}, False), ("@font-face{src:x}", set(), True),
+    ],
+)  # fmt: skip
+def test_which_rules_live(style: str, used: set, kept: bool) -> None:
+    rules = light.tinycss2.parse_stylesheet(style, True, True)
+    made = light.without_unused(rules, used)
+    assert made == (style if kept else "")
+
+
+THEME = "document.documentElement.dataset.theme = localStorage.getItem('theme');"
+
+
+@pytest.fixture
+def rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A site as the theme leaves it: three pages that are made light, two that are not."""
+    out = tmp_path / "html"
+    head = (
+        f"<html><head><title>x</title><script>{THEME}</script>\n"
+        '<link href="{up}_static/basic.css?v=1" rel="stylesheet" />\n'
+        '<link href="{up}_static/pygments.css?v=1" rel="stylesheet" />\n'
+        '<script src="{up}_static/documentation_options.js?v=1"></script>'
+        '<script src="{up}searchindex.js"></script></head>'
+        '<body class="used"><i class="fas fa-one"></i><math></math>{body}</body></html>'
+    )
+    code = '<pre><span class="n">a</span><span class="k">b</span></pre>'
+    bodies = {
+        "index": "", "search": "", "chapters/01-a": f'<img src="../_images/p.png">{code}',
+        "slides/01-a": code, "_static/frame": code,
+    }  # fmt: skip
+    for name, body in bodies.items():
+        path = out / f"{name}.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = head.replace("{up}", "../" * name.count("/")).replace("{body}", body)
+        path.write_text(text, encoding="utf8")
+    static = out / "_static"
+    tokens = "".join(
+        f'html[data-theme="{theme}"] .highlight {{ color: #{ink} }}\n'
+        f'html[data-theme="{theme}"] .highlight .n {{ color: #{ink} }}\n'
+        for theme, ink in (("light", "1"), ("dark", "e"))
+    )
+    given = {
+        "basic.css": '.used{a:b}.gone{c:d}.js-made{e:f}.font{src:url(math.woff2)}',
+        "pygments.css": tokens,
+        "icons.css": '.fa-one:before{content:"\\f001"}.fa-two:before{content:"\\f002"}',
+        "pages-000000.css": "of the last build",
+        "documentation_options.js": "const OPTIONS = 1;",
+        "scripts/pydata-sphinx-theme.js": f"js-made font; a.{light.MEASURES}",
+        "scripts/fontawesome.js": "fa-two gone",
+        "vendor/fontawesome/webfonts/solid.woff2": "whole font",
+        "math.woff2": "mathematics",
+    }  # fmt: skip
+    for name, text in given.items():
+        (static / name).parent.mkdir(parents=True, exist_ok=True)
+        (static / name).write_text(text, encoding="utf8")
+    (out / "_images").mkdir()
+    Image.new("RGB", (6, 5)).save(out / "_images" / "p.png")
+    cut: list = []
+    monkeypatch.setattr(light, "cut_icons", lambda font, wanted: cut.append((font.name, wanted)))
+    app = SimpleNamespace(outdir=str(out), builder=SimpleNamespace(format="html"))
+    return SimpleNamespace(out=out, static=static, cut=cut, app=app)
+
+
+def pages_of(out: Path) -> dict[str, str]:
+    found = sorted(out.rglob("*.html"))
+    return {p.relative_to(out).as_posix(): p.read_text(encoding="utf8") for p in found}
+
+
+def test_a_site_is_made_light_once(rendered) -> None:
+    before = pages_of(rendered.out)
+    light.lighten(rendered.app, None)
+    assert rendered.cut == [("solid.woff2", {0xF001})]
+    made = pages_of(rendered.out)
+    for name in ("slides/01-a.html", "_static/frame.html"):
+        assert made[name] == before[name]
+    (sheet,) = rendered.static.glob("pages-*.css")
+    style = sheet.read_text(encoding="utf8")
+    version = light.hashlib.sha256(b"mathematics").hexdigest()[:8]
+    assert style.startswith('@charset "utf-8";.used{a:b}.js-made{e:f}.font{')
+    assert f"url(math.woff2?v={version})" in style and ".gone" not in style
+    digest = light.hashlib.sha256(sheet.read_bytes()).hexdigest()[:8]
+    assert re.fullmatch(r"pages-[0-9a-f]{6}\.css", sheet.name)
+    for name in ("index.html", "search.html", "chapters/01-a.html"):
+        up = "../" * name.count("/")
+        assert f'href="{up}_static/{sheet.name}?v={digest}" data-of="basic.css pyg' in made[name]
+        assert made[name].count("stylesheet") == 1 and light.RESOLVED in made[name]
+        assert f'href="{up}_static/math.woff2?v={version}"' in made[name]
+        assert ("searchindex" in made[name]) == (name == "search.html")
+        assert ("const OPTIONS = 1;" in made[name]) == (name != "search.html")
+    chapter = made["chapters/01-a.html"]
+    assert '<img width="6" height="5" src="../_images/p.webp">' in chapter
+    assert '<pre>a<span class="k">b</span></pre>' in chapter
+    script = rendered.static / "scripts" / "pydata-sphinx-theme.js"
+    assert script.read_text(encoding="utf8") == f"js-made font; a.{light.NEAR}"
+
+    written = {path: path.stat().st_mtime_ns for path in rendered.out.rglob("*.html")}
+    light.lighten(rendered.app, None)  # where nothing was written again
+    assert pages_of(rendered.out) == made and sheet.read_text(encoding="utf8") == style
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_a_site_without_icons_or_with_another_theme_ends_the_build(rendered) -> None:
+    for kind, error in (("tex", None), ("html", ValueError())):
+        rendered.app.builder.format = kind
+        before = pages_of(rendered.out)
+        light.lighten(rendered.app, error)
+        assert pages_of(rendered.out) == before and not rendered.cut
+    rendered.app.builder.format = "html"
+    (rendered.static / "icons.css").unlink()
+    with pytest.raises(light.ExtensionError, match="no icon was found"):
+        light.lighten(rendered.app, None)
+    script = rendered.static / "scripts" / "pydata-sphinx-theme.js"
+    script.write_text("another", encoding="utf8")
+    with pytest.raises(light.ExtensionError, match=r"pydata-sphinx-theme\.js: expected once"):
+        light.lighten(rendered.app, None)
