@@ -76,7 +76,7 @@ def cut_font(characters: Iterable[int], target: Path) -> None:
     Raises:
         ValueError: the font has no glyph for one of them.
     """
-    options = subset.Options(flavor="woff2", layout_features=[], hinting=False)
+    options = subset.Options(flavor="woff2", layout_features=[])
     font = subset.load_font(str(FONT), options)
     wanted = set(characters)
     if missing := wanted - font.getBestCmap().keys():

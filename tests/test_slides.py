@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from book import ROOT, load
+from book import ROOT, AtOnce, load
 from drawn import check_interactive, pictures
 from test_site import HTML, address, settle  # noqa: F401
 
@@ -281,6 +281,81 @@ def test_decks_are_made_of_the_chapters_that_there_are(tmp_path: Path, monkeypat
     monkeypatch.setattr(slides, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="need the package sphinx-revealjs"):
         slides.build(site)
+
+
+def test_a_first_build_makes_its_folder_and_says_how_many(tmp_path: Path, monkeypatch) -> None:
+    made = deck(tmp_path, "", "## A")
+    site = made.images.parent
+    monkeypatch.setattr(slides, "decks", lambda: [tmp_path / "12-small.md"])
+    monkeypatch.setattr("sys.stdout", out := AtOnce())
+    assert slides.build(site) == 1
+    assert re.fullmatch(r"Made 1 decks of slides in \d+ s\n", out.seen) and out.all_seen()
+    assert sorted(path.name for path in (site / "slides" / "reveal").iterdir()) == sorted(
+        Path(name).name for name in slides.REVEAL
+    )
+    monkeypatch.setattr(slides, "DECKS", tmp_path)
+    monkeypatch.undo()
+    assert slides.decks() == sorted((ROOT / "book" / "slides").glob("*.md"))
+    for spec in (None, type("Spec", (), {"origin": None})):
+        monkeypatch.setattr(slides, "find_spec", lambda name, spec=spec: spec)
+        with pytest.raises(FileNotFoundError, match="sphinx-revealjs"):
+            slides.reveal()
+
+
+def test_what_a_page_has_without_a_number(tmp_path: Path) -> None:
+    """A figure is called so, an equation has an empty link, a deck without a title its name."""
+    parts = (
+        '<div id="equation-eq-12-a"><div class="equation"> <math><mi>a</mi></math> </div></div>'
+        '<div id="equation-eq-12-b"><span class="eqno">(12.1)#</span></div>'
+        f'<figure id="fig-12-a"><img loading="lazy" src="../_images/a.png">{SVG.format(100)}'
+        "<figcaption>Words.</figcaption><figcaption>More.</figcaption></figure>"
+    )
+    made = deck(tmp_path, parts)
+    link = '<a class="number" href="../chapters/12-small.html#equation-eq-12-{}">{}</a>'
+    assert made.equation("12-a") == (
+        '<div class="equation"><div class="math"><math><mi>a</mi></math></div>'
+        + link.format("a", "") + "</div>"
+    )  # fmt: skip
+    assert made.equation("12-b") == (
+        '<div class="equation"><div class="math"></div>' + link.format("b", "(12.1)") + "</div>"
+    )
+    figure = made.figure("12-a")
+    assert ">Figure</a>" in figure and "loading" not in figure and "More" not in figure
+    assert made.page.select_one("img")["loading"] == "lazy", "the page stays as it is"
+    assert "<title>12 · Small: slides</title>" in made.render()
+    (tmp_path / "html" / "chapters" / "12-small.html").write_text("<p>x", encoding="utf8")
+    page = slides.Deck(tmp_path / "12-small.md", tmp_path / "html").render()
+    assert "<title>12-small: slides</title>" in page
+    assert '<a class="chapter" href="../chapters/12-small.html">12-small</a>' in page
+
+
+def test_the_parts_of_a_slide_in_their_places(tmp_path: Path) -> None:
+    parts = "".join(
+        f'<div id="equation-eq-12-{name}"><div class="equation"><math>{name}</math></div></div>'
+        f'<figure id="fig-12-{name}">{SVG.format(width)}</figure>'
+        for name, width in (("a", 100), ("b", 500))
+    )
+    made = deck(tmp_path, parts)
+
+    def slide(text: str) -> BeautifulSoup:
+        return BeautifulSoup(made.slide(text), "html.parser").section
+
+    two = slide("## H\n\nOne.\n\n@eq-12-a\n\nTwo.\n\n@eq-12-b\n")
+    assert two.get_text().split() == ["H", "One.", "a", "Two.", "b"] and not two.select(".words")
+    both = slide("## H\n\nW.\n\n@eq-12-a\n\n@fig-12-b\n\n@fig-12-a\n\n@eq-12-b across\n")
+    assert both.select_one(".words").get_text().split() == ["W.", "a"]
+    assert len(both.select(".beside .figures > figure")) == 2
+    assert [box.get_text().strip() for box in both.find_all(True, recursive=False)][:2] == [
+        "H",
+        "b",
+    ]
+    bare = slide("W.\n\n@fig-12-b\n")
+    assert not bare.select("h2") and bare.select_one(".below .words").get_text().strip() == "W."
+    last = slide("## H\n\n> **Predict.** How?\n")
+    assert not last.select(".fragment")
+    math = slide("## H\n\nFor $y$, and $x$ no.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n")
+    assert [box.get_text()[-1] for box in math.select(".unbroken")] == [","]
+    assert math.select_one("td").get_text() == "1"
 
 
 # ---- in a browser
