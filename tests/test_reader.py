@@ -293,11 +293,135 @@ def test_terms_in_running_text(reader):
         (r"\Delta^p", "D", False),
         (r"f(x, y)", "f(x, y)", True),
         (r"a_t h", "a_t, b_t", True),
+        (r"A_t + A", "A", True),
+        (r"\hat A + A", "A", True),
+        (r"A", "A", True),
+        (r"A_t", "A", False),
+        (r"B + A_t", "A_t", True),
+        (r"\mathcal A", "A", False),
+        (r"x", "x y", False),
+        (r"", "x", False),
+        (r"f(x, y", "f(x, y), z", False),
+        (r"\{a\}", r"\{", True),
     ],
 )
 def test_a_formula_has_a_symbol(reader, formula, symbol, there):
     wanted = reader.tokens(reader.first_symbol(symbol))
     assert reader.holds(reader.tokens(formula), wanted) is there
+
+
+@pytest.mark.parametrize(
+    ("tex", "first"),
+    [
+        ("a_t, b_t", "a_t"), ("f(x, y), z", "f(x, y)"), ("[a, {b, c}], d", "[a, {b, c}]"),
+        ("a", "a"), (", a", ""), ("(a), b", "(a)"),
+    ],
+)  # fmt: skip
+def test_the_first_of_several_symbols(reader, tex, first):
+    assert reader.first_symbol(tex) == first
+
+
+def test_tex_is_read_token_by_token(reader):
+    given = r"\text{a b} \operatorname{rank}x_{ij}\alpha1\, \mathrm{d}t"
+    assert reader.tokens(given) == [
+        r"\text{a b}", r"\operatorname{rank}", "x", "_", "i", "j", r"\alpha", "1", r"\,",
+        r"\mathrm{d}", "t",
+    ]  # fmt: skip
+
+
+def test_a_long_title_is_wrapped_below_its_beginning(results):
+    cff = {
+        "title": "A title " * 20, "version": "1.2", "repository-code": "https://a.org/b",
+        "authors": [{"given-names": "A", "family-names": "B"}, {"family-names": "C"}],
+        "date-released": "2027-01-02",
+    }  # fmt: skip
+    words, entry = results.citation(cff, "1 May 2026")
+    assert words == f"A B, C (2027). *{cff['title']}*, version 1.2. https://a.org/b"
+    first, *more = [line for line in entry if "itle" in line]
+    assert first.startswith("  title   = {A title") and len(more) == 2
+    assert all(
+        line.startswith(" " * 13 + "A") or line.startswith(" " * 13 + "title") for line in more
+    )
+    assert max(map(len, (first, *more))) <= 76
+    assert entry[0] == "@software{lineartime," and entry[-1] == "}"
+    assert entry[1] == "  author  = {{A B} and {C}}," and "  version = {1.2}," in entry
+    assert entry[-2] == "  url     = {https://a.org/b}" and entry[-3] == "  year    = {2027},"
+    assert results._wrapped("x" * 70 + " " + "y" * 5) == ["  " + "x" * 70, " " * 13 + "y" * 5]
+    assert results._wrapped("x" * 68 + " " + "y" * 5) == ["  " + "x" * 68 + " " + "y" * 5]
+
+
+def test_versions_are_of_what_is_installed(results, monkeypatch):
+    monkeypatch.setattr(results, "PACKAGES", ("torch", "no-such-package", "numpy"))
+    python, torch, numpy = results.versions()
+    assert python == f"Python {results.platform.python_version()}"
+    assert torch.startswith("torch ") and numpy.startswith("numpy ")
+
+
+def test_a_chapter_is_counted(results, tmp_path):
+    """Its assertions, compared cells and results; solutions and text are not asked."""
+
+    def cell(source, *tags, kind="code", outputs=()):
+        made = {"cell_type": kind, "source": [source], "metadata": {"tags": list(tags)}}
+        return {**made, "outputs": list(outputs)} if kind == "code" else made
+
+    shown = [{"output_type": "stream"}]
+    cells = [
+        cell("\n# 97 · A title\n# other", kind="markdown"),
+        cell("assert 1\nassert 2", outputs=shown), cell("x = 1"),
+        cell("assert 3", "solution", outputs=shown),
+        cell("assert 4", "nbval-skip", outputs=shown),
+        cell("# result: One is one.\nassert 1 == 1\n# result: Same.\nassert near(1, 1)"),
+        cell("def near(a, b):\n    return abs(a - b) < 1e-7", "imports", outputs=shown),
+        cell("assert 9", kind="markdown"),
+    ]  # fmt: skip
+    path = tmp_path / "chapters" / "97-a.ipynb"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"cells": cells}), encoding="utf8")
+    found = results.counted.__wrapped__(path)
+    assert found[:1] + found[2:] == ("97 · A title", 5, 2)
+    assert [tuple(one) for one in found.results] == [
+        ("One is one.", "assert 1 == 1", "result-97-1", "exactly"),
+        ("Same.", "assert near(1, 1)", "result-97-2", "to 1e-07"),
+    ]
+    cells[0]["source"] = ["no title"]
+    cells[-2]["source"] = ["# result: Nothing.\nx = 1"]
+    path.write_text(json.dumps({"cells": cells}), encoding="utf8")
+    with pytest.raises(ValueError, match="97-a: expected"):
+        results.counted.__wrapped__(path)
+    del cells[-2], cells[5]
+    path.write_text(json.dumps({"cells": cells}), encoding="utf8")
+    assert results.counted.__wrapped__(path) == ("97-a", (), 3, 1)
+    assert results.chapters(tmp_path) == [path]
+
+
+def test_magics_are_left_blank_and_lines_keep_their_numbers(results):
+    tree = results.parsed("%time x\nif y:\n    !ls\n    %cd a\nassert z")
+    assert tree.body[-1].lineno == 5 and len(tree.body) == 3
+    assert results.parsed("%%time\nx = (").body == []
+
+
+@pytest.mark.parametrize(
+    ("source", "is_one"),
+    [
+        ("assert x", True), ("torch.testing.assert_close(a)", True), ("gradcheck(f)", True),
+        ("torch.autograd.gradcheck(f, x)", True), ("np.testing.assert_allclose(a, b)", True),
+        ("gradcheck_of(f)", False), ("assert_close(a)", False), ("x", False), ("f(x)", False),
+    ],
+)  # fmt: skip
+def test_what_is_an_assertion(results, source, is_one):
+    node = results.parsed(source).body[0]
+    assert results.is_assertion(getattr(node, "value", node)) is is_one
+    assert len(results.assertions(node)) == is_one
+
+
+def test_logs_of_a_test_run_are_read_at_their_ends(results, tmp_path):
+    logs = tmp_path / "_build" / "logs"
+    logs.mkdir(parents=True)
+    text = "=== 3 passed in 1s ===\nwords 9 passed\n== 1 failed, 2 passed in 2s ==\nend\n"
+    for step in ("unit", "nbval", "site", "other"):
+        (logs / f"{step}.log").write_text(f"{step}\n{text}", encoding="utf8")
+    wanted = "1 failed, 2 passed in 2s"
+    assert results.last_tests(tmp_path) == [f"- `{s}`: {wanted}" for s in ("unit", "nbval", "site")]
 
 
 def test_sections_of_the_notation_name_chapters_that_exist():
