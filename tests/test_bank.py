@@ -1,5 +1,11 @@
-"""The question bank: every answer agrees with the library, seeds differ, sheets hide answers."""
+"""The question bank: every answer agrees with the library, seeds differ, sheets hide answers.
 
+A sheet is printed on one day and its key on another: what the questions of a seed are is kept in
+`questions.json`. Where a question was changed on purpose, `python tests/test_bank.py` renews it.
+"""
+
+import hashlib
+import json
 import math
 import re
 import sys
@@ -10,6 +16,7 @@ from book import ROOT, load
 
 bank = load(ROOT / "book" / "bank.py")
 QUESTIONS = sys.modules["questions"]
+KEPT = ROOT / "tests" / "questions.json"
 each = pytest.mark.parametrize("name", bank.BANK)
 SEEDS = range(6)
 
@@ -32,6 +39,20 @@ def test_the_answer_is_the_library_s(name):
         assert math.isclose(asked.library(), asked.answer, rel_tol=1e-5, abs_tol=1e-9), (
             f"seed {seed}: {asked.text}"
         )
+
+
+def told(name: str) -> str:
+    """A digest of what the sheets and keys of twenty seeds say of a question."""
+    drawn = [bank.question(name, seed) for seed in range(20)]
+    said = [[a.text, bank.number(a.answer), a.working, a.unit, a.tolerance] for a in drawn]
+    minutes = bank.BANK[name].minutes
+    return hashlib.sha256(json.dumps([minutes, *said]).encode()).hexdigest()[:16]
+
+
+@each
+def test_a_key_printed_today_is_that_of_a_sheet_printed_before(name):
+    kept = json.loads(KEPT.read_text(encoding="utf8"))
+    assert told(name) == kept.get(name), "changed on purpose? then python tests/test_bank.py"
 
 
 @each
@@ -283,3 +304,8 @@ def test_scores_are_counted_where_softmaxes_are_taken():
 
     assert questions.scores_of(call) == 15 and made == [False]
     assert questions.scores_of(lambda: None) == 0
+
+
+if __name__ == "__main__":
+    kept = {name: told(name) for name in sorted(bank.BANK)}
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf8")

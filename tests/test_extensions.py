@@ -540,7 +540,9 @@ def test_runs_of_cells_are_folded_and_order_is_kept(tag, says):
     assert says in page.children[1].astext()
 
 
-@pytest.mark.parametrize(("words", "minutes"), [(3, 2), (300, 2), (450, 3), (900, 6)])
+@pytest.mark.parametrize(
+    ("words", "minutes"), [(3, 2), (300, 2), (373, 2), (375, 3), (450, 3), (900, 6)]
+)
 def test_a_detour_is_folded_below_its_own_words(words, minutes):
     section = nodes.section(classes=["tag_detour"])
     section += [nodes.title("", "A proof"), block("shown"), block("word " * words), block("end")]

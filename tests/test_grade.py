@@ -506,7 +506,7 @@ def test_a_process_is_begun_once_and_has_its_time_for_each_exercise(clock, monke
     assert notebook.imports == ["import a", "import b"]
     process = notebook.started(7)
     begun = ("begin", ["import a", "import b"], {"98-x": ["c"]}, {"98-x": "f"})
-    assert process.said == [(*begun, 100 + grade.STARTING)] and process.deadline == 107
+    assert process.said == [(*begun, 220)] and process.deadline == 107
     clock[0] = 300.0
     assert notebook.started(9) is process and process.deadline == 309 and len(process.said) == 1
     notebook.stop()
@@ -740,7 +740,7 @@ def test_a_course_is_graded_told_and_written_down(school, capsys, monkeypatch):
     school.hands_in("ben.ipynb", **dict.fromkeys("abcd", "no"))
     (school.folder / "cid.ipynb").write_text("{", encoding="utf8")
     verdicts = grade.grade(school.folder, 2.0)
-    one = [("98-a", 2.0), ("98-c", 2.0), ("98-d", 2.0 * grade.TRAINS), "stop"]
+    one = [("98-a", 2.0), ("98-c", 2.0), ("98-d", 12.0), "stop"]
     assert school.done == one * 3
     assert [(v.student, v.exercise, v.says, v.points, v.of) for v in verdicts[:3]] == [
         ("ann", "98-a", "right", 1, 1), ("ann", "98-c", "wrong", 0, 4),
