@@ -966,6 +966,22 @@ def test_a_page_says_where_to_report_a_mistake_and_has_a_card(page):
     assert context["meta"] == wanted
 
 
+def test_a_mistake_is_reported_with_its_page():
+    app = site(Path())
+    context = {"meta": None}
+    reader.head_and_foot(app, "book/none", "", context, object())
+    assert context["report_mistake"] == (
+        "https://github.com/owner/some-book/issues/new?"
+        "title=Mistake+on+%E2%80%9Cbook%2Fnone%E2%80%9D&body=Page%3A+book%2Fnone%0A%0A"
+    )
+    assert context["meta"] is None
+    reader.head_and_foot(app, "chapters/12-b", "", context, object())
+    assert context["meta"] == {
+        "og:image": "_static/cards/12-b.png",
+        "og:image:alt": "A drawing of the page chapters/12-b",
+    }
+
+
 @pytest.mark.parametrize(("doctree", "url"), [(None, "https://x.org/a"), (object(), "")])
 def test_what_is_no_page_has_no_foot(doctree, url):
     app = site(Path())

@@ -222,6 +222,93 @@ def test_lint_finds(fault, answer, tmp_path):
     assert any(answer in line for line in notebooks.lint(path))
 
 
+def shown(kind="display_data", **data):
+    types = {"html": "text/html", "plain": "text/plain", "markdown": "text/markdown"}
+    return nbformat.v4.new_output(kind, {types[name]: text for name, text in data.items()})
+
+
+ALT = 'aria-label="A box with a word, and an arrow."'
+
+
+@pytest.mark.parametrize(
+    ("output", "metadata", "faults"),
+    [
+        (shown(plain="<f>", html=f'<svg role="img" {ALT}/>'), "caption", 0),
+        (shown(plain="<f>", html=f'<svg role="group" {ALT}/>'), "caption", 0),
+        (shown(plain="<f>", html=f'<svg role="list" {ALT}/>'), "caption", 1),
+        (shown(plain="<f>", html='<svg role="img"/>'), "caption", 1),
+        (shown(plain="<f>", html='<svg aria-hidden="true"/>'), "", 0),
+        (shown(plain="<f>", html=f'<i data-interactive="x"><svg role="img" {ALT}/>'), "", 0),
+        (shown(plain="<Figure size>"), "caption alt", 0),
+        (shown(plain="<Figure size>"), "caption", 1),
+        (shown(plain="<Figure size>"), "alt", 1),
+        (shown(plain="<Figure size>"), "", 2),
+        (shown(plain="'~/home/me', C:/x, 0x7f00aa, at 0x7f"), "", 0),
+        (shown(plain="('/root/x')"), "", 1),
+        (shown(plain='"C:\\\\Users"'), "", 1),
+        (shown(plain="<f at 0xabcdef>"), "", 1),
+        (shown(markdown="a {b}"), "", 1),
+        (nbformat.v4.new_output("stream", text="a {b} in home/ or x/home/me"), "", 0),
+        (nbformat.v4.new_output("stream", text="/tmp/x"), "", 1),
+    ],
+)
+def test_what_lint_says_of_an_output(output, metadata, faults, tmp_path):
+    notebook = clean_notebook()
+    cell = nbformat.v4.new_code_cell("x = 1", execution_count=2, id="two", outputs=[output])
+    sentence = "A sentence of six words, or seven."
+    own = {"figure": {"caption": sentence}} if "caption" in metadata else {}
+    cell.metadata["mystnb"] = own | ({"image": {"alt": sentence}} if "alt" in metadata else {})
+    notebook.cells.append(cell)
+    notebook.cells = notebooks.with_captions(notebook.cells)
+    path = tmp_path / "12-test.ipynb"
+    nbformat.write(notebook, path)
+    found = notebooks.lint(path)
+    assert len(found) == faults, found
+    assert all(text.startswith("12-test.ipynb, cell 2: ") for text in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "right"),
+    [
+        ("12-test", "# 12 · Test", True), ("12-test", "# Test", False), ("glance", "# Test", True),
+        ("glance", "Test", False), ("1a-test", "# Test", True),
+    ],
+)  # fmt: skip
+def test_a_page_s_title_has_its_number(name, title, right, tmp_path):
+    notebook = clean_notebook()
+    notebook.cells[0].source = title
+    path = tmp_path / f"{name}.ipynb"
+    nbformat.write(notebook, path)
+    found = notebooks.lint(path)
+    assert (found == []) == right and (right or f"{name}.ipynb, cell 0: the title" in found[0])
+
+
+def test_a_notebook_of_nothing_is_told_all_that_it_lacks(tmp_path):
+    path = tmp_path / "12-test.ipynb"
+    empty = nbformat.v4.new_notebook()
+    empty.metadata = nbformat.from_dict(notebooks.METADATA)
+    nbformat.write(empty, path)
+    title, setup = notebooks.lint(path)
+    assert "the title" in title and setup.endswith("the first code cell is not the set-up cell")
+
+
+@pytest.mark.parametrize(
+    ("sources", "says"),
+    [
+        ([("## A", "detour"), ("### B\n\n## C", "")], [3]),
+        ([("## A", "detour"), ("text\n\n### B", "")], []),
+        ([("## A", "detour"), ("## B", "")], []),
+        ([("### A", "detour"), ("## B", ""), ("text\n\n### C", "")], []),
+        ([("### A", "detour"), ("x\n\n## B", "")], [3]),
+        ([("## A", "detour"), ("### B", "detour"), ("x\n\n### C", "")], []),
+        ([("text\n\n## A", "detour")], [2]),
+    ],
+)
+def test_where_a_detour_ends(sources, says):
+    cells = [*clean_notebook().cells, *(cell_of(text, tag.split()) for text, tag in sources)]
+    assert [number for number, _ in notebooks.lint_layers("12", cells)] == says
+
+
 def test_the_commands_say_and_write_what_changed(tmp_path, monkeypatch, capsys):
     """Lint names faults, and is 0 without; renew writes what it changed, and nothing else."""
     clean, stale, broken = (tmp_path / f"12-{name}.ipynb" for name in ("clean", "stale", "broken"))
