@@ -113,11 +113,6 @@ SLOW = 12.0  # seconds: tests beyond are left out, and named in the report
 #: by its type in any test (a sum becomes a shift), which would flatter the score.
 UNASKED = ("Variable", "RemoveDecorator", "Invert")
 UNASKED += tuple(f"_{name}" for name in ("RShift", "LShift", "BitOr", "BitAnd", "BitXor"))
-#: When a sample of another seed was drawn, and for what.
-DRAWN = {
-    ("tools", 1): "first",
-    ("tools", 2): "to practise",
-}
 #: Kinds of leaves that cosmic-ray changes nothing of.
 QUIET = ("string", "newline", "endmarker", "fstring_start", "fstring_string", "fstring_end")
 LEFT_OUT = ("gpu", "site", "alone", "drawing", "pages", "scan_triton", "gallery", "same", "kills")
@@ -989,26 +984,29 @@ def write_report() -> int:
         last = f"{len(hand)} | {by if hand else ''} |"
         return f"| {name} | {len(tool)} | {share} | {wide} | {known or ''} | {last}"
 
-    names = ("library", "checks", "tools", "experiments")
-    for name in names:
+    for name in ("library", "checks", "tools", "experiments"):
         if by_area[name]:
             lines.append(cells(f"**{name}**", by_area[name]))
     if fresh := unseen():
-        lines += ["", "## A sample that no test had seen", "", FRESH]
+        lines += ["", "## Samples that no test had seen", "", FRESH]
         lines += [
-            "| | drawn | mutants | killed | 95 % | lived | killed since |",
-            "|---|---|--:|--:|---|--:|--:|",
+            "| | seed | mutants | killed | 95 % | lived | killed since |",
+            "|---|--:|--:|--:|---|--:|--:|",
         ]
         now_known = results()
-        for name, seed in itertools.product(names, sorted({row["seed"] for row in fresh})):
-            own = [row for row in fresh if area(row["file"]) == name and row["seed"] == seed]
-            if own:
+        by_seed: dict[tuple[str, int], list[dict]] = defaultdict(list)
+        for row in fresh:
+            by_seed[area(row["file"]), row["seed"]].append(row)
+        for name in ("library", "checks", "tools", "experiments"):
+            seeds = [seed for of, seed in by_seed if of == name]
+            for seed in seeds:  # in the order of their rounds
+                own = by_seed[name, seed]
                 dead = sum(row["killed"] for row in own)
                 later = sum(now_known[r["key"]]["killed"] and not r["killed"] for r in own)
                 share = f"{100 * dead / len(own):.0f} % | {interval(dead, len(own))}"
-                when = DRAWN.get((name, seed), "first")
-                counts = f"{len(own) - dead} | {later}"
-                lines.append(f"| **{name}** | {when} | {len(own)} | {share} | {counts} |")
+                shown = f"**{name}**" if seed == seeds[-1] else name
+                cells_of = f"{seed} | {len(own)} | {share} | {len(own) - dead} | {later}"
+                lines.append(f"| {shown} | {cells_of} |")
     lines += ["", "## By file", "", *TABLE]
     lines += [cells(f"`{file}`", own) for file, own in sorted(by_file.items())]
     lines += ["", "## What lives", ""]
@@ -1031,9 +1029,11 @@ TABLE = (
     "| | mutants | killed | 95 % | live, explained | by hand | killed |",
     "|---|--:|--:|---|--:|--:|--:|",
 )
-FRESH = """Drawn by another seed from all files that have tests, as many of each, and judged once:
-what came of it first stands here, before any test was written for what lived. (Of the experiments'
-38 the last 12 were judged when tests for the first 26 had come: 9 of them died.)
+FRESH = """Drawn by other seeds from all files that have tests, as many of each, and judged once:
+what came of a mutant first stands here, before any test was written for what lived. The last seed
+of an area (in bold) is its measure. Those before it were practice: tests of their kinds were
+written for what lived, so that the next sample is of the tests as they are now. (Of the
+experiments' first 38 the last 12 were judged when tests for the first 26 had come: 9 of them died.)
 """
 HEAD = """# What the tests see
 
