@@ -84,7 +84,7 @@ def build(site: Path) -> None:
     cards = cards_of(site)
     program = chromium()
     digests = {
-        name: hashlib.sha256(f"{program is not None}{text}".encode()).hexdigest()
+        name: hashlib.sha256((text if program else "plain").encode()).hexdigest()
         for name, text in cards.items()
     }
     for path in folder.glob("*.png"):
