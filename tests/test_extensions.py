@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 from docutils import nodes
+from docutils.parsers.rst.directives import unchanged_required
 from fontTools.ttLib import TTFont
 from sphinx.errors import ExtensionError
 
@@ -125,6 +126,26 @@ def test_what_comes_first_and_last():
     assert at["remove_old_pages"] < at["cut_font"] < at["lighten"]
     found = {do.__name__: (event, priority) for event, do, priority in app.connected}
     assert found == ORDER and len(app.connected) == len(ORDER)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "content", "options"),
+    [
+        ("drawing", 1, True, {}), ("names", 0, False, {}), ("results", 0, False, {}),
+        ("proved", 0, False, {}), ("status", 0, False, {}), ("citation", 0, False, {}),
+        ("week", 1, True, dict.fromkeys(("course", "exercises"), unchanged_required)),
+    ],
+)  # fmt: skip
+def test_what_a_directive_takes(name, arguments, content, options):
+    app = site(Path())
+    for module in OWN.values():
+        module.setup(app)
+    given = {one[1]: one[2] for one in app.added if one[0] == "directive"}
+    kind = given[name]
+    assert (kind.required_arguments, kind.optional_arguments) == (arguments, 0)
+    assert kind.has_content is content and (kind.option_spec or {}) == options
+    assert kind.final_argument_whitespace is (name == "week"), "several chapters"
+    assert len(given) == 7
 
 
 # --- linear_time_book

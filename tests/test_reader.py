@@ -127,6 +127,9 @@ def lost(one): return nowhere(one)
         ("assert same(a, b) and little(a)", "within a margin"),
         ("assert symbolic(a - b)", "by algebra"),
         ("assert equal(a, b) is c", "exactly"),
+        ("assert near(a, b) and gap(a, b) < 1e-10", "to 1e-10"),
+        ("assert near(a, b) and share > 0.9", "within a margin"),
+        ("assert not (near(a, b) or same(a, b))", "to rounding"),
         ("assert torch.equal(a, b) and isinstance(a, int)", "exactly"),
     ],
 )

@@ -75,7 +75,7 @@ class WeekDirective(SphinxDirective):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        numbers = tuple(self.arguments[0].split())
+        numbers = tuple(" ".join(self.arguments).split())
         read = self.env.temp_data.setdefault(f"course {self.options['course']}", set())
         try:
             halves = course.to_borrow(numbers, read)
