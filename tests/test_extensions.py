@@ -596,8 +596,11 @@ def directive(kind, argument: str, **options):
     parsed: list = []
     made.state = SimpleNamespace(
         document=SimpleNamespace(settings=settings),
-        nested_parse=lambda content, offset, into: parsed.append((list(content), into)),
-    )
+        nested_parse=lambda content, offset, into: (
+            parsed.append((list(content), into)), made.offsets.append(offset)
+        ),
+    )  # fmt: skip
+    made.offsets = []
     made.arguments, made.options, made.content, made.content_offset = [argument], options, [], 3
     made.error = lambda says: ValueError(says)
     return made, depends, parsed
@@ -651,6 +654,7 @@ def test_a_week_is_made_of_its_chapters_and_read_again_with_them():
     made.content = ["Discuss."]
     (shown,) = made.run()
     assert [Path(path).stem[:2] for path in depends] == ["12", "14"]
+    assert made.offsets == [0, 0, 0, 0, 3], "its own lines have no place on the page"
     assert all(Path(path).exists() for path in depends)
     assert {id(into) for _, into in parsed} == {id(shown)}
     read, *objectives, table, content = [lines for lines, _ in parsed]

@@ -104,22 +104,9 @@ REASONS: dict[tuple[str, str, str], str] = {
     ("exercises/verdicts.py", "kind is frozenset", "kind == frozenset"): "of types: " + SAME,
     ("exercises/__init__.py", 'or "none"', "and"): "no exercise is registered: it cannot be asked",
     # the tools
-    ("build.py", 'edition != "public"', "is not"): "two texts of the same program: " + SAME,
-    ("linear_time_course.py", "nested_parse(StringList(lines", ", 1, into)"): (
-        "a line's number in a message"
+    ("kept.py", "clear_before_next_output = False", "= True"): (
+        "a cell that has no outputs yet has none to clear: " + SAME
     ),
-    ("linear_time_course.py", "nested_parse(StringList(lines", ", -1, into)"): (
-        "a line's number in a message"
-    ),
-    ("linear_time_light.py", 'tag.replace("<img "', ", 2)"): "a tag has one image: " + SAME,
-    ("linear_time_api.py", "for page in sorted(pages", "for page in []"): SITE,
-    ("linear_time_api.py", "said += [nodes.Text", "- [link]"): SITE,
-    ("linear_time_light.py", "image.save(made, lossless=True", "exact=False"): (
-        "the colour of what is transparent, which nobody sees"
-    ),
-    ("answers.py", "while True:", "while not True:"): PROCESS,
-    ("answers.py", "trusting=True", "trusting=False"): PROCESS,
-    ("grade.py", "v.student == student", "v.student > student"): PROCESS,
     # the experiments
     ("side_by_side.py", "self.step.fill_(1)", "self.step.fill_(2)"): GPU,
     ("sequential_digits.py", "UNTIL - time.monotonic() - 10", "- 11"): CLOCK,
