@@ -1033,7 +1033,10 @@ FRESH = """Drawn by other seeds from all files that have tests, as many of each,
 what came of a mutant first stands here, before any test was written for what lived. The last seed
 of an area (in bold) is its measure. Those before it were practice: tests of their kinds were
 written for what lived, so that the next sample is of the tests as they are now. (Of the
-experiments' first 38 the last 12 were judged when tests for the first 26 had come: 9 of them died.)
+experiments' first 38 the last 12 were judged when tests for the first 26 had come: 9 of them died.
+Of the tools seeds 1 and 2 were judged before the work on their tests, 3 to 6 in the course of it,
+and 8 behind it, while code and tests stood still. From seed 4 on the files `kept.py` and `cards.py`
+are asked, too, which had no tests in a process of pytest's before.)
 """
 HEAD = """# What the tests see
 
