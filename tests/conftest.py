@@ -1,13 +1,16 @@
 """What tests share: one thread, repeatable hypothesis, the switch of the shape check, a browser."""
 
+import ast
 import os
 import re
 from collections.abc import Generator, Iterator
+from importlib.util import cache_from_source
 
 import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import _import_hook as hook
 from playwright.sync_api import Browser, sync_playwright
 
 import browser
@@ -17,6 +20,32 @@ torch.set_num_threads(int(os.environ.get("LINEAR_TIME_THREADS", "1")))
 
 settings.register_profile("linear_time", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("linear_time")
+
+
+class OfWhatHasTypes(hook.JaxtypingTransformer):
+    """The runtime check of shapes where there is one: a function without types is left alone.
+
+    jaxtyping wraps that, too, which finds nothing and makes each call slow; for one inside of
+    another it compiles a wrapper whenever the outer one is called.
+    """
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        given = node.args
+        named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+        if node.returns or any(argument and argument.annotation for argument in named):
+            return super().visit_FunctionDef(node)
+        self._parents.append(node)
+        self.generic_visit(node)
+        self._parents.pop()
+        return node
+
+
+def compiled(kind: str, path: str, debug: bool | None = None) -> str:
+    """Where Python keeps what was compiled so: not where jaxtyping's own way is kept."""
+    return cache_from_source(path, debug, optimization=f"typed{kind}")
+
+
+hook.JaxtypingTransformer, hook._optimized_cache_from_source = OfWhatHasTypes, compiled
 
 
 #: Of several processes, which take file by file, none should begin one of these last.
