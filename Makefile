@@ -14,6 +14,7 @@ help:  ## say what can be made
 venv: .venv/.installed  ## make .venv and install into it
 
 # .venv/.installing stands while pip works: found at the start, it tells of a kill, and the environment is made anew.
+# quick.pth hides a grammar of web addresses in every script: jsonschema reads it for a second wherever a notebook is opened.
 # Of two makes that find nothing installed one installs, and the other waits for it (where there is flock).
 .venv/.installed: requirements.txt pyproject.toml
 	@mkdir -p _build; exec 9> _build/.installing.lock; \
@@ -35,6 +36,7 @@ venv: .venv/.installed  ## make .venv and install into it
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt \
 	  && $(BIN)/python -m pip install --disable-pip-version-check --no-deps -e . \
 	  || { rm -f .venv/.installing; echo "The installation failed: see above"; exit 1; }; \
+	echo 'import sys; sys.modules["rfc3987_syntax"] = None' > .venv/lib/python3.11/site-packages/quick.pth; \
 	mkdir -p .venv/etc/ipython; echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py; \
 	mv .venv/.installing $@; touch $@
 
