@@ -297,7 +297,14 @@ def test_the_jobs_of_a_script(small, monkeypatch, tmp_path, name):
 # --- the record is of the script -----------------------------------------------------------------
 
 #: There was not the time for all: README.md of the experiments says what is there.
-UNFINISHED = ("hybrids", "paper_copying", "paper_recall", "paper_recall_longer", "recall")
+UNFINISHED = (
+    "hybrids",
+    "paper_copying",
+    "paper_induction_published",
+    "paper_recall",
+    "paper_recall_longer",
+    "recall",
+)
 RECORDED = [
     record
     for path in sorted((ROOT / "src" / "linear_time" / "recorded").glob("*.json"))

@@ -293,11 +293,14 @@ def test_a_record_is_of_the_script_s_settings(script, name, size):
     for key in ("rates", "more_rates", "vocab_size", "lengths", "constant", "weight_decay"):
         assert json.dumps(record.settings[key]) == json.dumps(getattr(table, key)), key
     assert record.settings["warmup"] == script.WARMUP
-    steps = {(of["width"], of["length"]): of.get("steps", table.steps) for of in table.sizes}
+    steps = {
+        (model, of["width"], of["length"]): of.get("steps", table.steps)
+        for size in table.sizes
+        for model in table.models
+        for of in [{**size, **(table.own or {}).get(model, {})}]
+    }
     for r in record:
-        whole = steps[r["width"], r["length"]]
-        # At a rate that stays, a run of fewer steps is the beginning of the longer one.
-        assert r["steps"] == whole or (table.constant and r["updates"] == r["steps"] < whole)
+        assert r["steps"] == steps[r["model"], r["width"], r["length"]]
         assert r["batch"] == table.batch
     assert all(0 < r["updates"] <= r["steps"] for r in record)
     rates = {*table.rates, *table.more_rates}
@@ -397,18 +400,67 @@ def test_the_paper_s_recipe_reaches_a_million_with_one_seed_of_three():
     assert all(of["sequences"] >= 32 for r in record for of in r["lengths"].values())
 
 
+def at_lengths(runs, *lengths):
+    """The shares of right answers of the seeds at each of these lengths."""
+    return {n: [r["lengths"][str(n)]["right"] for r in runs] for n in lengths}
+
+
+def two_digits(shares):
+    return {n: [round(x, 2) for x in of] for n, of in shares.items()}
+
+
+def by_the_paper_s_recipe(model, lr, updates, parameters):
+    runs = records.read("paper_induction_published").where(model=model)
+    assert runs.values("seed") == [0, 1, 2] and {r["lr"] for r in runs} == {lr}
+    assert runs.values("updates") == [updates] * 3
+    assert {r["parameters"] for r in runs} == {parameters}
+    return runs
+
+
 def test_fixed_systems_in_h3_s_frame_learn_the_look_up_and_lose_it_at_four_times_the_length():
-    runs = records.read("paper_induction_published").where(model="S4D in H3")
-    assert runs.values("seed") == [0, 1, 2] and {r["lr"] for r in runs} == {1e-3}
-    assert runs.values("updates") == [43_950] * 3
+    runs = by_the_paper_s_recipe("S4D in H3", 1e-3, 204_800, 43_072)
+    shares = at_lengths(runs, 64, 128, 256, 512, 1024, 2048)
+    assert runs.values("tokens") == shares[128] == shares[256] == [1, 1, 1]
+    assert [round(x, 3) for x in shares[64]] == [1, 1, 0.998]
+    assert two_digits(shares)[512] == [0.54, 0.83, 0.81]
+    assert two_digits(shares)[1024] == [0.33, 0.65, 0.54]
+    assert {n: round(statistics.mean(shares[n]), 2) for n in (512, 1024)} == {512: 0.73, 1024: 0.51}
+    assert max(shares[2048]) < 0.45
 
-    def at(length):
-        return [r["lengths"][str(length)]["right"] for r in runs]
 
-    assert runs.values("tokens") == at(256) == [1, 1, 1]
-    assert round(statistics.mean(at(512)), 2) == 0.62 and round(at(64)[2], 2) == 0.45
-    assert [round(x, 2) for x in at(1024)] == [0.31, 0.43, 0.16]
-    assert round(statistics.mean(at(1024)), 2) == 0.3 and max(at(2048)) < 0.25
+def test_fixed_systems_alone_learn_the_look_up_at_the_length_of_their_training_only():
+    """With ten times the updates; at 20,000 they are at a guess, at each of four rates."""
+    runs = by_the_paper_s_recipe("S4D", 1e-3, 204_800, 17_984)
+    shares = at_lengths(runs, 64, 128, 256, 512, 1024)
+    assert runs.values("tokens") == shares[256] == [1, 1, 1]
+    assert two_digits(shares) == {
+        64: [0.21, 0.56, 0.42],
+        128: [0.18, 0.71, 0.72],
+        256: [1, 1, 1],
+        512: [0.4, 0.14, 0.37],
+        1024: [0.07, 0.07, 0.13],
+    }
+    means = {n: round(statistics.mean(shares[n]), 2) for n in (64, 512, 1024)}
+    assert means == {64: 0.39, 512: 0.3, 1024: 0.09}
+    first, before = [], []
+    for run in runs:
+        looks = [(step, share) for step, _, share, _ in run["curve"]]
+        place = [share for _, share in looks].index(1)
+        first.append(looks[place][0])
+        before.append(round(looks[place - 2][1], 2))
+    assert first == [112_200, 71_400, 51_000] and before == [0.11, 0.5, 0.09]
+
+
+def test_attention_by_the_paper_s_recipe_extends_to_shorter_sequences_alone():
+    runs = by_the_paper_s_recipe("attention", 2e-4, 409_600, 133_504)
+    assert {r["width"] for r in runs} == {128}
+    shares = at_lengths(runs, 64, 256, 512, 1024)
+    assert shares[256] == [1, 1, 1] and min(shares[64]) > 0.99
+    assert two_digits(shares)[512] == [0.7, 0.58, 0.63]
+    assert shares[1024] == [0.2383, 0.0742, 0.125]
+    assert round(statistics.mean(shares[512]), 2) == 0.64
+    assert round(statistics.mean(shares[1024]), 2) == 0.15
+    assert round(statistics.mean(shares[1024]), 2) < 0.313 and max(shares[512]) < 0.836  # theirs
 
 
 def test_the_copying_record_is_what_the_chapter_reads():
@@ -433,11 +485,11 @@ def test_the_copying_record_is_what_the_chapter_reads():
         assert run["curve"][0][0] == 600 and run["curve"][0][1] < 2.6
 
 
-def test_selection_decides_at_the_paper_s_length_and_the_frame_does_not():
+def test_selection_decides_at_the_paper_s_length_in_two_frames_of_three():
     """Chapter 19's table 1: rates inside the sweep, three seeds, every printed share."""
     record = records.read("paper_copying").where(length=4096)
     shares = {}
-    for model in ("Mamba", "Mamba, nothing selected", "S6"):
+    for model in ("Mamba", "Mamba, nothing selected", "S6", "S6, nothing selected"):
         runs = record.where(model=model)
         picked = runs.chosen("validation_loss")
         assert sorted(runs.values("lr")) == [2.5e-4, 1e-3, 1e-3, 1e-3, 4e-3]
@@ -448,7 +500,13 @@ def test_selection_decides_at_the_paper_s_length_and_the_frame_does_not():
         "Mamba": [0.84, 0.29, 0.15],
         "Mamba, nothing selected": [0.09, 0.08, 0.07],
         "S6": [0.94, 0.39, 0.94],
+        "S6, nothing selected": [0.09, 0.08, 0.1],
     }
+    unselected = record.where(model="S6, nothing selected")
+    assert max(unselected.values("tokens")) < 0.1 and min(unselected.values("tokens")) > 1 / 14
+    assert {r["parameters"] for r in unselected} == {11_904}
+    assert min(shares["Mamba"]) > max(shares["Mamba, nothing selected"])
+    assert min(shares["S6"]) > max(shares["S6, nothing selected"])
     plain = record.where(model="S4D")
     assert sorted(plain.values("lr")) == [2.5e-4, 1e-3, 4e-3, 4e-3, 4e-3, 1.6e-2]
     picked = plain.chosen("validation_loss")
@@ -459,6 +517,25 @@ def test_selection_decides_at_the_paper_s_length_and_the_frame_does_not():
     shares["S6 in H3"] = [round(x, 2) for x in framed.values("tokens")]
     assert shares["S6 in H3"] == [0.45, 0.2, 0.27] and round(mean(framed, "tokens"), 2) == 0.31
     assert sorted(record.where(model="S6 in H3").values("lr")) == [2.5e-4, 1e-3, 1e-3, 1e-3, 4e-3]
+    fixed = record.where(model="S4D in H3")
+    assert sorted(fixed.values("lr")) == [6e-5, 2.5e-4, 2.5e-4, 2.5e-4, 1e-3, 4e-3]
+    at_its_rate = fixed.chosen("validation_loss")
+    assert {r["lr"] for r in at_its_rate} == {2.5e-4} and {r["updates"] for r in fixed} == {30_000}
+    shares["S4D in H3"] = [round(x, 2) for x in at_its_rate.values("tokens")]
+    assert (
+        shares["S4D in H3"] == [0.3, 0.29, 0.26] and round(mean(at_its_rate, "tokens"), 2) == 0.29
+    )
+    others = {lr: round(fixed.where(lr=lr)[0]["tokens"], 2) for lr in (6e-5, 1e-3, 4e-3)}
+    assert others == {6e-5: 0.19, 1e-3: 0.26, 4e-3: 0.07}
+    low, _, high = sorted(framed.values("tokens"))  # S6's seeds, around S4D's
+    assert low < min(at_its_rate.values("tokens")) < max(at_its_rate.values("tokens")) < high
+    leaves = {
+        model: sorted(
+            max((step for step, loss, *_ in r["curve"] if loss > 2.63), default=0) for r in runs
+        )
+        for model, runs in (("S6", framed), ("S4D", at_its_rate))
+    }
+    assert leaves == {"S6": [3000, 10_500, 12_000], "S4D": [0, 1500, 1500]}
     # Seed 0 chose the rate, and counts too high.
     others = {
         model: round(
@@ -473,12 +550,17 @@ def test_selection_decides_at_the_paper_s_length_and_the_frame_does_not():
         "Mamba": 0.22,
         "Mamba, nothing selected": 0.08,
         "S6": 0.66,
+        "S6, nothing selected": 0.09,
         "S6 in H3": 0.23,
+        "S4D in H3": 0.28,
         "S4D": 0.11,
     }
     (larger_loss,) = record.where(model="S4D", lr=1e-3)
     assert round(larger_loss["tokens"], 2) == 0.21
     assert larger_loss["validation_loss"] > picked[0]["validation_loss"]
+
+
+EDGE = 10 ** (-4 + 8 / 3)  # beyond the published rates
 
 
 def test_eight_pairs_are_solved_with_more_updates():
@@ -490,13 +572,86 @@ def test_eight_pairs_are_solved_with_more_updates():
     assert min(attention.values("tokens")) > 0.995
     assert sorted(attention.values("updates")) == [2400, 3000, 3000]
     assert [round(x, 2) for x in mamba.values("tokens")] == [0.99, 0.44, 0.13]
-    # Attention's runs differ from the shorter ones in the updates alone; Mamba's in its blocks too.
+    # Attention's runs differ from the shorter ones in the updates alone; the others' in their
+    # blocks too.
     short = records.read("paper_recall").where(width=64, length=128, n_pairs=8)
     same = {
-        model: runs[0]["parameters"] == short.where(model=model)[0]["parameters"]
-        for model, runs in record.by("model").items()
+        model: runs[0]["parameters"] == record.where(model=model)[0]["parameters"]
+        for model, runs in short.by("model").items()
     }
-    assert same == {"attention, one head": True, "Mamba": False}
+    assert same == {"attention, one head": True, "Mamba": False, "S4D": False}
     assert {r["steps"] for r in short} == {3000} and {r["steps"] for r in record} == {12_500}
     (too_soon,) = short.where(model="attention, one head", lr=1e-2)
     assert too_soon["seed"] == 0 and round(too_soon["tokens"], 2) == 0.11
+    s4d = chosen(record, model="S4D")
+    assert {r["lr"] for r in s4d} == {1e-2} and EDGE in record.where(model="S4D").values("lr")
+    assert [round(x, 2) for x in s4d.values("tokens")] == [0.11, 0.11, 0.1]
+    assert max(s4d.values("tokens")) < 1 / 8
+
+
+def test_the_delta_rule_and_mamba_2_solve_eight_pairs_with_every_seed(script):
+    record = records.read("paper_recall_longer").where(width=64, length=128, n_pairs=8)
+    delta, mamba_2 = (chosen(record, model=model) for model in ("DeltaNet", "Mamba-2"))
+    for runs in (delta, mamba_2):
+        assert runs.values("seed") == [0, 1, 2]
+        assert {round(r["lr"], 4) for r in runs} == {0.0022}  # with 0.0005 and 0.01 beside it
+        assert round(mean(runs, "tokens"), 2) == 0.99
+    assert [round(x, 3) for x in mamba_2.values("tokens")] == [0.999, 0.993, 0.990]
+    assert [round(x, 3) for x in delta.values("tokens")] == [0.997, 0.992, 0.988]
+    assert max(mamba_2.values("updates")) == 3600 and max(delta.values("updates")) == 1800
+    once = record.where(model="DeltaNet", seed=0)
+    assert [r["tokens"] > 0.99 for r in once] == [False, True, True, True]
+    assert once.values("lr") == sorted(once.values("lr")) and len(once) == 4
+    # As many numbers as a Mamba block's state: the text says so, and of Mamba-2 eight times.
+    rule = script.MIXERS["DeltaNet"](64)
+    mamba, newer = (script.MIXERS[model](64) for model in ("Mamba", "Mamba-2"))
+    states = [of.prefill(torch.zeros(1, 5, 64))[1][1].numel() for of in (mamba, newer)]
+    assert rule.heads * rule.width**2 == states[0] == 2048 and states[1] == 8 * 2048
+
+
+def test_nobody_learns_sixteen_pairs_in_the_longer_budget():
+    record = records.read("paper_recall_longer").where(width=64, length=256, n_pairs=16)
+    shares = {}
+    for model, runs in record.by("model").items():
+        picked = chosen(runs)
+        assert picked.values("seed") == [0, 1, 2] and picked.values("updates") == [12_500] * 3
+        assert min(runs.values("lr")) < picked[0]["lr"] < max(runs.values("lr"))
+        shares[model] = [round(x, 2) for x in picked.values("tokens")]
+        if model != "attention, one head":
+            assert (
+                max(picked.values("tokens")) < 1 / 16 and round(mean(picked, "tokens"), 2) == 0.04
+            )
+            assert min(picked.values("validation_loss")) > 6 > math.log(16)
+    assert shares == {
+        "attention, one head": [0.51, 0.04, 0.44],
+        "Mamba": [0.04, 0.05, 0.02],
+        "S4D": [0.04, 0.04, 0.04],
+    }
+    attention = chosen(record, model="attention, one head")
+    assert round(mean(attention, "tokens"), 2) == 0.33
+    for run in (attention[0], attention[2]):
+        at = {step: share for step, _, share, _ in run["curve"]}
+        assert at[12_000] > at[8400] + 0.1
+
+
+def test_four_pairs_are_solved_at_larger_widths_at_rates_inside_the_sweep():
+    record = records.read("paper_recall").where(length=64, n_pairs=4)
+    found = {}
+    for width in (64, 128, 256, 512):
+        for model in ("attention, one head", "Mamba"):
+            runs = record.where(width=width, model=model)
+            picked = chosen(runs)
+            assert picked.values("seed") == [0, 1, 2]
+            found[model, width] = round(mean(picked, "tokens"), 2), round(picked[0]["lr"], 4)
+            inside = min(runs.values("lr")) < picked[0]["lr"] < max(runs.values("lr"))
+            assert inside == ((model, width) != ("Mamba", 64))
+    assert found == {
+        ("attention, one head", 64): (0.99, 0.0022),
+        ("attention, one head", 128): (0.99, 0.0022),
+        ("attention, one head", 256): (0.96, 0.0005),
+        ("attention, one head", 512): (0.99, 0.0005),
+        ("Mamba", 64): (0.95, 0.0464),
+        ("Mamba", 128): (0.99, 0.01),
+        ("Mamba", 256): (0.98, 0.0022),
+        ("Mamba", 512): (0.99, 0.0022),
+    }
