@@ -16,6 +16,14 @@ from book import ROOT, AtOnce, load
 lighthouse = load(ROOT / "book" / "lighthouse.py")
 
 
+@pytest.fixture(autouse=True)
+def ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host looks every half second whether it is to end: the tests need not wait for it."""
+    host = lighthouse.http.server.ThreadingHTTPServer
+    serve = host.serve_forever
+    monkeypatch.setattr(host, "serve_forever", lambda self: serve(self, 0.01))
+
+
 def report(**scores: float) -> dict:
     """A report in which every category is perfect but those named."""
     audits = {
