@@ -15,9 +15,13 @@ from linear_time import checks
 
 
 def compiled(name: str) -> str:
-    """In the case's chunks; a layer that has some also in one, longer than the sequence."""
+    """In the case's chunks; a layer that has some also in one, longer than the sequence.
+
+    A model's layers are cases of their own: once is enough for it.
+    """
     module, values = make(name), inputs(name)
-    chunked = [part for part in module.modules() if hasattr(part, "chunk")]
+    layer = CASES[name].kind != "model"
+    chunked = [part for part in module.modules() if layer and hasattr(part, "chunk")]
     for longer in (False, True) if chunked else (False,):
         if longer:
             for part in chunked:

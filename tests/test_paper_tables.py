@@ -60,7 +60,7 @@ def test_side_by_side_is_as_alone(script):
     side = script.side_by_side
     table, size = script.SIZES["small"]["recall"]._replace(vocab_size=40), SMALL["recall"]
     configs = [
-        Config(steps=120, lr=lr, warmup=10, seed=seed, weight_decay=0.3, clip=0.5, progress=False)
+        Config(steps=48, lr=lr, warmup=10, seed=seed, weight_decay=0.3, clip=0.5, progress=False)
         for lr, seed in ((3e-3, 1), (1e-3, 2))
     ]
     draw = batches_of(script, "recall", table, size, 4)
@@ -76,12 +76,12 @@ def test_side_by_side_is_as_alone(script):
         seen.append((trainees.index(trainee), trainee.done))
         return 0.0
 
-    assert side.train_side_by_side(trainees, evaluate, 50)
-    assert seen == [(0, 50), (1, 50), (0, 100), (1, 100), (0, 120), (1, 120)]
+    assert side.train_side_by_side(trainees, evaluate, 20)
+    assert seen == [(0, 20), (1, 20), (0, 40), (1, 40), (0, 48), (1, 48)]
     for config, trainee in zip(configs, trainees, strict=True):
 
         def batches(generator):
-            for n in (50, 50, 20):
+            for n in (20, 20, 8):
                 for batch in zip(*draw(generator, n), strict=True):
                     tokens, places, right = batch
                     yield tokens, torch.full_like(tokens, NO_ANSWER).scatter(1, places, right)
@@ -146,15 +146,15 @@ def test_what_was_stopped_goes_on(script, tmp_path):
         for lr, seed in ((3e-3, 1), (1e-3, 2)):
             seed_everything(seed)
             network = script.network(table, "S6", 8).double()
-            config = Config(steps=130, lr=lr, warmup=10, seed=seed, progress=False)
+            config = Config(steps=52, lr=lr, warmup=10, seed=seed, progress=False)
             trainees.append(side.Trainee(network, draw, script.terms, config))
 
         def evaluate(t):
             t.curve.append([t.done])
             looked.append(t.done)
-            return float(t is trainees[1] and t.done >= 100)
+            return float(t is trainees[1] and t.done >= 40)
 
-        return trainees, side.train_side_by_side(trainees, evaluate, 50, 0.9, seconds, keep)
+        return trainees, side.train_side_by_side(trainees, evaluate, 20, 0.9, seconds, keep)
 
     whole, ended = trained(math.inf)
     assert ended and not keep.exists()
@@ -164,7 +164,7 @@ def test_what_was_stopped_goes_on(script, tmp_path):
         stops.append(ended)
         assert keep.exists() is not ended
     assert stops == [False, False, True]
-    assert looked == 2 * [50, 50, 100, 100, 130]
+    assert looked == 2 * [20, 20, 40, 40, 52]
     for one, other in zip(whole, parts, strict=True):
         assert one.curve == other.curve and one.done == other.done
         torch.testing.assert_close(one.losses, other.losses, rtol=0, atol=0, equal_nan=True)
@@ -172,10 +172,11 @@ def test_what_was_stopped_goes_on(script, tmp_path):
             assert torch.equal(p, q)
 
 
-def test_a_job_has_its_own_rate_and_seed_also_after_a_stop(script, tmp_path):
+def test_a_job_has_its_own_rate_and_seed_also_after_a_stop(script, tmp_path, monkeypatch):
     """A group gives what its jobs give alone; what waits in the folder is found by its own jobs."""
+    monkeypatch.setattr(script.side_by_side, "CHUNK", 12)
     (size,) = script.SIZES["small"]["copying"].sizes
-    job = {"table": "copying", "size": "small", **size, "model": "S6", "steps": 60, "batch": 2}
+    job = {"table": "copying", "size": "small", **size, "model": "S6", "steps": 24, "batch": 2}
     first, second = {"lr": 1e-2, "seed": 1}, {"lr": 1e-3, "seed": 2}
     group = [{**job, **first}, {**job, **second}]
     whole = script.run(group, math.inf, tmp_path)
