@@ -1,5 +1,6 @@
 """Over processes, against one: outputs and gradients, what is sent, and who waits for whom."""
 
+import gc
 import math
 
 import pytest
@@ -260,3 +261,17 @@ def test_a_share_of_the_pairs():
         allowed = torch.ones(n, n).tril()
         last = allowed[-16:].sum() / allowed.sum()
         assert math.isclose(last, (2 * world - 1) / world**2, rel_tol=0.02)
+
+
+def test_ranks_that_nothing_holds_end():
+    """A cell that starts them is run again: the first have ended, and only they."""
+    ranks = Ranks(1)
+    (before,) = ranks.processes
+    ranks = Ranks(1)
+    gc.collect()
+    before.join(60)
+    assert before.exitcode is not None
+    assert ranks.run(int) == [0]
+    ranks.close()
+    ranks.close()  # twice is as once
+    assert not ranks.processes[0].is_alive()

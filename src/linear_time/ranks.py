@@ -6,13 +6,13 @@ and keeps them. Each call of ``run`` makes them one group of
 function on its own. What differs is its number, its **rank**.
 """
 
-import atexit
 import datetime
 import os
 import signal
 import tempfile
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,11 @@ class Ranks:
             there.close()
             self.pipes.append(here)
             self.processes.append(process)
-        atexit.register(self.close)
+        # Also where nobody closes them: when the cell that started them is run
+        # again, and at the end of Python.
+        self._end = weakref.finalize(
+            self, _end, self.processes, self.pipes, self.folder
+        )
 
     def run(
         self,
@@ -113,20 +117,28 @@ class Ranks:
         return [answer for _, answer in answers]
 
     def close(self) -> None:
-        """End the processes."""
-        atexit.unregister(self.close)
-        for process in self.processes:
-            process.terminate()
-            process.join()
-        for pipe in self.pipes:
-            pipe.close()
-        self.folder.cleanup()
+        """End the processes; of itself where nothing holds them any more."""
+        self._end()
 
     def __enter__(self) -> "Ranks":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _end(
+    processes: Sequence[Any],
+    pipes: Sequence[Any],
+    folder: tempfile.TemporaryDirectory,
+) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
+    for pipe in pipes:
+        pipe.close()
+    folder.cleanup()
 
 
 def _report(answers: Sequence[Any], failed: Sequence[int]) -> None:
