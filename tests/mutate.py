@@ -62,6 +62,7 @@ SHARED = (
     *("torch", "numpy", "scipy.linalg", "scipy.signal", "hypothesis", "sympy", "beartype"),
     *("jaxtyping", "safetensors.torch", "torch.func", "torch.utils.flop_counter", "nbformat"),
 )
+RECIPES = ("experiment_jobs", "experiment_recipes")  # of all experiments
 #: The tests of a file, where its name does not say them.
 TESTS = {
     "src/linear_time/_validate.py": ("validate", "scan"),
@@ -88,14 +89,12 @@ TESTS = {
     "book/_ext/linear_time_editions.py": ("extensions", "build"),
     "book/_ext/linear_time_light.py": ("light", "extensions"),
     "book/_ext/": ("extensions", "layers", "course", "reader"),
-    "experiments/runs.py": ("experiments", "experiment_jobs", "experiment_sweeps"),
-    "experiments/side_by_side.py": ("paper_tables", "recall", "experiment_networks"),
-    "experiments/stacked.py": ("sequential_digits", "experiment_jobs"),
-    "experiments/stacks.py": ("movielens", "experiment_jobs"),
-    "experiments/hybrids.py": (
-        *("hybrid", "experiment_sweeps", "experiment_jobs", "experiment_networks"),
-    ),
-    "experiments/": ("experiment_sweeps", "experiment_jobs", "experiment_networks"),
+    "experiments/runs.py": ("experiments", *RECIPES, "experiment_sweeps"),
+    "experiments/side_by_side.py": ("paper_tables", "recall", "experiment_networks", *RECIPES),
+    "experiments/stacked.py": ("sequential_digits", "recall", *RECIPES),
+    "experiments/stacks.py": ("movielens", *RECIPES),
+    "experiments/hybrids.py": ("hybrid", "experiment_sweeps", "experiment_networks", *RECIPES),
+    "experiments/": ("experiment_sweeps", "experiment_networks", *RECIPES),
 }
 #: Called in processes that the tests start, which read a changed copy of the package.
 STARTED = ("src/linear_time/distributed.py", "src/linear_time/ranks.py")
