@@ -62,7 +62,7 @@ SHARED = (
     *("torch", "numpy", "scipy.linalg", "scipy.signal", "hypothesis", "sympy", "beartype"),
     *("jaxtyping", "safetensors.torch", "torch.func", "torch.utils.flop_counter", "nbformat"),
 )
-RECIPES = ("experiment_jobs", "experiment_recipes")  # of all experiments
+RECIPES = ("experiment_jobs", "experiment_recipes", "experiment_edges")  # of all experiments
 #: The tests of a file, where its name does not say them.
 TESTS = {
     "src/linear_time/_validate.py": ("validate", "scan"),
