@@ -38,12 +38,13 @@ def best_of(job: dict, turn: int) -> float:
 
 
 def result(job: dict, turn: int) -> dict:
-    """What this job would come to: no two of a setting alike."""
+    """What this job would come to: no two of a setting alike, and the test tells nothing."""
     if "lr" not in job:
         return {}
     off = abs(math.log10(job["lr"] / best_of(job, turn))) + 0.001 * job["seed"]
-    loss, share = round(off, 5), round(0.9 / (1 + off), 4)
-    found = {"validation": loss, "validation_loss": loss, "test": round(2 * loss, 4)}
+    loss, drawn = round(off, 5), zlib.crc32(repr([turn, *sorted(job.items())]).encode())
+    share = drawn % 9000 / 10_000  # who chose by it would choose otherwise
+    found = {"validation": loss, "validation_loss": loss, "test": share}
     found |= {"tokens": share, "sequences": round(share / 2, 4), "state": 77}
     return found | {"parameters": 1000 + zlib.crc32(repr(setting(job)).encode()) % 1000,
                     "updates": job["steps"] - job["seed"]}  # fmt: skip

@@ -7,6 +7,7 @@ PYRAMID, COPYING, STEPS, SEQUENTIAL = (
     for n in ("pyramid", "selective_copying", "selective_steps", "sequential_digits")
 )
 MOVIELENS, STACKED, STACKS = (f"experiments/{n}.py" for n in ("movielens", "stacked", "stacks"))
+RECALL, TASKS = "experiments/recall.py", "src/linear_time/tasks.py"
 
 MUTANTS = [
     # resuming
@@ -484,5 +485,129 @@ MUTANTS = [
         "scale = (configs[0].clip / (squares.sqrt() + 1e-6)).clamp(max=1)",
         "scale = (configs[0].clip / (squares.sum().sqrt() + 1e-6)).clamp(max=1)",
         "the networks are clipped together",
+    ),
+    # the small recall
+    (
+        RECALL,
+        "    right = targets.gather(1, places)\n    if not task.twice",
+        "    right = targets.gather(1, places).roll(1, 1)\n    if not task.twice",
+        "the answers are those of other questions",
+    ),
+    (
+        RECALL,
+        "    last = which >= half\n",
+        "    last = which < half\n",
+        "a key is asked for its first value",
+    ),
+    (
+        RECALL,
+        "keys = torch.cat([keys[:, :half], keys[:, :half].gather(1, noise.argsort(1))], 1)",
+        "keys = keys.clone()",
+        "no key is written twice",
+    ),
+    (
+        RECALL,
+        "keys = torch.cat([keys[:, :half], keys[:, :half].gather(1, noise.argsort(1))], 1)",
+        "keys = torch.cat([keys[:, :half], keys[:, :half]], 1)",
+        "keys are written again in the order of the first time",
+    ),
+    (
+        RECALL,
+        "keys.gather(1, which) * last)  # of the first write nothing is asked",
+        "keys.gather(1, which))",
+        "what stands at the first write's questions is a key, which is not scored",
+    ),
+    (
+        TASKS,
+        "    targets.scatter_(1, places, values)\n    return tokens, targets",
+        "    targets.scatter_(1, places, values.flip(1))\n    return tokens, targets",
+        "each key is asked for another's value",
+    ),
+    (
+        RECALL,
+        "n_state=size.n_state, mini_batch=size.mini_batch",
+        "n_state=size.n_state // (1 + (model in VECTORS)), mini_batch=size.mini_batch",
+        "a vector has half of the others' numbers",
+    ),
+    (
+        RECALL,
+        'values = inner // 2 if rule in ("Titans", "TTT-Linear") else inner',
+        "values = inner",
+        "a rule with a second state has twice the numbers",
+    ),
+    (
+        RECALL,
+        "self.width = width = math.isqrt(n_state // heads)",
+        "self.width = width = math.isqrt(2 * n_state // heads)",
+        "a table has twice the numbers that are said",
+    ),
+    (
+        RECALL,
+        "validation, test = (scores(stack, of) for of in (VALIDATION, TEST))",
+        "validation, test = (scores(stack, of) for of in (VALIDATION, VALIDATION))",
+        "the validation sequences are reported as the test",
+    ),
+    (
+        RECALL,
+        "validation, test = (scores(stack, of) for of in (VALIDATION, TEST))",
+        "test, validation = (scores(stack, of) for of in (VALIDATION, TEST))",
+        "rates are chosen on the test sequences",
+    ),
+    (
+        RECALL,
+        "held_out = {of: rows(size.evaluated, of) for of in (VALIDATION, TEST)}",
+        "held_out = {of: rows(size.evaluated, of - VALIDATION) for of in (VALIDATION, TEST)}",
+        "scored are the sequences of the training's first seeds",
+    ),
+    (
+        RECALL,
+        'first = torch.tensor([seeds.index(job["seed"]) * steps * batch for job in group])',
+        "first = torch.tensor([0 for job in group])",
+        "all seeds train on the first one's sequences",
+    ),
+    (
+        RECALL,
+        '        seed_everything(job["seed"])\n        networks.append(Asked(',
+        '        seed_everything(group[0]["seed"])\n        networks.append(Asked(',
+        "all seeds have one start",
+    ),
+    (
+        RECALL,
+        "settings = [runs.config(job, WARMUP, 1) for job in group]",
+        'settings = [runs.config({**job, "lr": group[0]["lr"]}, WARMUP, 1) for job in group]',
+        "every network is trained at the first one's rate",
+    ),
+    (
+        RECALL,
+        '                best = own.chosen("validation_loss")[0]["lr"]\n'
+        "                further = runs.beyond",
+        '                best = own.chosen("tokens", largest=True)[0]["lr"]\n'
+        "                further = runs.beyond",
+        "a sweep goes on where the test is best",
+    ),
+    (
+        RECALL,
+        '            picked = own.chosen("validation_loss")\n            right, whole',
+        '            picked = own.chosen("tokens", largest=True)\n            right, whole',
+        "what is reported is the best on the test",
+    ),
+    (
+        RECALL,
+        'if rule == "DeltaNet without erasing":\n            return recurrence(q, unit, beta * v, one)',
+        'if rule == "DeltaNet without erasing":\n'
+        "            return recurrence(q, unit, beta * v, one, beta * unit)",
+        "the control erases",
+    ),
+    (
+        RECALL,
+        "mixed = self.taps(mixed.mT)[..., : x.shape[1]].mT",
+        "mixed = self.taps(mixed.mT)[..., -x.shape[1] :].mT",
+        "the convolution sees what comes",
+    ),
+    (
+        RECALL,
+        "if len(own) < len(rates) * len(options.seeds):",
+        "if not len(own):",
+        "a rate is chosen by a part of the sweep",
     ),
 ]
