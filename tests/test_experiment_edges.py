@@ -3,6 +3,7 @@
 Clocks are played, and what a script calls is told; no job is trained here.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -795,3 +796,194 @@ def test_a_job_of_pyramids_is_of_its_task(small, monkeypatch):
     power = float(script.patches()["train"].square().mean())
     zero = found.loss(lambda x: torch.zeros_like(x), (x, y))
     assert torch.allclose(zero, x.square().mean((1, 2)) / power)
+
+
+# --- as many at once as fit -----------------------------------------------------------------------
+
+
+class Sizes(nn.Module):
+    """How many rows it was given at once."""
+
+    def __init__(self, kinds=4):
+        super().__init__()
+        self.kinds, self.rows = kinds, []
+
+    def forward(self, tokens):
+        self.rows.append(len(tokens))
+        return torch.zeros(*tokens.shape, self.kinds)
+
+
+def test_windows_that_are_read_at_once(small):
+    script, part = small("language_models"), torch.zeros(301, dtype=torch.int64)
+    model = Sizes()
+    assert script.bits(model, part, 2) == pytest.approx(2)
+    assert model.rows == [128, 128, 43]  # of 299, one every half of a length
+    model = Sizes()
+    script.bits_by_position(model, part, 8)
+    assert model.rows == [16, 16, 5]
+
+
+def test_sequences_that_are_scored_at_once(small, monkeypatch):
+    """256; of the tables as many as have 2²⁴ numbers, at most all."""
+    asked = []
+
+    def trained(trainees, evaluate, *given):
+        for trainee in trainees:
+            trainee.losses[1:] = 1.0
+            trainee.done = trainee.config.steps
+            evaluate(trainee)
+        return True
+
+    def score(model, sequences, rows):
+        asked.append(rows)
+        return 1.0, 0.25, 0.125
+
+    for name, job in (("recall", JOBS["recall"][9]), ("hybrids", JOBS["hybrids"][1])):
+        script = small(name)
+        monkeypatch.setattr(script.paper_tables, "score", score)
+        monkeypatch.setattr(script.side_by_side, "train_side_by_side", trained)
+        assert script.run([job], math.inf) and set(asked) == {256}
+        asked.clear()
+    script, job = small("paper_tables"), JOBS["paper_tables"][1]
+    monkeypatch.setattr(script, "score", score)
+    table = script.SIZES["small"]["induction"]._replace(lengths=())
+    monkeypatch.setattr(script, "SIZES", {"small": {"induction": table}})
+    for length, wanted in ((32, 32), (2**16, 16), (2**17, 8)):
+        assert script.run([{**job, "length": length}], math.inf, None)
+        assert asked == [wanted, wanted]
+        asked.clear()
+    checks(values=True)
+
+
+def test_networks_of_a_stack_are_scored_by_256_sequences(small, monkeypatch):
+    script, rows = small("recall"), []
+    size = script.SIZES["small"]._replace(evaluated=300)
+    monkeypatch.setattr(script, "SIZES", {"small": size})
+
+    def train_stack(networks, data, at, configs, seconds, after):
+        def stack(x):
+            rows.append(tuple(x.shape[:2]))
+            return torch.zeros(1, x.shape[1], 4, size.vocab_size)
+
+        return stack, torch.ones(2, 1)
+
+    monkeypatch.setattr(script, "train_stack", train_stack)
+    script.run([JOBS["recall"][0]], math.inf)
+    assert rows == [(1, 256), (1, 44)] * 2
+    checks(values=True)
+
+
+def test_the_chunks_of_a_recurrence(monkeypatch):
+    """32 steps; where each channel has its decay an eighth of the length, from 4 to 16."""
+    script = experiment("recall")
+    found = [script.by_channels(length) for length in (1, 3, 7, 31, 40, 64, 127, 128, 1000)]
+    assert found == [1, 3, 4, 4, 5, 8, 15, 16, 16]
+    seen, pairs = [], script.pairs
+    monkeypatch.setattr(script, "pairs", lambda *g: seen.append(g[2].shape[-2]) or pairs(*g))
+    x = torch.randn(1, 1, 100, 6)
+    script.recurrence(x, x, x, 0 * x[..., :1])
+    script.recurrence(x, x, x, 0 * x)
+    script.recurrence(x, x, x, 0 * x, chunk=7)
+    script.recurrence(x[:, :, :9], *[x[:, :, :9]] * 2, 0 * x[:, :, :9, :1])
+    script.rwkv7(x, x, x, 0 * x, x, x)
+    assert seen == [32, 12, 7, 9, *[12] * 4]
+
+
+def test_on_the_way_128_sequences_are_looked_at(small, monkeypatch):
+    script = small("selective_copying")
+    monkeypatch.setattr(script, "EVALUATED", 200)
+    found = caught(script, monkeypatch, JOBS["selective_copying"][0])
+    model = Sizes(16)
+    assert 0 <= found.evaluate(model) <= 1 and sum(model.rows) == 128
+    checks(values=True)
+
+
+def test_a_width_is_looked_for_from_a_quarter_to_twice(monkeypatch):
+    """Of S6's: the nearest number of parameters."""
+    script = experiment("selective_copying")
+    monkeypatch.setattr(script, "network", lambda name, width, size: (name, width))
+    for size, wide in (("full", 64), ("small", 32)):
+        for wanted, width in ((0, wide // 4), (40.4, 40), (1000, 2 * wide - 1)):
+            count = lambda made, n=wanted: n if made[0] == "S6" else made[1]  # noqa: E731
+            monkeypatch.setattr(script.runs, "count", count)
+            assert script.width.__wrapped__("fixed", size) == width
+
+
+def test_a_hybrid_s_text_is_drawn_from_all_of_its_part(small, monkeypatch):
+    """And evaluated on 64 pieces on the way."""
+    script = small("hybrids")
+    text = script.Text(CPU, "small", 3)
+    text.training = torch.arange(40)
+    (pieces,) = text.draw(torch.Generator().manual_seed(0), 300)
+    assert sorted(set(pieces[..., 0].flatten().tolist())) == list(range(23))
+    text.size = text.size._replace(length=2)
+    model = Sizes()
+    text.validation = torch.zeros(200, dtype=torch.int64)
+    assert text.metric(model) == pytest.approx([2.0], abs=1e-5)
+    assert sum(model.rows) == 127  # of 129 characters, each of three and one further
+
+
+def test_a_hybrid_s_graphs_give_back_their_memory(monkeypatch):
+    script, told = experiment("hybrids"), []
+    monkeypatch.setattr(script.side_by_side.Trainee, "record", lambda self: told.append("record"))
+    monkeypatch.setattr(script.torch.cuda, "empty_cache", lambda: told.append("emptied"))
+    one = object.__new__(script.Trainee)
+    for one.on_gpu in (False, True):
+        one.record()
+    assert told == ["record", "record", "emptied"]
+
+
+# --- what is told at once -------------------------------------------------------------------------
+
+
+def test_a_network_that_cannot_be_recorded_is_trained_as_it_is(small, monkeypatch):
+    """And that is told at once."""
+    script, told = small("selective_steps"), []
+
+    def graphed(network, tokens):
+        assert tokens.shape == (64, 72)
+        raise RuntimeError("no graph")
+
+    def train(model, batches, loss, config):
+        raise Stop(model, config)
+
+    monkeypatch.setattr(
+        script, "print", lambda *said, **how: told.append((said, how)), raising=False
+    )
+    monkeypatch.setattr(script.runs, "graphed", graphed)
+    monkeypatch.setattr(script, "train", train)
+    with pytest.raises(Stop) as found:
+        script.run(JOBS["selective_steps"][0])
+    model, config = found.value.args
+    assert isinstance(model, nn.Module) and config.eval_every is None and config.warmup == 2
+    assert told == [(("without graphs: no graph",), {"flush": True})]
+    checks(values=True)
+
+
+def test_how_far_it_is_is_told_at_once(monkeypatch, tmp_path):
+    runs, told = experiment("runs"), []
+    monkeypatch.setattr(runs, "print", lambda *said, **how: told.append((said, how)), raising=False)
+    options = runs.parser("", [0]).parse_args(["--out", str(tmp_path)])
+    run_all = runs.Runner("some", lambda group: [{} for _ in group], {}, options)
+    run_all.together([{"n": 1}, {"n": 2}], lambda job: "all")
+    first, of_group, seconds = told
+    assert first == (("2 runs, 0 done before",), {"flush": True})
+    assert of_group == (("all", 2, "runs", True), {"end": ", "})
+    assert seconds == (("0 s",), {"flush": True})
+    told.clear()
+
+    class Pool:
+        def Pool(self, workers):
+            return contextlib.nullcontext(self)
+
+        def imap_unordered(self, work, tasks):
+            return [{"n": 3}]
+
+        def close(self):
+            pass
+
+        join = close
+
+    monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: Pool())
+    run_all([{"n": 3}])
+    assert told[1:] == [(("1/1 runs, 0 s",), {"flush": True})]

@@ -12,6 +12,7 @@ and sees in the difference which recipes have changed.
 
 import contextlib
 import importlib.util
+import inspect
 import json
 import math
 from collections import defaultdict
@@ -80,12 +81,26 @@ def plain(value: Any) -> Any:
 
 
 def constants(name: str) -> dict[str, Any]:
-    """All that a script writes in capitals."""
+    """All that a script writes in capitals, and the defaults of its functions."""
     script = fresh(name)
-    found = {
-        key: value for key, value in vars(script).items() if key.isupper() and key != "RECORDED"
-    }
-    return json.loads(json.dumps(plain(found)))
+    found = {key: plain(value) for key, value in vars(script).items() if key.isupper()}
+    found.pop("RECORDED", None)  # a folder
+    for key, value in vars(script).items():
+        if getattr(value, "__module__", None) == script.__name__:
+            begins = vars(value).get("__init__") if inspect.isclass(value) else None
+            for one, default in [*defaults(value), *defaults(begins)]:
+                found[f"{key}({one})"] = plain(default)
+    return json.loads(json.dumps(found))
+
+
+def defaults(function: Any) -> list[tuple[str, Any]]:
+    """What arguments are where nobody says otherwise, or the fields of a tuple."""
+    if hasattr(function, "_field_defaults"):
+        return list(function._field_defaults.items())
+    if not inspect.isfunction(function):
+        return []
+    every = inspect.signature(function).parameters.values()
+    return [(one.name, one.default) for one in every if one.default is not one.empty]
 
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS | SHARED))
@@ -117,9 +132,13 @@ def of_recall(script: ModuleType) -> Iterator[tuple[str, Callable, tuple]]:
 
 def of_paper_tables(script: ModuleType) -> Iterator[tuple[str, Callable, tuple]]:
     table = script.SIZES["small"]["induction"]._replace(models=dict.fromkeys(script.MIXERS, 2))
-    for model in script.MIXERS:
-        width = 64 if model == "DeltaNet" else 32
-        yield model, lambda m=model, w=width: script.network(table, m, w), (tokens(19, 16),)
+    sizes = [(model, 32) for model in script.MIXERS if model != "DeltaNet"]
+    sizes += [
+        (model, width) for model in ("Mamba-2", "DeltaNet", "attention") for width in (16, 64)
+    ]
+    for model, width in [*sizes, ("attention", 8)]:
+        make = lambda m=model, w=width: script.network(table, m, w)  # noqa: E731
+        yield f"{model} {width}", make, (tokens(19, 16),)
 
 
 def of_language_models(script: ModuleType) -> Iterator[tuple[str, Callable, tuple]]:
