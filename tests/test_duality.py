@@ -755,18 +755,18 @@ def test_a_released_model_that_is_not_tied(tmp_path):
 def test_what_a_folder_leaves_out_is_its_writers_default(tmp_path):
     """Hugging Face's are those of its configuration; the released code's those of its layer."""
     torch.manual_seed(0)
-    model = shaken(Mamba2LM(Mamba2Config(vocab_size=13, rows=16, d_model=64, n_layer=1)))
+    model = shaken(Mamba2LM(Mamba2Config(vocab_size=17, rows=24, d_model=64, n_layer=1)))
     (tmp_path / "hf").mkdir()
     model.save_pretrained(tmp_path / "hf")
-    released_folder(tmp_path / "hf", tmp_path, vocab_size=13, ssm_cfg={"layer": "Mamba2"})
+    released_folder(tmp_path / "hf", tmp_path, vocab_size=17, ssm_cfg={"layer": "Mamba2"})
     settings = json.loads((tmp_path / "config.json").read_text(encoding="utf8"))
     del settings["pad_vocab_size_multiple"]
     (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf8")
-    ours, tokens = Mamba2LM.from_pretrained(tmp_path), tokens_of(2, 9, 13)
-    torch.testing.assert_close(ours(tokens)[..., :13], model(tokens)[..., :13], rtol=0, atol=0)
+    ours, tokens = Mamba2LM.from_pretrained(tmp_path), tokens_of(2, 9, 17)
+    torch.testing.assert_close(ours(tokens)[..., :17], model(tokens)[..., :17], rtol=0, atol=0)
     found = ours.config
     assert (found.N, found.P, found.groups, found.taps, found.expand) == (128, 64, 1, 4, 2)
-    assert found.tied and not found.bias and found.conv_bias and found.rows == 16
+    assert found.tied and not found.bias and found.conv_bias and found.rows == 24
     theirs = TheirConfig()
     for setting in mamba2_folders.HUGGING_FACE.settings.values():
         if setting.default is not REQUIRED and setting.name != "time_step_limit":

@@ -184,6 +184,7 @@ def test_bad_arguments():
         (1, -delta, "^delta: expected step sizes >= 0, got -"),
         (2, -A, "^A: expected numbers <= 0, got "),
         (3, 2 + lam, r"^lam: expected numbers in \[0, 1\], got 2"),
+        (3, lam - 1, r"^lam: expected numbers in \[0, 1\], got -0"),
         (4, B[:, :, :, :1], r"^B: expected shape \(2, 23, 3, 2, N\)"),
         (5, C[..., 1:], r"^C: expected shape \(2, 23, 3, 2, 5\)"),
         (5, C.float(), "^C: expected the precision of x"),
@@ -195,6 +196,9 @@ def test_bad_arguments():
                 form(*inputs)
     with pytest.raises(ValueError, match=r"^initial_state.S: expected"):
         trapezoidal(x, delta, A, lam, B, C, initial_state=before(P=3))
+    single = [one.float() for one in (x, delta, A, lam, B, C)]
+    with pytest.raises((TypeError, ValueError), match=r"^initial_state.S: expected the precision"):
+        trapezoidal(*single, initial_state=before())
     for options, says in (
         ({"P": 5}, "^P: expected a divisor of d_inner = 16, got 5"),
         ({"P": 4, "N": 3}, "^N: expected at least 4, one pair, got 3"),
