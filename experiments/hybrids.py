@@ -225,7 +225,8 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
     gc.collect()  # the graphs of the group before
     runs.without_checks()
     torch.set_float32_matmul_precision("high")
-    device, (size, name, batch) = runs.device(), (group[0][k] for k in ("size", "task", "batch"))
+    device, same = runs.device(), group[0]  # but for the rate and the seed
+    size, name, batch = (same[key] for key in ("size", "task", "batch"))
     task: Any = (Text if name == "text" else Recall)(device, size, batch)
     trainees = []
     for job in group:
@@ -239,7 +240,7 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
         trainee.curve.append([trainee.done, *(round(x, 4) for x in found)])
         return -math.inf if name == "text" else found[1]
 
-    steps = group[0]["steps"]
+    steps = same["steps"]
     chunk = min(side_by_side.CHUNK, steps)
     every = chunk * max(1, steps // 12 // chunk)
     left = end - time.perf_counter()

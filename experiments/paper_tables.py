@@ -369,14 +369,15 @@ def run(group: Sequence[dict], end: float, folder: Path) -> list[dict] | None:
         return None
     runs.without_checks()
     torch.set_float32_matmul_precision("high")
-    device, name = runs.device(), group[0]["table"]
-    table = SIZES[group[0]["size"]][name]
-    size = {k: group[0][k] for k in ("width", "length", "n_tokens", "n_pairs") if k in group[0]}
+    device, same = runs.device(), group[0]  # but for the rate and the seed
+    name = same["table"]
+    table = SIZES[same["size"]][name]
+    size = {k: same[k] for k in ("width", "length", "n_tokens", "n_pairs") if k in same}
     held_out = {
         of: drawn(name, table, size, table.evaluated, torch.Generator(device).manual_seed(of))
         for of in (VALIDATION, TEST)
     }
-    batch = group[0]["batch"]
+    batch = same["batch"]
 
     def draw(generator: torch.Generator, n: int) -> Any:
         flat = drawn(name, table, size, n * batch, generator)
@@ -395,7 +396,7 @@ def run(group: Sequence[dict], end: float, folder: Path) -> list[dict] | None:
         trainee.curve.append([trainee.done, *(round(x, 4) for x in found)])
         return found[1]
 
-    steps = group[0]["steps"]
+    steps = same["steps"]
     chunk = min(side_by_side.CHUNK, steps)
     every = chunk * max(1, steps // 20 // chunk)
     seconds = end - time.perf_counter()

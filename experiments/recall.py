@@ -528,10 +528,11 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
     if time.perf_counter() > end:
         return None
     runs.without_checks()
-    device, size = runs.device(), SIZES[group[0]["size"]]
+    device, same = runs.device(), group[0]  # but for the rate and the seed
+    size = SIZES[same["size"]]
     if size.stacked:
         return run_stack(group, size, device, end)
-    task, batch = size.tasks[group[0]["task"]], group[0]["batch"]
+    task, batch = size.tasks[same["task"]], same["batch"]
     held_out = {
         of: drawn(task, size.vocab_size, size.evaluated, torch.Generator(device).manual_seed(of))
         for of in (VALIDATION, TEST)
@@ -555,7 +556,7 @@ def run(group: Sequence[dict], end: float) -> list[dict] | None:
         curves[trainee].append([trainee.done, *(round(x, 4) for x in found)])
         return found[1]
 
-    steps = group[0]["steps"]
+    steps = same["steps"]
     chunk = min(side_by_side.CHUNK, steps)
     every = chunk * max(1, steps // 12 // chunk)
     target = math.inf if size.target is None else size.target

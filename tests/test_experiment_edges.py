@@ -960,6 +960,37 @@ def test_a_network_that_cannot_be_recorded_is_trained_as_it_is(small, monkeypatc
     checks(values=True)
 
 
+def test_the_nearest_pixel_is_near_in_the_image(monkeypatch):
+    """Rows and columns from −1 to 1: of those asked for, and of those that are read."""
+    script, asked = experiment("perceiver_io"), []
+    parts = script.data(CPU)
+    x, y = parts["test"]
+    cdist = torch.cdist
+    monkeypatch.setattr(script.torch, "cdist", lambda *of: asked.append(of) or cdist(*of))
+    script.baselines({**parts, "test": (x[:9], y[:9])})
+    order = script.choose(9, torch.Generator().manual_seed(0))
+    places = torch.stack([order // 8, order % 8], -1) / 3.5 - 1
+    ((unseen, seen),) = asked
+    torch.testing.assert_close(seen, places[:, :24])
+    torch.testing.assert_close(unseen, places[:, 24:])
+
+
+def test_what_is_timed_is_drawn_by_seed_0(small, monkeypatch):
+    script, seeds = small("language_models"), []
+    batches = script.batches
+
+    def drawn(training, size, generator):
+        seeds.append((generator.initial_seed(), torch.initial_seed()))
+        return batches(training, size, generator)
+
+    monkeypatch.setattr(script, "batches", drawn)
+    script.run({"speed": "gru", "size": "small", "repeats": 1})
+    job = {"update": "gru", "size": "small", "length": 8, "batch": 3, "repeats": 1}
+    script.run({**job, "scan": "triton"})
+    assert seeds == [(0, 0), (0, 0)]
+    checks(values=True)
+
+
 def test_how_far_it_is_is_told_at_once(monkeypatch, tmp_path):
     runs, told = experiment("runs"), []
     monkeypatch.setattr(runs, "print", lambda *said, **how: told.append((said, how)), raising=False)
