@@ -9,6 +9,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from book import experiment
 from linear_time import checks, records
 from linear_time.ranking import Split
 from linear_time.ranking_scores import bootstrap_users, calibration, scores, within_users
-from linear_time.records import Record
+from linear_time.records import Record, packed
 from test_experiment_jobs import JOBS, caught, small
 
 __all__ = ["small"]
@@ -218,6 +219,44 @@ def test_a_quick_run_does_not_replace_the_record(ratings, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         ratings.main()
     assert "--quick needs --out: it must not replace the recorded runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "protocol", "kept"),
+    [
+        *(("final", "user", {"logit"}), ("final", "time", set())),
+        *(("ablation", "user", {"logits"}), ("ablation", "time", {"logits"})),
+    ],
+)
+def test_whose_logits_are_kept(ratings, monkeypatch, stage, protocol, kept):
+    """Of a final run by user the first seed's; of an ablation all, until it is compared."""
+    d = ratings.data(protocol, CPU, True)
+
+    class Says(nn.Module):
+        network = linear = None
+
+        def __init__(self, fields, *given):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+            self.all = torch.linspace(-3, 3, len(d.label)) * (1 + len(made))
+            made.append(self)
+
+        def logits(self, fields, rows):
+            return self.all[rows]
+
+    made: list = []
+    history = SimpleNamespace(metric=np.array([0.7, 0.123456, 0.2]), eval_step=np.array([1, 2, 3]))
+    monkeypatch.setattr(ratings, "ranker", Says)
+    monkeypatch.setattr(ratings, "fit", lambda *given: history)
+    job = {**JOBS["movielens"][1], "stage": stage, "protocol": protocol}
+    row = ratings.run(job)
+    assert {"logit", "logits"} & row.keys() == kept and len(made) == 2
+    assert row["validation"] == [0.12346] * 2 and row["best_step"] == [2, 2]
+    rows = d.split.test
+    if "logit" in kept:
+        assert row["logit"] == packed(made[0].all[rows])
+    if "logits" in kept:
+        assert row["logits"] == [packed(one.all[rows]) for one in made]
 
 
 class Stop(Exception):

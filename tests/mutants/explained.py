@@ -119,7 +119,14 @@ REASONS: dict[tuple[str, str, str], str] = {
     ("perceiver_ar.py", '"validation": round(mean(', ", 5)"): (
         "a digit more, which the number of the tiny job happens not to have"
     ),
-    ("movielens.py", "steps + 5", "steps + 4"): CLOCK,
+    ("hybrids.py", "runs.config(job, WARMUP, 1", "WARMUP, 2"): (
+        "who is trained side by side is evaluated when its caller says: " + SAME
+    ),
+    ("recall.py", "S = torch.zeros_like(new[:, :, 0])", "-1]"): (
+        "zeros of one size at every step: " + SAME
+    ),
+    ("perceiver_history.py", "unfold(0, span", "unfold(-1"): "it has one axis: " + SAME,
+    ("selective_steps.py", "(targets < 0)", "< -1"): "no answer is −100: " + SAME,
     ("runs.py", "done % 10 == 0", "=="): CLOCK,
     ("selective_copying.py", '"curve": [[round(t, 3)', "round(t, 4)"): CLOCK,
     ("sequential_digits.py", "UNTIL - time.monotonic() - 10", "- 9"): CLOCK,
