@@ -1035,8 +1035,8 @@ written for what lived, so that the next sample is of the tests as they are now.
 experiments' first 38 the last 12 were judged when tests for the first 26 had come: 9 of them died.
 Of the tools seeds 1 and 2 were judged before the work on their tests, 3 to 6 in the course of it,
 and 8 behind it, while code and tests stood still. From seed 4 on the files `kept.py` and `cards.py`
-are asked, too, which had no tests in a process of pytest's before. Of the experiments seeds 7 and 11
-were judged in the course of the work on their tests, and 23 behind it.)
+are asked, too, which had no tests in a process of pytest's before. Of the experiments seeds 7 and
+11 were judged in the course of the work on their tests, and 23 behind it, on tests at rest.)
 """
 HEAD = """# What the tests see
 
