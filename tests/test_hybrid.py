@@ -333,6 +333,12 @@ def test_a_pattern_is_text():
 
 # --- the comparison that is recorded --------------------------------------------------------------
 
+#: In the order of attention.
+MODELS = (
+    *("no attention", "no attention, wide"),
+    *("1 in 8", "1 in 4", "1 in 2", "all attention"),
+)
+
 
 def test_a_trial_is_at_the_rate_that_validation_chose(tmp_path):
     """Not at the one that is best on the test, nor on another task."""
@@ -364,7 +370,7 @@ def test_the_record_is_of_these_models(task):
     """Sizes and states are those of the models that the script makes; budgets are equal."""
     script, record = experiment("hybrids"), records.read("hybrids").where(task=task)
     found = {one.model: one for one in trials(task)}
-    assert list(found) == ["no attention", "1 in 8", "1 in 4", "1 in 2", "all attention"]
+    assert list(found) == list(MODELS)
     own = script.tasks("full")[task]
     for name, one in found.items():
         with torch.device("meta"):
@@ -374,15 +380,16 @@ def test_the_record_is_of_these_models(task):
             (own.steps, own.batch)
         }
         assert one.state == {n: model.state_bytes(n) for n in (1024, 65536)}
-    assert {row["updates"] for row in record} <= {own.steps, 1750, 2750}  # two stopped at 99.5 %
+    assert {row["updates"] for row in record} <= {own.steps, 1250, 1750, 2750}  # at 99.5 %
     sizes = [one.parameters for one in found.values()]
     assert max(sizes) / min(sizes) < 1.02
 
 
 def test_on_text_every_hybrid_is_better_than_both_ends():
     """What the chapter says: on every seed; among hybrids the seeds differ as the ratios do."""
-    none, *hybrids, whole = trials("text")
-    assert all(one.inside for one in (none, *hybrids, whole))
+    none, control, *hybrids, whole = trials("text")
+    assert [one.model for one in trials("text") if not one.inside] == [control.model]
+    assert control.swept == (1e-3, 3e-3) and round(statistics.mean(control.tests), 3) == 1.640
     worst = max(max(one.tests) for one in hybrids)
     assert worst < min(none.tests) and max(none.tests) < min(whole.tests)
     means = [statistics.mean(one.tests) for one in (none, *hybrids, whole)]
@@ -400,11 +407,44 @@ def test_beyond_the_trained_length_attention_alone_breaks():
     assert last.pop("all attention") > 4.5 and max(last.values()) < 1.64
 
 
-def test_on_recall_the_evidence_ends_at_the_seeds():
-    """Attention alone recalls on every seed, Mamba-2 alone on none; hybrids by seed and rate."""
-    none, eighth, fourth, half, whole = trials("recall")
-    assert min(whole.tests) > 0.94 and max(none.tests) < 0.04 and whole.inside and none.inside
-    assert not (eighth.inside or fourth.inside or half.inside)  # sweeps that were not finished
-    assert eighth.swept == (1e-3, 3e-3, 1e-2) and fourth.swept == half.swept == (3e-3,)
-    assert min(eighth.tests) < 0.11 and max(eighth.tests) > 0.96
-    assert min(half.tests) < 0.09 and max(half.tests) > 0.99 and max(fourth.tests) < 0.1
+def test_on_recall_one_layer_in_four_does_as_well_as_all():
+    """On every seed; one in eight by the seed, and of Mamba-2 alone the wide one by one seed."""
+    found = trials("recall")
+    assert all(one.inside and len(one.tests) == 3 for one in found)
+    rates = (3e-4, 1e-3, 3e-3, 1e-2)
+    beyond = {"no attention, wide": (3e-2,)}
+    assert {one.model: one.swept for one in found} == {
+        model: (*rates, *beyond.get(model, ())) for model in MODELS
+    }
+    assert [one.lr for one in found] == [1e-3, 1e-2, 1e-3, 1e-3, 1e-3, 3e-3]
+    means = [round(statistics.mean(one.tests), 3) for one in found]
+    assert means == [0.031, 0.443, 0.585, 0.974, 0.936, 0.973]
+    assert [sorted(round(x, 2) for x in one.tests) for one in found[1:]] == [
+        [0.01, 0.40, 0.92],
+        [0.10, 0.69, 0.97],
+        [0.97, 0.97, 0.98],
+        [0.84, 0.97, 1.00],
+        [0.94, 0.98, 1.00],
+    ]
+
+
+def test_at_one_rate_for_all_the_ratios_would_be_read_wrongly():
+    """What is best for attention alone is too much for hybrids, and theirs is too little for it."""
+    rows = records.read("hybrids").where(task="recall")
+
+    def at(model: str, lr: float) -> float:
+        return round(statistics.mean(rows.where(model=model, lr=lr).values("test")), 2)
+
+    models = ("1 in 4", "1 in 2", "all attention")
+    assert [at(model, 3e-3) for model in models] == [0.07, 0.39, 0.97]
+    assert [at(model, 1e-3) for model in models] == [0.97, 0.94, 0.10]
+
+
+def test_the_control_is_wider_and_holds_twice_the_state():
+    """At no more parameters; without any row of a cache."""
+    for task in ("text", "recall"):
+        none, wide = trials(task)[:2]
+        assert wide.model == "no attention, wide" and wide.attend == none.attend == 0
+        assert wide.parameters < 1.01 * none.parameters
+        assert 1.9 < wide.state[1024].recurrent / none.state[1024].recurrent < 2
+        assert wide.state[1024] == wide.state[65536]
