@@ -2,6 +2,9 @@
 
 Every job runs in one process a GPU, through NCCL; a row is the first process's, its times the
 slower one's. Without two GPUs nothing is recorded; ``--cpu`` tries the jobs in small, with gloo.
+
+Each row says whether the machine was at work for others as well (``--neighbours``). A run takes the
+place of the rows of its own kind, and leaves those of the other in the record.
 """
 
 import json
@@ -297,6 +300,7 @@ def work(rank, world, todo, store, file, options):
         row = {
             **job,
             "ranks": world,
+            "neighbours": options.neighbours,
             **PARTS[job["part"]](job, rank, world, device, options.repeats),
         }
         if rank == 0:
@@ -311,13 +315,16 @@ def main():
     parser = bench.parser(__doc__, repeats=7, threads=1)
     parser.add_argument("--seconds", type=float, default=90, help="of each number of processes")
     parser.add_argument("--cpu", action="store_true", help="try the jobs in small, with gloo")
+    parser.add_argument(
+        "--neighbours", action="store_true", help="others are at work on the machine: said in rows"
+    )
     options = bench.start(parser)
     if not options.cpu and torch.cuda.device_count() < 2:
         print("left out: fewer than two GPUs")
         return
     if options.cpu:
         small()
-    rows = []
+    rows = of_the_other_kind(options)
     with tempfile.TemporaryDirectory() as folder:
         for world, todo in jobs().items():
             file = Path(folder, f"rows{world}")
@@ -332,6 +339,14 @@ def main():
             write(options, rows)
 
 
+def of_the_other_kind(options):
+    """The rows of a record that is there, without or with neighbours as this run is not."""
+    if not Path(options.out, "distributed_gpu.json").exists():
+        return []
+    before = records.read("distributed_gpu", options.out)
+    return [dict(row) for row in before if row["neighbours"] != options.neighbours]
+
+
 def write(options, rows):
     settings = {
         "ms": "quartiles of wall time, from when all are ready until the slowest is",
@@ -340,9 +355,10 @@ def write(options, rows):
         "attention": {"heads": HEADS, "d_head": D_HEAD, "dtype": "bfloat16", "forward": "only"},
         "training": {**MODEL, "tokens": TOKENS, "equal": "float32", "speed": "TF32"},
         "bytes": "that leave a process, of a ring",
+        "neighbours": "whether the machine's other GPUs and its processors were at work meanwhile",
     }
     machine = records.machine("cpu" if options.cpu else "cuda")
-    command = "python benchmarks/distributed_gpu.py"
+    command = "python benchmarks/distributed_gpu.py" + " --neighbours" * options.neighbours
     Record("distributed_gpu", command, (machine,), settings, tuple(rows)).write(options.out)
 
 

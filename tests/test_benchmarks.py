@@ -1,5 +1,6 @@
 """What the benchmarks share: every script starts, and its record is read as it was written."""
 
+import argparse
 import re
 import sys
 
@@ -50,6 +51,34 @@ def test_a_record_is_read_as_it_was_written(bench, tmp_path, monkeypatch):
     assert found[0] == {"model": "GRU", "median_ms": 2.0, "fastest_ms": 1.0, "slowest_ms": 4.57}
     (machine,) = found.machines
     assert machine["device"].endswith(", 3 threads") and "numpy" in machine
+
+
+def test_a_run_beside_neighbours_leaves_the_rows_of_the_one_alone(bench, tmp_path):
+    """And takes the place of its own; the command says which came last."""
+    script = load(FOLDER / "distributed_gpu.py")
+    for neighbours, ms in ((False, 1), (True, 2), (True, 3), (False, 4)):
+        options = argparse.Namespace(out=tmp_path, neighbours=neighbours, cpu=True, repeats=1)
+        row = {"part": "scan", "neighbours": neighbours, "ms": [ms] * 3}
+        script.write(options, [*script.of_the_other_kind(options), row])
+        found = records.read("distributed_gpu", tmp_path)
+        assert found.command.endswith("--neighbours") == neighbours
+    assert {row["neighbours"]: row["ms"][1] for row in found} == {True: 3, False: 4}
+    assert len(found) == 2
+
+
+def test_both_runs_on_two_gpus_are_whole(bench):
+    """But for the times of states alone on the machine, which were of another sum."""
+    script = load(FOLDER / "distributed_gpu.py")
+    record = records.read("distributed_gpu")
+    kept = {True: 0, False: 0}
+    for ranks, jobs in script.jobs().items():
+        for job in jobs:
+            rows = [row for row in record if {**job, "ranks": ranks}.items() <= row.items()]
+            replaced = job["part"] == "exact" or job.get("school") == "states"
+            assert [row["neighbours"] for row in rows] == ([True] if replaced else [False, True])
+            for row in rows:
+                kept[row["neighbours"]] += 1
+    assert kept == {True: 50, False: 36} and len(record) == 86
 
 
 def test_a_generated_token_goes_on_from_the_one_before(bench):
