@@ -1060,8 +1060,8 @@ a third of the library's of code that draws pictures.
 
 The rounds had what two busy cores left over, on Python 3.11 alone: a file that is not in the table
 has not been asked yet, and the same command goes on. Of what lived, a line of
-`perceiver_history.py`, one of `linear_time_course.py` and the finished run of `training.py` got
-their tests after they were asked last.
+`linear_time_course.py` and the finished run of `training.py` got their tests after they were asked
+last.
 """
 
 

@@ -108,16 +108,8 @@ REASONS: dict[tuple[str, str, str], str] = {
         "a cell that has no outputs yet has none to clear: " + SAME
     ),
     # the experiments
-    ("side_by_side.py", "self.step.fill_(1)", "self.step.fill_(2)"): GPU,
-    ("sequential_digits.py", "UNTIL - time.monotonic() - 10", "- 11"): CLOCK,
-    ("movielens.py", "widths, dropouts, rates = widths[-2:]", "rates[1:3]"): (
-        "a size to try the script with: no result stands on it"
-    ),
-    ("paper_tables.py", "steps=20, evaluated=32, lengths=(16, 64)", "(17, 64)"): (
-        "a size to try the script with: no result stands on it"
-    ),
-    ("perceiver_ar.py", '"validation": round(mean(', ", 5)"): (
-        "a digit more, which the number of the tiny job happens not to have"
+    ("side_by_side.py", "self.step.fill_(1)", "self.step.fill_(2)"): (
+        "its line stands twice, so it was not asked again: a GPU that is played sees it since"
     ),
     ("hybrids.py", "runs.config(job, WARMUP, 1", "WARMUP, 2"): (
         "who is trained side by side is evaluated when its caller says: " + SAME
@@ -129,13 +121,9 @@ REASONS: dict[tuple[str, str, str], str] = {
     ("perceiver_history.py", "unfold(0, span", "unfold(-1"): "it has one axis: " + SAME,
     ("selective_steps.py", "(targets < 0)", "< -1"): "no answer is −100: " + SAME,
     ("runs.py", "done % 10 == 0", "=="): CLOCK,
-    ("selective_copying.py", '"curve": [[round(t, 3)', "round(t, 4)"): CLOCK,
-    ("sequential_digits.py", "UNTIL - time.monotonic() - 10", "- 9"): CLOCK,
-    ("side_by_side.py", "torch.cuda.stream(self.stream) if self.on_gpu", "not self.on_gpu"): GPU,
     ("stacked.py", "zip(names, grads, strict=True)", "strict=False"): (
         "a gradient for each name: " + SAME
     ),
-    ("stacked.py", "except Exception as error", "CosmicRay"): GPU,
 }
 
 
