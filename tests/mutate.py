@@ -1052,11 +1052,12 @@ sizes), *a margin of time*, *asked of in a browser*, *on a GPU*, *on the built s
 process*. Kernels of a GPU are not drawn, nor are annotations and docstrings. What has left the code
 leaves the table.
 
-Two things have to be known to read the first table. What lived of its first sample was looked at,
+Three things have to be known to read the first table. What lived of its first sample was looked at,
 tests were written, and it was asked again: its shares are of a sample that the tests have seen, and
 say what was mended. How much the tests see of what nobody has looked at says the second table, of
 another seed, by the first verdict. And as many mutants are drawn of a short file as of a long one,
-a third of the library's of code that draws pictures.
+a third of the library's of code that draws pictures. Of the experiments, what no record says is
+held to what it was (`tests/recipes.json`): that sees that a recipe changes, not that it was right.
 
 The rounds had what two busy cores left over, on Python 3.11 alone: a file that is not in the table
 has not been asked yet, and the same command goes on. Of what lived, a line of
