@@ -1060,9 +1060,9 @@ a third of the library's of code that draws pictures. Of the experiments, what n
 held to what it was (`tests/recipes.json`): that sees that a recipe changes, not that it was right.
 
 The rounds had what two busy cores left over, on Python 3.11 alone: a file that is not in the table
-has not been asked yet, and the same command goes on. Of what lived, a line of
-`linear_time_course.py` and the finished run of `training.py` got their tests after they were asked
-last.
+has not been asked yet, and the same command goes on. Of what lived, the finished run of
+`training.py` got its test after it was asked last, and so did what lived of the tools' seeds 1 to
+8: but for four, these wait to be asked again (`--again`).
 """
 
 
