@@ -429,11 +429,12 @@ def noted(tmp_path, monkeypatch):
     (tmp_path / "book").mkdir()
     (tmp_path / "tests" / "exercises").mkdir(parents=True)
     (tmp_path / "book" / "instructors.md").write_text(
-        "- 96: not this\n- 97: That all is *one*.\nwords - 97: no\n- 97: And two.\n", "utf8"
+        "- 96: not this\n- 97: That all is *one*.\nwords - 97: no\n- 97: And two.\n",
+        encoding="utf8",
     )
     (tmp_path / "tests" / "exercises" / "two_words.py").write_text(
         'def _hidden():\n    """Forgets\n    a sign."""\ndef plain(): pass\n'
-        'class Not:\n    """A class."""\ndef last():\n    """Is late."""\n', "utf8"
+        'class Not:\n    """A class."""\ndef last():\n    """Is late."""\n', encoding="utf8"
     )  # fmt: skip
     return tmp_path
 

@@ -223,7 +223,9 @@ def test_sheets_of_the_pages_are_asked_for_once(root: Path) -> None:
     docs = ["chapters/01-alpha", "chapters/02-beta", "book/preface"]
     text = (site(root) / "chapters" / "02-beta.html").read_text(encoding="utf8")
     more = '<style>a{}</style><link rel="stylesheet" href="https://x.org/a.css"></head>'
-    (site(root) / "chapters" / "02-beta.html").write_text(text.replace("</head>", more), "utf8")
+    (site(root) / "chapters" / "02-beta.html").write_text(
+        text.replace("</head>", more), encoding="utf8"
+    )
     made = BeautifulSoup(
         pdf.heads_of([pdf.Page(site(root), doc, docs) for doc in docs]), "html.parser"
     )
