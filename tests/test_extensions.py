@@ -454,7 +454,7 @@ def test_the_notes_for_teaching_a_chapter(noted):
              "- `hidden`: Forgets a sign.", "- `last`: Is late."]  # fmt: skip
     assert editions.notes("97").split("\n") == [*head, *errors, *wrong, "::::"]
     assert sys.path[-1] == str(noted / "book")
-    (noted / "book" / "instructors.md").write_text("", "utf8")
+    (noted / "book" / "instructors.md").write_text("", encoding="utf8")
     assert editions.notes("97").split("\n") == [*head, *wrong, "::::"]
 
 
