@@ -8,10 +8,10 @@ Within a table every model has the same blocks' width and number of blocks, the 
 same batches, and its learning rate chosen from the same list by the loss on validation sequences;
 where the best rate is an end of the list, the rates beyond are run. ``--size full`` is what is
 recorded: fewer updates than the papers took, at a rate that falls by half a cosine. ``--size
-published`` has their numbers of updates and, where they were constant, their rates (and, on
-induction heads, their width of attention), and ``--size small`` is a few updates on a CPU. A
-command that is stopped is resumed by the same command; with ``--seconds`` it stops by itself, and
-goes on where it was.
+published`` has their numbers of updates (but for H3's) and, where they were constant, their rates
+(and, on induction heads, their width of attention), and ``--size small`` is a few updates on a
+CPU. A command that is stopped is resumed by the same command; with ``--seconds`` it stops by
+itself, and goes on where it was.
 """
 
 import functools
