@@ -23,8 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("pytest", "xdist", "hypothesis", "torch", "jaxtyping", "beartype", "scipy", "safetensors")
 #: The book's tools and pages stay on one Python.
 BOOK = (
-    *("alone", "benchmarks", "build", "drawing", "explorer", "heartbeat", "layers", "notebooks"),
-    *("pages", "paths", "site", "workflows", "exercises"),
+    *("alone", "api", "assignments", "bank", "benchmarks", "binder", "build", "cards", "course"),
+    *("drawing", "exercises", "explorer", "extensions", "grade", "heartbeat", "kept", "keyboard"),
+    *("kills", "layers", "light", "lighthouse", "mathematics", "mutants", "notebooks", "pages"),
+    *("paths", "pdf", "reader", "site", "site_reader", "slides", "verdicts", "wire", "workflows"),
 )
 SETTINGS: dict[str, dict[str, str]] = {
     "plain": {},
