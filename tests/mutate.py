@@ -1061,8 +1061,7 @@ held to what it was (`tests/recipes.json`): that sees that a recipe changes, not
 
 The rounds had what two busy cores left over, on Python 3.11 alone: a file that is not in the table
 has not been asked yet, and the same command goes on. Of what lived, the finished run of
-`training.py` got its test after it was asked last, and so did what lived of the tools' seeds 1 to
-8: but for four, these wait to be asked again (`--again`).
+`training.py` got its test after it was asked last.
 """
 
 
