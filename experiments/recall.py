@@ -12,10 +12,10 @@ out around S_t = S_{t−1} A_t + w_t v_t k_tᵀ. Attention, Mamba and Mamba-2 ha
 ``--size small`` has every member of the family, in one block and one layer of 256 numbers, with a
 control, "DeltaNet without erasing"; it takes half an hour on a CPU. Titans (with its momentum) and
 TTT-Linear keep a second state beside the table, so half as many values; in RG-LRU, minGRU and
-minLSTM a state is a vector of as many channels. A pilot set its
-numbers of keys, tokens and updates: DeltaNet was to get nine in ten right with every seed, and
-linear attention was not. (400 updates and 32 kinds of tokens were tried as well; RetNet ran beside
-the two at 600. The pilot was scored on the test sequences of the runs.)
+minLSTM a state is a vector of as many channels. A pilot set its numbers of keys, tokens and
+updates: DeltaNet was to get nine in ten right with every seed, and linear attention was not. (400
+updates and 32 kinds of tokens were tried as well; RetNet ran beside the two at 600. The pilot was
+scored on the test sequences of the runs.)
 
 Every model has the same width, number of blocks, updates and batches, and three seeds at each
 learning rate of the same list. The rate is chosen by the loss on validation sequences; where the

@@ -19,9 +19,9 @@ from linear_time import checks, records
 from linear_time.ranking import Split
 from linear_time.ranking_scores import bootstrap_users, calibration, scores, within_users
 from linear_time.records import Record, packed
-from test_experiment_jobs import JOBS, caught, small
+from test_experiment_jobs import JOBS, caught, ratings, small
 
-__all__ = ["small"]
+__all__ = ["ratings", "small"]  # fixtures
 CPU = torch.device("cpu")
 F64 = torch.float64
 
@@ -32,14 +32,6 @@ def ticking(durations):
 
 
 # --- ratings -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ratings(small):
-    script = small("movielens")
-    script.exact.cache_clear()
-    yield script
-    script.exact.cache_clear()
 
 
 def test_the_time_of_a_training_step_is_the_median_after_five(ratings, monkeypatch):

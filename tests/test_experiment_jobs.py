@@ -190,19 +190,22 @@ def test_a_tiny_job(small, monkeypatch, name, job):
         assert n <= most.get(key, 0), f"{key}: {n} digits behind the point"
 
 
-def digits_kept(value: Any, key: str = "") -> list[tuple[str, int]]:
-    """Of every number in a row, by its place: how many digits it has behind the point."""
+def leaves(value: Any, key: str = "") -> list[tuple[str, Any]]:
+    """What a row has inside, each with its place; numbers of a list, and of steps, share one."""
     if isinstance(value, Mapping):
         inside = [
             (f"{key}.{k}" if not str(k).isdigit() else f"{key}.#", v) for k, v in value.items()
         ]
-        return [one for name, v in inside for one in digits_kept(v, name)]
+        return [one for name, v in inside for one in leaves(v, name)]
     if isinstance(value, (tuple, list)):
-        return [one for v in value for one in digits_kept(v, f"{key}.#")]
-    if isinstance(value, float):
-        text = f"{value:.12f}".rstrip("0")
-        return [(key, len(text) - text.index(".") - 1)]
-    return []
+        return [one for v in value for one in leaves(v, f"{key}.#")]
+    return [(key, value)]
+
+
+def digits_kept(row: Any) -> list[tuple[str, int]]:
+    """Of every number in a row, by its place: how many digits it has behind the point."""
+    texts = [(key, f"{x:.12f}".rstrip("0")) for key, x in leaves(row) if isinstance(x, float)]
+    return [(key, len(text) - text.index(".") - 1) for key, text in texts]
 
 
 # --- resuming ------------------------------------------------------------------------------------

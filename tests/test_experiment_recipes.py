@@ -36,6 +36,7 @@ from test_experiment_jobs import (
     TRAINED,
     caught,
     digits_kept,
+    leaves,
     run,
     small,
 )
@@ -529,16 +530,9 @@ def rounding(number: Any, digits: int | None = None) -> Any:
     return found
 
 
-def places(value: Any, key: str = "") -> list[tuple[str, int]]:
+def places(row: Any) -> list[tuple[str, int]]:
     """As ``digits_kept``, of what was rounded."""
-    if isinstance(value, Mapping):
-        inside = [
-            (f"{key}.{k}" if not str(k).isdigit() else f"{key}.#", v) for k, v in value.items()
-        ]
-        return [one for name, v in inside for one in places(v, name)]
-    if isinstance(value, (tuple, list)):
-        return [one for v in value for one in places(v, f"{key}.#")]
-    return [(key, value.digits)] if isinstance(value, Rounded) else []
+    return [(key, x.digits) for key, x in leaves(row) if isinstance(x, Rounded)]
 
 
 @pytest.mark.parametrize(("at", "name", "job"), WHOLE, ids=[f"{n}-{i}" for i, n, _ in WHOLE])
