@@ -456,7 +456,10 @@ def test_what_is_drawn_has_its_scale():
 
 
 def defaults() -> dict[str, dict[str, str]]:
-    """Of every public function and class of the package, its defaults and the public constants."""
+    """Of every public function and class of the package, its defaults and the public constants.
+
+    Whether Triton is installed is no promise: it is, wherever torch is a build for CUDA.
+    """
     found: dict[str, dict[str, str]] = {}
     for info in pkgutil.iter_modules(linear_time.__path__):
         if (
@@ -469,7 +472,7 @@ def defaults() -> dict[str, dict[str, str]]:
         for name, thing in vars(module).items():
             if name.startswith("_"):
                 continue
-            if isinstance(thing, (int, float, tuple)) and name.isupper():
+            if isinstance(thing, (int, float, tuple)) and name.isupper() and name != "INSTALLED":
                 found.setdefault(info.name, {})[name] = repr(thing)
             if getattr(thing, "__module__", None) != module.__name__ or not callable(thing):
                 continue
