@@ -54,6 +54,7 @@ def networks() -> list:
 
 def built(script, monkeypatch, name: str, job: dict) -> nn.Module:
     if name == "paper_tables":
+        experiment("recall")  # imported where a network is made, when the folder is not looked in
         table = script.SIZES[job["size"]][job["table"]]
         return script.network(table, job["model"], job["width"], job.get("blocks"))
     if name == "recall":
