@@ -102,7 +102,7 @@ def promised() -> dict[str, tuple[Callable, dict[str, Any]]]:
             own = getattr(function, "__module__", None) == module.__name__
             if name.startswith("_") or not own or not inspect.isfunction(function):
                 continue
-            if not re.search(r"^    Raises:$", function.__doc__ or "", re.MULTILINE):
+            if not re.search(r"^Raises:$", inspect.getdoc(function) or "", re.MULTILINE):
                 continue
             hints = typing.get_type_hints(inspect.unwrap(function))
             hints.pop("return", None)
