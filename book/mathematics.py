@@ -51,6 +51,12 @@ def mathml(tex: str, display: bool) -> str:
         made: str = converter().convert_with_local_state(tex, displaystyle=display)
     except LatexError as error:
         raise ValueError(f"{' '.join(str(error).split())} in {said!r}") from None
+    # A prime is high in the font already: as a script it would float above its letter, and shrink.
+    made = re.sub(
+        r"<mo>([′″‴])</mo>(</msu(?:p|bsup)>)",
+        r'<mpadded height="0.1em" voffset="-0.5em"><mo mathsize="140%">\1</mo></mpadded>\2',
+        made,
+    )
     # A fence of a given size that has a script: alone in a row, or Chromium draws it small.
     return re.sub(
         r"(<m(?:sub|sup|subsup)>)(<mo minsize=[^>]*>[^<]*</mo>)", r"\1<mrow>\2</mrow>", made

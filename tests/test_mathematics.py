@@ -48,6 +48,13 @@ def test_a_large_bracket_keeps_its_size_below_a_script():
     assert re.search(r"<msubsup><mrow><mo minsize=[^>]*>]</mo></mrow>", made)
 
 
+def test_a_prime_is_let_down_to_its_letter():
+    """The font draws it raised: raised again it stood above the letter's top, as good as unseen."""
+    for tex in ("h'", "c_n''"):
+        made = mathematics.mathml(tex, False)
+        assert re.search(r'<mpadded height="[^"]+" voffset="-0.5em"><mo [^>]*>[′″]</mo>', made)
+
+
 def test_a_page_s_characters_are_its_letters_upright_and_in_italics():
     page = mathematics.mathml(r"h \mathbb{R} \alpha, \operatorname{rank}", False)
     assert {chr(code) for code in mathematics.drawn(f"<p>Zz{page}Zz</p>")} == set("hℎℝα𝛼,rank")
