@@ -28,3 +28,20 @@ def test_finish_shows_a_labelled_figure(monkeypatch):
     figures.finish(fig)
     assert shown == [True] and ax.get_title(loc="left") == "a title"
     plt.close(fig)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [([0.07, 0.3], {"0.1", "0.2", "0.3"}), ([0.5, 20], {"1", "10"}), ([1, 1000], None)],
+)
+def test_a_short_logarithmic_axis_has_plain_numbers(times, expected):
+    fig, ax = figures.figure()
+    ax.loglog([1, 1000], times)
+    figures.label(ax, "length in tokens", "time in s")
+    figures.finish(fig)
+    fig.canvas.draw()
+    ticks = [*ax.yaxis.get_majorticklabels(), *ax.yaxis.get_minorticklabels()]
+    shown = {tick.get_text() for tick in ticks} - {""}
+    assert shown >= expected if expected else all("10^" in text for text in shown)
+    assert all("10^" in tick.get_text() for tick in ax.xaxis.get_majorticklabels())
+    plt.close(fig)

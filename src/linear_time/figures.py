@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
 #: Okabe and Ito's palette, distinguishable with every common colour-vision
 #: deficiency; its yellow is left out, being too pale for a line.
@@ -44,7 +45,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
     "font.family": "DejaVu Sans",
-    "image.cmap": "viridis",
+    "image.cmap": "Blues",
 }
 
 
@@ -80,8 +81,17 @@ def label(ax: Axes, x: str, y: str, title: str = "") -> None:
         ax.set_title(title)
 
 
+class _Plain(LogFormatterSciNotation):
+    """The labels of a logarithmic axis, written 0.3 and not 3 × 10⁻¹."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def finish(fig: Figure) -> None:
     """Show a figure, and refuse one whose axes have no labels.
+
+    The numbers on a logarithmic axis of less than two decades are plain ones.
 
     Raises:
         ValueError: if an axis that is drawn has no label.
@@ -90,6 +100,11 @@ def finish(fig: Figure) -> None:
         if not ax.axison or ax.get_label() == "<colorbar>":
             continue
         for axis in (ax.xaxis, ax.yaxis):
+            low, high = axis.get_view_interval()
+            powers = isinstance(axis.get_major_locator(), LogLocator)
+            if powers and 1e-3 < low < high < min(100 * low, 1e4):
+                axis.set_major_formatter(_Plain())
+                axis.set_minor_formatter(_Plain(labelOnlyBase=False))
             shown = axis.get_visible() and any(
                 t.get_visible() for t in axis.get_ticklabels()
             )

@@ -37,7 +37,7 @@ def ranker_drawing() -> Drawing:
     d.box(194, 144, 334, "*X*, a row a field", h=34, kind="input")
     d.arrow((194, 161), (194, 195), label="(*n*, *d*)")
     d.box(194, 212, 210, "interaction modules", h=34, kind="weights")
-    d.arrow((194, 229), (194, 263), label="(*n*', *d*)")
+    d.arrow((194, 229), (194, 263), label="(*n*′, *d*)")
     d.box(194, 280, 100, "MLP", h=34, kind="weights")
     d.arrow((194, 297), (194, 324), label="(1)", at=0.45)
     d.text(194, 335, "log-odds of a like")

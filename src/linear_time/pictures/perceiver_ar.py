@@ -41,8 +41,8 @@ def masks_drawing() -> Drawing:
     d.text(left + side * n / 2, 32, "(*m*, *n*) = (5, 12)", kind="input")
     d.text(right + side * m / 2, 14, "all others")
     d.text(right + side * m / 2, 32, "(*m*, *m*) = (5, 5)", kind="input")
-    d.text(left + side * 8.6, top + 30, "rows of a decoder")
-    d.text(left + side * 9.2, top + 46, "that have no latent")
+    d.text(left + 4.7 * side, top + 30, "rows of a decoder", anchor="start")
+    d.text(left + 4.7 * side, top + 46, "that have no latent", anchor="start")
     d.line((left - 8, low), (left - 14, low), (left - 14, low + side * m),
            (left - 8, low + side * m), kind="input")  # fmt: skip
     d.text(16, low + side * m / 2, "*m*", kind="input")
