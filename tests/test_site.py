@@ -303,6 +303,20 @@ def test_a_slanted_letter_is_not_cut_off(page: Page, address: str) -> None:
         assert room >= 0.15
 
 
+def test_a_formula_in_a_table_is_whole(page: Page, address: str) -> None:
+    """It makes its column as wide as it is: cut off at the column's edge, it lost its bracket."""
+    page.goto(address + "chapters/12-discretization.html")
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        beyond = page.evaluate(
+            """() => [...document.querySelectorAll("td span.math, th span.math")].map(box => {
+            const formula = box.querySelector("math").getBoundingClientRect();
+            return [box, box.closest("td, th")].map(
+              around => formula.right - around.getBoundingClientRect().right); }).flat()"""
+        )
+        assert len(beyond) > 20 and max(beyond) < 1
+
+
 def test_search_finds_a_word(page: Page, address: str) -> None:
     page.goto(address + "search.html?q=bilinear")
     # The results come one by one: the first is not the last.
