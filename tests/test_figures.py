@@ -45,3 +45,14 @@ def test_a_short_logarithmic_axis_has_plain_numbers(times, expected):
     assert shown >= expected if expected else all("10^" in text for text in shown)
     assert all("10^" in tick.get_text() for tick in ax.xaxis.get_majorticklabels())
     plt.close(fig)
+
+
+def test_powers_of_two_stay_powers():
+    fig, ax = figures.figure()
+    ax.plot([4, 64], [0, 1])
+    ax.set_xscale("log", base=2)
+    figures.label(ax, "length in tokens", "share")
+    figures.finish(fig)
+    fig.canvas.draw()
+    assert "$\\mathdefault{2^{4}}$" in {t.get_text() for t in ax.get_xticklabels()}
+    plt.close(fig)

@@ -101,8 +101,9 @@ def finish(fig: Figure) -> None:
             continue
         for axis in (ax.xaxis, ax.yaxis):
             low, high = axis.get_view_interval()
-            powers = isinstance(axis.get_major_locator(), LogLocator)
-            if powers and 1e-3 < low < high < min(100 * low, 1e4):
+            ten = getattr(axis.get_transform(), "base", 0) == 10
+            free = isinstance(axis.get_major_locator(), LogLocator)
+            if ten and free and 1e-3 < low < high < min(100 * low, 1e4):
                 axis.set_major_formatter(_Plain())
                 axis.set_minor_formatter(_Plain(labelOnlyBase=False))
             shown = axis.get_visible() and any(
