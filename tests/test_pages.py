@@ -1,6 +1,7 @@
 """The other pages: the ledger names real tests, the contents name every chapter."""
 
 import ast
+import functools
 import importlib
 import re
 
@@ -15,6 +16,7 @@ LEDGER = (ROOT / "book" / "ledger.md").read_text(encoding="utf8")
 CITED = re.findall(r"`(test_\w+\.py)::(\w+)`", LEDGER)
 
 
+@functools.cache
 def functions(file):
     tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
