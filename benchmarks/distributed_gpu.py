@@ -2,9 +2,6 @@
 
 Every job runs in one process a GPU, through NCCL; a row is the first process's, its times the
 slower one's. Without two GPUs nothing is recorded; ``--cpu`` tries the jobs in small, with gloo.
-
-Each row says whether the machine was at work for others as well (``--neighbours``). A run takes the
-place of the rows of its own kind, and leaves those of the other in the record.
 """
 
 import json
@@ -41,6 +38,21 @@ LENGTHS = [2**n for n in range(13, 19)]  # 8 K … 256 K
 HEADS, P, N, CHUNK, D_HEAD = 8, 64, 64, 256, 64
 MODEL = {"vocab_size": 256, "d_model": 1024, "n_layer": 16, "N": 64}
 TOKENS = 1024  # of a row
+# of earlier runs on other hosts: ms at the longest; tokens a second of one GPU and of two
+EARLIER = [
+    {
+        "others_at_work": False,
+        "scan_ms": {"one": 125.194, "heads": 89.564},
+        "attention_ms": {"one": 166.723, "ring": 169.88, "heads": 84.919},
+        "tokens_per_s": [56598, 99564],
+    },
+    {
+        "others_at_work": True,
+        "scan_ms": {"one": 148.219, "states": 74.21, "heads": 121.45},
+        "attention_ms": {"one": 168.962, "ring": 170.656, "heads": 86.676},
+        "tokens_per_s": [55699, 78507],
+    },
+]
 
 
 def small():
@@ -300,7 +312,6 @@ def work(rank, world, todo, store, file, options):
         row = {
             **job,
             "ranks": world,
-            "neighbours": options.neighbours,
             **PARTS[job["part"]](job, rank, world, device, options.repeats),
         }
         if rank == 0:
@@ -315,16 +326,13 @@ def main():
     parser = bench.parser(__doc__, repeats=7, threads=1)
     parser.add_argument("--seconds", type=float, default=90, help="of each number of processes")
     parser.add_argument("--cpu", action="store_true", help="try the jobs in small, with gloo")
-    parser.add_argument(
-        "--neighbours", action="store_true", help="others are at work on the machine: said in rows"
-    )
     options = bench.start(parser)
     if not options.cpu and torch.cuda.device_count() < 2:
         print("left out: fewer than two GPUs")
         return
     if options.cpu:
         small()
-    rows = of_the_other_kind(options)
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for world, todo in jobs().items():
             file = Path(folder, f"rows{world}")
@@ -339,14 +347,6 @@ def main():
             write(options, rows)
 
 
-def of_the_other_kind(options):
-    """The rows of a record that is there, without or with neighbours as this run is not."""
-    if not Path(options.out, "distributed_gpu.json").exists():
-        return []
-    before = records.read("distributed_gpu", options.out)
-    return [dict(row) for row in before if row["neighbours"] != options.neighbours]
-
-
 def write(options, rows):
     settings = {
         "ms": "quartiles of wall time, from when all are ready until the slowest is",
@@ -355,10 +355,10 @@ def write(options, rows):
         "attention": {"heads": HEADS, "d_head": D_HEAD, "dtype": "bfloat16", "forward": "only"},
         "training": {**MODEL, "tokens": TOKENS, "equal": "float32", "speed": "TF32"},
         "bytes": "that leave a process, of a ring",
-        "neighbours": "whether the machine's other GPUs and its processors were at work meanwhile",
+        "earlier": EARLIER,
     }
     machine = records.machine("cpu" if options.cpu else "cuda")
-    command = "python benchmarks/distributed_gpu.py" + " --neighbours" * options.neighbours
+    command = "python benchmarks/distributed_gpu.py"
     Record("distributed_gpu", command, (machine,), settings, tuple(rows)).write(options.out)
 
 

@@ -1,6 +1,7 @@
 """What the benchmarks share: every script starts, and its record is read as it was written."""
 
 import argparse
+import json
 import re
 import sys
 
@@ -53,32 +54,25 @@ def test_a_record_is_read_as_it_was_written(bench, tmp_path, monkeypatch):
     assert machine["device"].endswith(", 3 threads") and "numpy" in machine
 
 
-def test_a_run_beside_neighbours_leaves_the_rows_of_the_one_alone(bench, tmp_path):
-    """And takes the place of its own; the command says which came last."""
-    script = load(FOLDER / "distributed_gpu.py")
-    for neighbours, ms in ((False, 1), (True, 2), (True, 3), (False, 4)):
-        options = argparse.Namespace(out=tmp_path, neighbours=neighbours, cpu=True, repeats=1)
-        row = {"part": "scan", "neighbours": neighbours, "ms": [ms] * 3}
-        script.write(options, [*script.of_the_other_kind(options), row])
-        found = records.read("distributed_gpu", tmp_path)
-        assert found.command.endswith("--neighbours") == neighbours
-    assert {row["neighbours"]: row["ms"][1] for row in found} == {True: 3, False: 4}
-    assert len(found) == 2
-
-
-def test_both_runs_on_two_gpus_are_whole(bench):
-    """But for the times of states alone on the machine, which were of another sum."""
+def test_the_run_on_two_gpus_is_whole(bench):
+    """Each job has one row, and none is of another script; the other hosts' times stand beside."""
     script = load(FOLDER / "distributed_gpu.py")
     record = records.read("distributed_gpu")
-    kept = {True: 0, False: 0}
-    for ranks, jobs in script.jobs().items():
-        for job in jobs:
-            rows = [row for row in record if {**job, "ranks": ranks}.items() <= row.items()]
-            replaced = job["part"] == "exact" or job.get("school") == "states"
-            assert [row["neighbours"] for row in rows] == ([True] if replaced else [False, True])
-            for row in rows:
-                kept[row["neighbours"]] += 1
-    assert kept == {True: 50, False: 36} and len(record) == 86
+    jobs = [{**job, "ranks": ranks} for ranks, todo in script.jobs().items() for job in todo]
+    for job in jobs:
+        assert sum(job.items() <= row.items() for row in record) == 1, job
+    assert len(record) == len(jobs) == 50
+    assert json.dumps(record.settings["earlier"]) == json.dumps(script.EARLIER)
+
+
+def test_a_run_on_two_gpus_takes_the_place_of_the_one_before(bench, tmp_path):
+    script = load(FOLDER / "distributed_gpu.py")
+    options = argparse.Namespace(out=tmp_path, cpu=True, repeats=1)
+    for ms in (1, 2):
+        script.write(options, [{"part": "scan", "ms": [ms] * 3}])
+    found = records.read("distributed_gpu", tmp_path)
+    assert [list(ms) for ms in found.values("ms")] == [[2] * 3]
+    assert found.settings.keys() == records.read("distributed_gpu").settings.keys()
 
 
 def test_a_generated_token_goes_on_from_the_one_before(bench):
