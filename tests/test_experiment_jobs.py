@@ -301,7 +301,6 @@ def test_the_jobs_of_a_script(small, monkeypatch, tmp_path, name):
 
 #: There was not the time for all: README.md of the experiments says what is there.
 UNFINISHED = (
-    "hybrids",
     "paper_copying",
     "paper_induction_published",
     "paper_recall",

@@ -244,7 +244,7 @@ class Trial(NamedTuple):
 def trials(task: str, folder: Path | None = None) -> list[Trial]:
     """The recorded comparison, a row a model, in the order of attention.
 
-    Not every sweep was finished: ``inside`` says of which.
+    Every best rate is inside its sweep.
 
     Args:
         task: "text" or "recall".
