@@ -703,7 +703,7 @@ def test_where_a_chosen_rate_of_recall_is_the_largest_that_was_tried():
         assert {round(lr, 4) for lr in runs.values("lr")} >= {0.0001, 0.0005, 0.0022, 0.01}
 
 
-def test_a_wider_mamba_is_not_better_at_eight_pairs_in_3000_updates():
+def test_beyond_width_128_mamba_is_no_better_at_eight_pairs_in_3000_updates():
     assert means("Mamba", 8) == {64: 0.13, 128: 0.62, 256: 0.45, 512: 0.14}
     assert means("Mamba", 16) == {128: 0.08, 256: 0.07, 512: 0.07}
     runs = by_width("Mamba", 8)
