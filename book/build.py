@@ -6,6 +6,9 @@ and the records that it or they read (`records.read("…")`). Where the digest d
 runs again, and `_ext/linear_time_book.py` then has its page rendered again. Every chapter is cached
 as it ends, so a build that was killed goes on where it stopped. `kept.py` lays into the same cache
 what nbval has executed.
+
+Beside the rendered pages stands what they were made of and what they are. Where both still hold,
+nothing is rendered.
 """
 
 from __future__ import annotations
@@ -375,6 +378,96 @@ def render(root: Path, build: Path, edition: str = "public") -> bool:
     return True
 
 
+# What a site was rendered of, and what it is
+
+
+def hashed(path: Path) -> str:
+    """The hash of a file; nothing where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """All files of a folder, but what is hidden, built or compiled in it."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir():
+            if not path.name.startswith(".") and path.name not in ("_build", "__pycache__"):
+                yield from files_in(path)
+        else:
+            yield path
+
+
+def commit(root: Path) -> str:
+    """The commit, by whose history pages are dated, and whether there is more before it."""
+    command = ["git", "rev-parse", "HEAD", "--is-shallow-repository"]
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return ""
+
+
+def browser(root: Path) -> str | None:
+    """What draws the cards."""
+    if not (root / "book" / "cards.py").is_file():
+        return None
+    import cards
+
+    return cards.chromium()
+
+
+def inputs(root: Path, build: Path, edition: str) -> str:
+    """One hash of all that the pages, cards and slides of an edition may come of.
+
+    These are all files of the checkout, whether a page shows them or not, the executed outputs and
+    when they were, the commit, Python, the installed packages, and the browser.
+    """
+    folders = [Path(folder) for folder in sys.path if folder]
+    packages = sorted(found.name for folder in folders for found in folder.glob("*-info"))
+    given = [edition, sys.version, os.environ.get("SOURCE_DATE_EPOCH"), commit(root), browser(root)]
+    cache = cache_of(build, {})
+    executed = sorted(
+        [record.uri, record.hashkey, str(record.created), json.dumps(record.data)]
+        for record in cache.list_cache_records()
+    )
+    outputs = files_in(build / ".jupyter_cache" / "executed")
+    files = [[str(path.relative_to(root)), hashed(path)] for path in (*files_in(root), *outputs)]
+    return hashlib.sha256(json.dumps([given, packages, executed, files]).encode()).hexdigest()
+
+
+def note_rendered(folder: Path, given: str) -> None:
+    """Write down what a site was rendered of, and what it is."""
+    site, noted = folder / "html", folder / ".rendered.json"
+    paths = (path for path in site.rglob("*") if path.is_file())
+    made = {path.relative_to(site).as_posix(): hashed(path) for path in paths}
+    written = noted.with_suffix(".new")
+    written.write_text(json.dumps({"inputs": given, "outputs": made}), encoding="utf8")
+    written.replace(noted)
+
+
+def as_rendered(folder: Path, given: str) -> bool:
+    """Whether the site of a build's folder is whole, and what would be rendered again.
+
+    A file that is not what was written goes. Then every page is read and written again, unless it
+    is of the cards and slides, which are made anew in any case.
+    """
+    site, noted, unfinished = folder / "html", folder / ".rendered.json", folder / ".rendering"
+    try:
+        before = json.loads(noted.read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return False
+    spoilt = [name for name, made in before["outputs"].items() if hashed(site / name) != made]
+    if not spoilt and before["inputs"] == given and not unfinished.exists():
+        return True
+    noted.unlink()
+    for name in spoilt:
+        (site / name).unlink(missing_ok=True)
+        if not name.startswith(("slides/", "_static/cards/")):
+            unfinished.touch()
+    return False
+
+
 def main() -> int:
     """Build the book of the current checkout."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -399,21 +492,30 @@ def main() -> int:
             return 1
         if options.execute_only:
             return 0
-        if not render(root, build, options.edition):
-            return 1
-        site = edition_folder(build, options.edition) / "html"
-        if (root / "book" / "cards.py").is_file():  # a small book has none, nor slides
-            import cards
-
-            cards.build(site)
-        if (root / "book" / "slides").is_dir():
-            import slides  # not before: a small book has no decks, and needs none of it
-
-            try:
-                slides.build(site)
-            except (FileNotFoundError, ValueError) as error:
-                print(f"slides: {error}", file=sys.stderr)
+        folder = edition_folder(build, options.edition)
+        site, given = folder / "html", inputs(root, build, options.edition)
+        if as_rendered(folder, given):
+            print("Nothing that a page is made of has changed: the site is as it was", flush=True)
+        else:
+            if not render(root, build, options.edition):
                 return 1
+            if (root / "book" / "cards.py").is_file():  # a small book has none, nor slides
+                import cards
+
+                cards.build(site)
+            if (root / "book" / "slides").is_dir():
+                import slides  # not before: a small book has no decks, and needs none of it
+
+                try:
+                    slides.build(site)
+                except (FileNotFoundError, ValueError) as error:
+                    print(f"slides: {error}", file=sys.stderr)
+                    return 1
+        if (root / "book" / "status.py").is_file():
+            import status
+
+            status.tell(root, site)
+        note_rendered(folder, given)
     print(f"\nThe book is at {(site / 'index.html').as_uri()}")
     return 0
 

@@ -127,15 +127,22 @@ def test_a_build_follows_the_source(root: Path) -> None:
     assert "the answer is 42" in html(root, "chapters/01-alpha")
     assert "The number that the page shows" in html(root, "book/api")
 
-    # Nothing changed: nothing runs, nothing is read, and it is quick.
+    # Nothing that a page shows changed: nothing runs, and nothing is read.
     before = pickled(root)
-    started = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert run(root).returncode == 0
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)  # processor time: others may compute too
-    spent = ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
-    assert spent < 15
+    (root / "notes").write_text("of no page", encoding="utf8")
+    again = run(root)
+    assert again.returncode == 0 and "Rendered" in again.stdout
     assert sorted(runs(root)) == ["alpha", "gamma"]
     assert pickled(root) == before
+
+    # Nothing changed at all: nothing is rendered, and it is quick.
+    started = resource.getrusage(resource.RUSAGE_CHILDREN)
+    third = run(root)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)  # processor time: others may compute too
+    spent = ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
+    assert third.returncode == 0 and spent < 5
+    assert "Rendering" not in third.stdout and "the site is as it was" in third.stdout
+    assert (root / "_build" / "html" / "index.html").as_uri() in third.stdout
 
     # A module that the chapter's module imports: that chapter alone runs again, and its page
     # shows the new output. A docstring shows on the page of the API.
@@ -390,7 +397,11 @@ class Small:
         for name in ("cards", "slides"):
             made = types.ModuleType(name)
             made.build = self.noted(name)  # type: ignore[attr-defined]
+            made.chromium = lambda: None  # type: ignore[attr-defined]
             patch.setitem(sys.modules, name, made)
+        told = types.ModuleType("status")
+        told.tell = self.noted("status")  # type: ignore[attr-defined]
+        patch.setitem(sys.modules, "status", told)
         patch.setattr(build.fcntl, "flock", lambda lock, how: self.calls.append(("lock", how)))
         patch.setenv("PYTHONPATH", "before")
         self.patch = patch
@@ -418,12 +429,14 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
 
 
 @pytest.mark.parametrize("edition", ["public", "without-solutions"])
-@pytest.mark.parametrize("parts", [(), ("slides",), ("cards",), ("cards", "slides")])
+@pytest.mark.parametrize(
+    "parts", [(), ("slides",), ("cards",), ("cards", "slides"), ("cards", "status")]
+)
 def test_cards_and_slides_are_made_where_a_book_has_them(
     small: Small, edition: str, parts: tuple[str, ...]
 ) -> None:
-    if "cards" in parts:
-        (small.root / "book" / "cards.py").touch()
+    for name in {"cards", "status"} & set(parts):
+        (small.root / "book" / f"{name}.py").touch()
     if "slides" in parts:
         (small.root / "book" / "slides").mkdir()
     assert small.run("--edition", edition) == 0
@@ -433,7 +446,8 @@ def test_cards_and_slides_are_made_where_a_book_has_them(
     assert small.calls[1:3] == [
         ("execute", small.root, made, 77), ("render", small.root, made, edition),
     ]  # fmt: skip
-    assert all(call[1:] == (site,) for call in small.calls[3:])
+    for name, *given in small.calls[3:]:
+        assert given == ([small.root, site] if name == "status" else [site])
     assert os.environ["PYTHONPATH"] == f"{small.root / 'src'}{os.pathsep}before"
 
 
@@ -453,6 +467,213 @@ def test_a_build_ends_where_a_step_fails(
     small.says |= says
     assert small.run(*options) == code
     assert small.names()[-1] == last
+
+
+@pytest.mark.parametrize("ends", ["render", "slides", "kill", None])
+def test_a_site_is_rendered_again_until_it_was_made_to_the_end(
+    small: Small, ends: str | None, capsys
+) -> None:
+    """And then it is left as it is; what tests said since is written into it nevertheless."""
+    (small.root / "book" / "slides").mkdir()
+    (small.root / "book" / "status.py").touch()
+    site = small.root / "_build" / "html"
+
+    def rendered(*given: object) -> bool:
+        small.calls.append(("render", *given))
+        (site.parent / ".rendering").touch()
+        site.mkdir(exist_ok=True)
+        (site / "index.html").write_text("page", encoding="utf8")
+        if small.says["render"] == "kill":
+            raise KeyboardInterrupt
+        (site.parent / ".rendering").unlink()
+        return small.says["render"]
+
+    small.patch.setattr(build, "render", rendered)
+    assert small.run() == 0
+    page = small.root / "page.md"
+    page.write_text("changed", encoding="utf8")
+    if ends == "kill":
+        small.says["render"] = "kill"
+        with pytest.raises(KeyboardInterrupt):
+            small.run()
+    elif ends:
+        small.says[ends] = False if ends == "render" else "fails"
+        assert small.run() == 1
+    if ends:
+        page.unlink()  # all is as it was before: the site is not known to be
+    small.says |= {"render": True, "slides": True}
+    capsys.readouterr()
+    for again in (True, False, False):
+        small.calls.clear()
+        assert small.run() == 0
+        made = ["render", "slides"] if again else []
+        assert small.names() == ["lock", "execute", *made, "status"]
+        said = "Nothing that a page is made of has changed: the site is as it was\n"
+        assert (said in capsys.readouterr().out) is not again
+
+
+class Site:
+    """A checkout that was rendered, as files: of what, and into what."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.build = root, root / "_build"
+        self.write("_build/.jupyter_cache/executed/one/base.ipynb", "the outputs")
+        for name in (
+            *("_toc.yml", "_config.yml", "requirements.txt", "CHANGELOG.md", "book/page.md"),
+            *("chapters/01-a.ipynb", "book/course.py", "book/_ext/own.py", "book/slides/01.md"),
+            *("book/_static/own.css", "book/_templates/foot.html", "src/linear_time/a.py"),
+            *("src/linear_time/recorded/a.json", "tests/exercises/a.py", "book/references.bib"),
+        ):
+            self.write(name, "text")
+        for name in ("index.html", "chapters/01-a.html", "_images/a.webp", "_static/a.css"):
+            self.write(f"_build/html/{name}", "made")
+        for name in ("slides/01.html", "_static/cards/a.png"):
+            self.write(f"_build/html/{name}", "made")
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf8")
+        return path
+
+    def inputs(self, edition: str = "public") -> str:
+        return build.inputs(self.root, self.build, edition)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setattr(build, "cache_of", lambda folder, digests: Records)
+    Records.there = [Records.one()]
+    (tmp_path / "packages").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "packages"), ""])
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    return Site(tmp_path / "checkout")
+
+
+class Records:
+    """In the place of the cache's list of what was executed."""
+
+    there: list = []  # noqa: RUF012
+
+    @staticmethod
+    def one(**other: object) -> object:
+        given = {"uri": "a.ipynb", "hashkey": "one", "created": 7, "data": {"digest": "d"}}
+        return types.SimpleNamespace(**given | other)
+
+    @staticmethod
+    def list_cache_records() -> list:
+        return Records.there
+
+
+def test_what_a_page_may_show_is_seen(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever file of the checkout changes, comes, goes or has another name."""
+    before = site.inputs()
+    assert site.inputs() == before
+    assert {site.inputs(e) for e in ("public", "without-solutions", "instructor")} > {before}
+    assert len({site.inputs(e) for e in ("public", "without-solutions", "instructor")}) == 3
+    paths = [
+        path
+        for path in site.root.rglob("*")
+        if path.is_file() and path.relative_to(site.root).parts[:2] != ("_build", "html")
+    ]
+    assert len(paths) == 16
+    for path in paths:
+        path.write_text("text of another kind", encoding="utf8")
+        assert site.inputs() != before, path
+        path.unlink()
+        assert site.inputs() != before, path
+        path.write_text("the outputs" if "_build" in path.parts else "text", encoding="utf8")
+        assert site.inputs() == before, path
+        path.rename(path.with_name("other"))
+        assert site.inputs() != before, path
+        path.with_name("other").rename(path)
+        (path.parent / "new").touch()
+        assert site.inputs() != before, path.parent
+        (path.parent / "new").unlink()
+    for name in ("_build/logs/unit.log", "_build/html/new.html", ".cache/a", "src/__pycache__/a"):
+        site.write(name, "of no page")
+        assert site.inputs() == before, name
+    for other in ({"created": 8}, {"data": {"digest": "e"}}, {"uri": "b"}, {"hashkey": "two"}):
+        Records.there = [Records.one(**other)]
+        assert site.inputs() != before, other
+    for there in ([], [Records.one(), Records.one(uri="b")]):
+        Records.there = there
+        assert site.inputs() != before
+    Records.there = [Records.one()]
+    (installed := site.root.parent / "packages" / "sphinx-7.4.7.dist-info").mkdir()
+    with_package = site.inputs()
+    installed.rename(installed.with_name("sphinx-7.4.8.dist-info"))
+    assert len({before, with_package, site.inputs()}) == 3
+    installed.with_name("sphinx-7.4.8.dist-info").rmdir()
+    for change in (
+        lambda patch: patch.setenv("SOURCE_DATE_EPOCH", "7"),
+        lambda patch: patch.setattr(build.sys, "version", "3.11.99"),
+        lambda patch: patch.setattr(build, "commit", lambda root: "another"),
+        lambda patch: patch.setattr(build, "browser", lambda root: "another"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            change(patch)
+            assert site.inputs() != before
+    assert site.inputs() == before
+
+
+def test_the_commit_and_the_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build.commit(tmp_path).strip() == ""
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "a"],
+    ):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    head, shallow = build.commit(tmp_path).split()
+    assert re.fullmatch("[0-9a-f]{40}", head) and shallow == "false"
+    monkeypatch.setenv("PATH", "")
+    assert build.commit(tmp_path) == ""
+    monkeypatch.setitem(sys.modules, "cards", types.SimpleNamespace(chromium=lambda: "/a/chrome"))
+    assert build.browser(tmp_path) is None
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "cards.py").touch()
+    assert build.browser(tmp_path) == "/a/chrome"
+
+
+def test_a_site_that_is_not_what_was_written_is_made_again(site: Site) -> None:
+    """The file that was cut or is gone, with all that is written beside it; others stay."""
+    folder, html = site.build, site.build / "html"
+    noted, unfinished = folder / ".rendered.json", folder / ".rendering"
+    made = {path: path.read_bytes() for path in html.rglob("*") if path.is_file()}
+
+    def rendered() -> None:
+        for path, data in made.items():
+            path.write_bytes(data)
+        unfinished.unlink(missing_ok=True)
+        build.note_rendered(folder, "given")
+        assert not noted.with_suffix(".new").exists()
+
+    assert not build.as_rendered(folder, "given") and not unfinished.exists()
+    rendered()
+    assert build.as_rendered(folder, "given") and build.as_rendered(folder, "given")
+    (html / "own.html").touch()  # not the build's
+    os.utime(html / "index.html", (7, 7))
+    assert build.as_rendered(folder, "given") and noted.exists()
+    (html / "own.html").unlink()
+    for path, data in made.items():
+        apart = path.name in ("01.html", "a.png")  # slides and cards are made after the pages
+        for spoil in (lambda path: path.write_bytes(data[:2]), lambda path: path.unlink()):  # noqa: B023
+            rendered()
+            spoil(path)
+            assert not build.as_rendered(folder, "given"), path
+            assert not path.exists() and not noted.exists()
+            assert unfinished.exists() is not apart
+            assert {p for p in html.rglob("*") if p.is_file()} == set(made) - {path}
+    rendered()
+    assert not build.as_rendered(folder, "other")
+    assert not noted.exists() and not unfinished.exists() and all(map(Path.exists, made))
+    rendered()
+    unfinished.touch()
+    assert not build.as_rendered(folder, "given")
+    for torn in ("", '{"inputs": "giv'):
+        rendered()
+        noted.write_text(torn, encoding="utf8")
+        assert not build.as_rendered(folder, "given")
 
 
 def test_a_second_build_waits_for_the_first(small: Small) -> None:

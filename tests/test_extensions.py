@@ -7,6 +7,7 @@ meets small pages made for it, so that a step that does nothing, or the opposite
 import importlib
 import inspect
 import json
+import os
 import sys
 from datetime import datetime
 from io import BytesIO
@@ -17,6 +18,7 @@ import nbformat
 import pytest
 from docutils import nodes
 from docutils.parsers.rst.directives import unchanged_required
+from docutils.utils import new_document
 from fontTools.ttLib import TTFont
 from sphinx.errors import ExtensionError
 
@@ -68,7 +70,7 @@ def test_an_extension_is_connected_and_may_run_in_parallel(name, tmp_path, monke
         and "env" not in str(function.__annotations__.get("return"))
     ]
     helpers = {"setup", "terms_of", "formulas_of", "introduced", "say_chapters"}
-    helpers |= {"documented", "listed"}
+    helpers |= {"documented", "listed", "side_by_side"}
     assert set(takes_app) - helpers == set(events)
     directives = [
         thing
@@ -91,10 +93,14 @@ ORDER = {
     "without_doors": ("config-inited", 900),
     "outdated_chapters": ("env-get-outdated", 500),
     "outdated_status": ("env-get-outdated", 500),
+    "keep_status": ("env-merge-info", 500),
+    "say_safe": ("builder-inited", 500),
     "restore_numbers": ("env-get-updated", 100),
     "write_all_after_reading": ("env-get-updated", 500),
     "number_by_chapter": ("env-get-updated", 900),
     "note_reading": ("env-before-read-docs", 500),
+    "share_out": ("env-before-read-docs", 500),
+    "one_document": ("doctree-read", 900),
     "edit_markdown": ("source-read", 500),
     "mend_docstring": ("autodoc-process-docstring", 400),
     "shown_or_gone": ("doctree-read", 500),
@@ -214,6 +220,75 @@ def test_numbers_have_the_chapter_before_them_and_are_given_back():
     assert env.toc_fignumbers["book/a"]["table"] == {"one": (1,)}
     book.restore_numbers(None, env)
     assert env.toc_fignumbers["chapters/12-b"]["figure"]["late"] == (10,)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes"), [({3}, 1), ({0, 1}, 3), (set(range(4)), 5), (set(range(64)), 5)]
+)
+def test_pages_are_read_side_by_side(cores, processes, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores, raising=False)
+    app = site(Path())
+    book.setup(app)
+    assert app.parallel == processes
+    monkeypatch.delattr(os, "sched_getaffinity")
+    book.setup(app)
+    assert app.parallel == 1
+
+
+def test_what_keeps_no_count_may_be_read_side_by_side():
+    """What sphinx_proof has in its domain is nothing, or it would have to be put together."""
+    names = ("sphinx_jupyterbook_latex", "sphinx_multitoc_numbering", "another")
+    extensions = {name: SimpleNamespace(parallel_read_safe=None) for name in names}
+    book.say_safe(site(Path(), extensions=extensions))
+    assert [one.parallel_read_safe for one in extensions.values()] == [True, True, None]
+    book.say_safe(site(Path(), extensions={}))
+    assert book.ProofDomain.merge_domaindata(None, ["a"], {}) is None
+    assert book.ProofDomain.initial_data == {}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("number", [0, 1, 5, 6, 88])
+def test_long_pages_are_shared_out(processes, number, tmp_path):
+    sizes = {f"page-{at:02}": at * at % 89 for at in range(number)}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    env = SimpleNamespace(doc2path=lambda name: str(tmp_path / name))
+    names = list(sizes)
+    assert book.share_out(SimpleNamespace(parallel=processes), env, names) is None
+    assert sorted(names) == sorted(sizes)
+    parts = book.make_chunks(names, processes)
+    longest = sorted(sizes, key=sizes.get, reverse=True)[: len(parts)]
+    assert all(sum(name in part for name in longest) <= 1 for part in parts)
+    if number == 88:
+        weights = [sum(map(sizes.get, part)) for part in parts if len(part) == len(parts[0])]
+        assert max(weights) < 1.1 * min(weights)
+
+
+@pytest.mark.parametrize("names", [["book/a"], ["book/a", "book/api/cost"], ["book/api"]])
+def test_pages_of_the_api_are_read_with_all_modules_there(names, tmp_path, monkeypatch):
+    """A function of one kind for each of its arguments' types is joined by other modules."""
+    seen = []
+    package = SimpleNamespace(__path__=["where"])
+    monkeypatch.setattr(book, "import_module", lambda name: seen.append(name) or package)
+    modules = [SimpleNamespace(name=f"linear_time.{name}") for name in ("a", "b.c")]
+    walked = lambda path, prefix: modules * (path == ["where"] and prefix == "linear_time.")  # noqa: E731
+    monkeypatch.setattr(book.pkgutil, "walk_packages", walked)
+    env = SimpleNamespace(doc2path=lambda name: str(tmp_path))
+    book.share_out(SimpleNamespace(parallel=2), env, list(names))
+    wanted = ["linear_time", "linear_time.a", "linear_time.b.c"]
+    assert seen == (wanted if names[-1].startswith("book/api") else [])
+
+
+def test_all_nodes_of_a_page_know_it():
+    page, part = new_document("page"), new_document("part")
+    part += nodes.section("", nodes.paragraph("", "", nodes.strong("", "a")))
+    for node in part.findall():
+        node.document = part
+    part[0].document = page  # as it is done for what is put in
+    page.extend(part.children)
+    assert {node.document for node in page.findall()} == {page, part}
+    book.one_document(None, page)
+    assert {node.document for node in page.findall()} == {page}
 
 
 @pytest.mark.parametrize(("read", "written"), [([], []), (["book/a"], ["book/a", "chapters/12-b"])])
@@ -1060,7 +1135,7 @@ def test_when_a_page_was_executed(data, wanted, tmp_path, monkeypatch):
     assert results.executed(SimpleNamespace(), tmp_path / "a.ipynb") is None
 
 
-def test_the_status_adds_up_and_says_whether_tests_ran(tmp_path, monkeypatch):
+def test_the_status_adds_up(tmp_path, monkeypatch):
     counted = SimpleNamespace(title="A", compared=3, assertions=5, results=["r", "s"])
     for name in ("11-a", "12-b"):
         (tmp_path / f"{name}.ipynb").write_text(
@@ -1074,9 +1149,8 @@ def test_the_status_adds_up_and_says_whether_tests_ran(tmp_path, monkeypatch):
     assert lines[2] == "| [A](../chapters/11-a.ipynb) | 01 May 2026 | 61 | 3 | 5 | 2 | 1 |"
     assert lines[3] == "| [A](../chapters/12-b.ipynb) | not by this build |  | 3 | 5 | 2 | 1 |"
     assert lines[4] == "| **together** | | **61** | **6** | **10** | **4** | **2** |"
-    assert lines[-1].startswith("No `make test` ended") and "Python 3." in lines[6]
-    monkeypatch.setattr(results, "last_tests", lambda root: ["- `unit`: 7 passed"])
-    assert results.status_lines(None, tmp_path)[-1] == "- `unit`: 7 passed"
+    assert lines[6:] == [f"Computed with {', '.join(results.versions())}."]
+    assert lines[6].startswith("Computed with Python 3.")
 
 
 @pytest.fixture
@@ -1163,7 +1237,8 @@ def test_the_citation_and_the_status_are_parsed_in_place(stated, monkeypatch):
     assert lines == [words, "", "```bibtex", *entry, "```"] and isinstance(holder, nodes.container)
     monkeypatch.setattr(results, "status_lines", lambda env, root: ["a", str(root)])
     made, depends, parsed = stated(results.StatusDirective)
-    assert made.run() == []
+    (place,) = made.run()
+    assert isinstance(place, nodes.container) and place["classes"] == ["lt-last-tests"]
     assert made.env.lt_status == ["a", str(stated.root)] == parsed[0][0]
     assert depends == stated.chapters and not results.Listed.has_content
 
@@ -1192,6 +1267,13 @@ def test_the_status_is_read_again_where_something_ran(found, before, again, monk
     if before is not None:
         env.lt_status = before
     assert results.outdated_status(None, env, set(), set(), set()) == again
+
+
+@pytest.mark.parametrize("read", [{results.STATUS, "a"}, {"a"}])
+def test_the_status_is_remembered_by_whoever_read_it(read):
+    env = SimpleNamespace(lt_status="before")
+    results.keep_status(None, env, read, SimpleNamespace(lt_status="new"))
+    assert env.lt_status == ("new" if results.STATUS in read else "before")
 
 
 def test_extensions_find_each_other_s_modules():

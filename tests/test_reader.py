@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
 
 import linear_time
-from book import CHAPTERS, ROOT
+from book import CHAPTERS, ROOT, load
 
+status = load(ROOT / "book" / "status.py")
 STATIC = ROOT / "book" / "_static"
 GLOSSARY = (ROOT / "book" / "glossary.md").read_text(encoding="utf8")
 #: The words of each entry, and its senses, one a paragraph.
@@ -180,17 +182,47 @@ def test_the_ledger_is_counted_by_whose_mistakes(results):
     assert own == len(re.findall(r"(?m)^\|[^|]*\|[^|]*\d November 2026[^|]*\|", text))
 
 
-def test_the_last_lines_of_the_tests(results, tmp_path):
-    assert results.last_tests(tmp_path) == []
+def test_the_last_lines_of_the_tests(tmp_path):
+    assert status.last_tests(tmp_path) == []
     logs = tmp_path / "_build" / "logs"
     logs.mkdir(parents=True)
     (logs / "unit.log").write_text("…\n===== 7 passed, 1 skipped in 3.1s =====\n", encoding="utf8")
     (logs / "nbval.log").write_text("killed in the middle\n", encoding="utf8")
     (logs / "site.log").write_text("= 1 failed, 3 passed in 9s =\n", encoding="utf8")
-    assert results.last_tests(tmp_path) == [
-        "- `unit`: 7 passed, 1 skipped in 3.1s",
-        "- `site`: 1 failed, 3 passed in 9s",
+    assert status.last_tests(tmp_path) == [
+        ("unit", "7 passed, 1 skipped in 3.1s"),
+        ("site", "1 failed, 3 passed in 9s"),
     ]
+
+
+def test_the_status_tells_of_the_last_tests(tmp_path):
+    """In the one place of the page, as often as a build ends; the rest of it stays."""
+    page = tmp_path / "html" / "book" / "status.html"
+    page.parent.mkdir(parents=True)
+    around = '<div class="a">b</div>{}<div class="c">\n<p>d</p></div>'
+    place = '<div class="lt-last-tests docutils container">{}</div>'
+    page.write_text(around.format(place.format("\n")), encoding="utf8")
+    (logs := tmp_path / "_build" / "logs").mkdir(parents=True)
+    make = "The last make test in this checkout, before this build, ended so:"
+    for log, wanted in (
+        (None, ["No make test ended in this checkout before this build."]),
+        ("= 1 failed, 3 passed in 9s =\n", [make, "unit: 1 failed, 3 passed in 9s"]),
+        ("= 4 passed in 9s (a < b) =\n", [make, "unit: 4 passed in 9s (a < b)"]),
+    ):
+        if log:
+            (logs / "unit.log").write_text(log, encoding="utf8")
+        for _ in range(2):
+            status.tell(tmp_path, tmp_path / "html")
+        text = page.read_text(encoding="utf8")
+        soup = BeautifulSoup(text, "html.parser")
+        told = soup.select(".lt-last-tests > p, .lt-last-tests > ul > li > p")
+        assert [line.get_text() for line in told] == wanted
+        assert status.PLACE.sub("{}", text) == around
+        assert soup.select_one("code.literal").get_text() == "make test"
+    for broken in (around.format(""), around.format(2 * place.format(""))):
+        page.write_text(broken, encoding="utf8")
+        with pytest.raises(ValueError, match="expected one place"):
+            status.tell(tmp_path, tmp_path / "html")
 
 
 def test_the_citation_is_that_of_the_file(results):
@@ -417,14 +449,14 @@ def test_what_is_an_assertion(results, source, is_one):
     assert len(results.assertions(node)) == is_one
 
 
-def test_logs_of_a_test_run_are_read_at_their_ends(results, tmp_path):
+def test_logs_of_a_test_run_are_read_at_their_ends(tmp_path):
     logs = tmp_path / "_build" / "logs"
     logs.mkdir(parents=True)
     text = "=== 3 passed in 1s ===\nwords 9 passed\n== 1 failed, 2 passed in 2s ==\nend\n"
     for step in ("unit", "nbval", "site", "other"):
         (logs / f"{step}.log").write_text(f"{step}\n{text}", encoding="utf8")
     wanted = "1 failed, 2 passed in 2s"
-    assert results.last_tests(tmp_path) == [f"- `{s}`: {wanted}" for s in ("unit", "nbval", "site")]
+    assert status.last_tests(tmp_path) == [(step, wanted) for step in ("unit", "nbval", "site")]
 
 
 def test_sections_of_the_notation_name_chapters_that_exist():

@@ -3,18 +3,75 @@
 from __future__ import annotations
 
 import copy
+import os
+import pkgutil
 import re
 import zlib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import nbformat
+from docutils import nodes
 from jupyter_cache import get_cache
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
+from sphinx.util.parallel import make_chunks
+from sphinx_proof.domain import ProofDomain
+
+
+def side_by_side(app: Sphinx) -> None:
+    """Let Sphinx read and write pages in several processes, one more than it may keep busy.
+
+    While pages are written its own resolves the next ones. On a Mac a process should not go on as
+    a copy of one that has computed.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    app.parallel = min(cores, 4) + 1 if cores > 1 else 1
+
+
+def say_safe(app: Sphinx) -> None:
+    """What keeps pages from being read side by side, though nothing of it is shared between them.
+
+    Two extensions do not say so, and sphinx_proof, which keeps its theorems elsewhere, does not say
+    that nothing of its domain is to be put together.
+    """
+    for name in ("sphinx_jupyterbook_latex", "sphinx_multitoc_numbering"):
+        if name in app.extensions:
+            app.extensions[name].parallel_read_safe = True
+    ProofDomain.merge_domaindata = lambda domain, docnames, others: None
+
+
+def share_out(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
+    """Spread the long pages over the processes that read: Sphinx hands them out by their names.
+
+    What pages of the API show is imported before that, all of it: a module may join a function of
+    another, whose page would then depend on what was read before.
+    """
+    if any(name.startswith("book/api") for name in docnames):
+        package = import_module("linear_time")
+        for module in pkgutil.walk_packages(package.__path__, "linear_time."):
+            import_module(module.name)
+    parts = make_chunks(docnames, app.parallel)
+    shared: list[list[str]] = [[] for _ in parts]
+    for name in sorted(docnames, key=lambda name: (-Path(env.doc2path(name)).stat().st_size, name)):
+        emptiest = min(range(len(parts)), key=lambda at: len(shared[at]) / len(parts[at]))
+        shared[emptiest].append(name)
+    docnames[:] = [name for part in shared for name in part]
+
+
+def one_document(app: Sphinx, doctree: nodes.document) -> None:
+    """Let every node of a page know the page as its document.
+
+    Those of a part in reStructuredText, as pages of the API are, know one of their own, which knows
+    all that was read by then: Sphinx would write that into the file of each such page, megabytes,
+    and read it from there several times.
+    """
+    for node in doctree.findall():
+        node.document = doctree
 
 
 def site_address(app: Sphinx, config: Config) -> None:
@@ -180,12 +237,16 @@ def remove_old_pages(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool | int]:
+    side_by_side(app)
     app.connect("config-inited", site_address, priority=100)
+    app.connect("builder-inited", say_safe)
     app.connect("env-get-outdated", outdated_chapters)
     app.connect("env-get-updated", restore_numbers, priority=100)
     app.connect("env-get-updated", number_by_chapter, priority=900)
     app.connect("env-before-read-docs", note_reading)
+    app.connect("env-before-read-docs", share_out)
     app.connect("env-get-updated", write_all_after_reading)
+    app.connect("doctree-read", one_document, priority=900)
     app.connect("html-page-context", mend_page, priority=900)
     app.connect("autodoc-process-docstring", mend_docstring, priority=400)  # before napoleon
     app.connect("build-finished", remove_old_pages)

@@ -387,18 +387,6 @@ def executed(env: BuildEnvironment, path: Path) -> tuple[float, str] | None:
     return None if seconds is None else (seconds, f"{record.created:%d %B %Y}")
 
 
-def last_tests(root: Path) -> list[str]:
-    """What the last `make test` of this checkout said at its end, step by step."""
-    said = []
-    for step in ("unit", "nbval", "site"):
-        log = root / "_build" / "logs" / f"{step}.log"
-        lines = log.read_text(encoding="utf8").split("\n") if log.is_file() else []
-        ends = [line.strip("= ") for line in lines if re.match(r"=+ .*\d+ (passed|failed)", line)]
-        if ends:
-            said.append(f"- `{step}`: {ends[-1]}")
-    return said
-
-
 def versions() -> list[str]:
     """Python's version and those of what the chapters compute with."""
     found = [f"Python {platform.python_version()}"]
@@ -428,26 +416,17 @@ def status_lines(env: BuildEnvironment, root: Path) -> list[str]:
         cells = " | ".join(map(str, (when, seconds, *numbers)))
         lines.append(f"| [{chapter.title}](../chapters/{path.name}) | {cells} |")
     sums = " | ".join(f"**{number:.0f}**" for number in total)
-    lines += [f"| **together** | | {sums} |", "", f"Computed with {', '.join(versions())}.", ""]
-    tests = last_tests(root)
-    if tests:
-        return [
-            *lines,
-            "The last `make test` in this checkout, before this build, ended so:",
-            "",
-            *tests,
-        ]
-    return [*lines, "No `make test` ended in this checkout before this build."]
+    return [*lines, f"| **together** | | {sums} |", "", f"Computed with {', '.join(versions())}."]
 
 
 class StatusDirective(Listed):
-    """What this build executed, chapter by chapter."""
+    """What this build executed, chapter by chapter; `book/status.py` then tells of the tests."""
 
     def run(self) -> list[nodes.Node]:
         self.read()
         lines = status_lines(self.env, self.root)
         self.env.lt_status = lines  # type: ignore[attr-defined]
-        return self.parse(lines)
+        return [*self.parse(lines), nodes.container(classes=["lt-last-tests"])]
 
 
 def outdated_status(
@@ -461,6 +440,14 @@ def outdated_status(
     return [] if same else [STATUS]
 
 
+def keep_status(
+    app: Sphinx, env: BuildEnvironment, docnames: list[str], other: BuildEnvironment
+) -> None:
+    """What a process that read a part of the pages remembers of the status."""
+    if STATUS in docnames:
+        env.lt_status = other.lt_status  # type: ignore[attr-defined]
+
+
 def setup(app: Sphinx) -> dict[str, bool | int]:
     app.add_directive("results", ResultsDirective)
     app.add_directive("proved", ProvedDirective)
@@ -468,5 +455,6 @@ def setup(app: Sphinx) -> dict[str, bool | int]:
     app.add_directive("citation", CitationDirective)
     app.connect("doctree-read", give_anchors)
     app.connect("env-get-outdated", outdated_status)
+    app.connect("env-merge-info", keep_status)
     own = zlib.crc32(Path(__file__).read_bytes())  # a change here reads every page again
     return {"env_version": own, "parallel_read_safe": True, "parallel_write_safe": True}
