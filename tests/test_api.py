@@ -1,5 +1,6 @@
 """The package's pages: every module and every public name is on one, and in the list of all."""
 
+import functools
 import importlib
 import inspect
 import re
@@ -115,17 +116,21 @@ def test_the_list_has_a_line_for_each_topic_and_its_names_are_links(app) -> None
     assert isinstance(place, api.names)
 
 
+@functools.cache
+def listed() -> set[str]:
+    """Where the links of the list of all names lead."""
+    page = BeautifulSoup((HTML / "book/api.html").read_text(encoding="utf8"), "html.parser")
+    return {link["href"] for link in page.select(".lt-names a")}
+
+
 @pytest.mark.site
 @pytest.mark.parametrize("path", TOPICS, ids=lambda path: path.stem)
 def test_every_public_name_is_explained_and_listed(path) -> None:
-    page = BeautifulSoup(
-        (HTML / f"book/api/{path.stem}.html").read_text(encoding="utf8"), "html.parser"
-    )
-    listed = BeautifulSoup((HTML / "book/api.html").read_text(encoding="utf8"), "html.parser")
-    links = {link["href"] for link in listed.select(".lt-names a")}
-    assert f"api/{path.stem}.html" in links
+    page = (HTML / f"book/api/{path.stem}.html").read_text(encoding="utf8")
+    anchors = set(re.findall(r'<[^>]*\bid="([^"]*)"', page))
+    assert f"api/{path.stem}.html" in listed()
     for module, (members, where) in EXPLAINED.items():
         if where == path and members:
             for name in public(module):
-                assert page.find(id=f"{module}.{name}"), f"{module}.{name}: not on its page"
-                assert f"api/{path.stem}.html#{module}.{name}" in links
+                assert f"{module}.{name}" in anchors, f"{module}.{name}: not on its page"
+                assert f"api/{path.stem}.html#{module}.{name}" in listed()

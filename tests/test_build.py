@@ -123,7 +123,7 @@ def pickled(root: Path) -> int:
 def test_a_build_follows_the_source(root: Path) -> None:
     first = run(root)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert sorted(runs(root)) == ["alpha", "gamma"]
+    assert sorted(runs(root)) == ["alpha", "gamma"], first.stdout + first.stderr
     assert "the answer is 42" in html(root, "chapters/01-alpha")
     assert "The number that the page shows" in html(root, "book/api")
 

@@ -4,6 +4,7 @@ What a page looks like in the end is asked of the rendered site (``test_site.py`
 meets small pages made for it, so that a step that does nothing, or the opposite, is seen at once.
 """
 
+import gc
 import importlib
 import inspect
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import pybtex.plugin
 import pytest
 from docutils import nodes
 from docutils.parsers.rst.directives import unchanged_required
@@ -70,7 +72,7 @@ def test_an_extension_is_connected_and_may_run_in_parallel(name, tmp_path, monke
         and "env" not in str(function.__annotations__.get("return"))
     ]
     helpers = {"setup", "terms_of", "formulas_of", "introduced", "say_chapters"}
-    helpers |= {"documented", "listed", "side_by_side"}
+    helpers |= {"documented", "listed", "side_by_side", "look_up_once"}
     assert set(takes_app) - helpers == set(events)
     directives = [
         thing
@@ -233,6 +235,27 @@ def test_pages_are_read_side_by_side(cores, processes, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     book.setup(app)
     assert app.parallel == 1
+
+
+@pytest.fixture(autouse=True)
+def garbage():
+    """What an extension changes of the process for its build is as it was."""
+    before, loads = gc.get_threshold(), pybtex.plugin._load_entry_point
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*before)
+    pybtex.plugin._load_entry_point = loads
+
+
+def test_what_a_citation_looks_like_is_looked_up_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pybtex.plugin, "_load_entry_point", lambda *given: asked.append(given))
+    book.look_up_once(site(Path()))
+    for _ in range(3):
+        pybtex.plugin.find_plugin("pybtex.style.formatting", "plain")
+        pybtex.plugin.find_plugin("pybtex.backends", "text")
+    assert [given[1] for given in asked] == ["plain", "text"]
+    assert gc.get_threshold()[0] > 10_000
 
 
 def test_what_keeps_no_count_may_be_read_side_by_side():

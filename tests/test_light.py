@@ -1,5 +1,6 @@
 """What a page costs a telephone, counted so that no load changes it, and what axe-core finds."""
 
+import functools
 import gzip
 import os
 import re
@@ -95,8 +96,13 @@ THIN = """
 
 def transferred(url: str) -> int:
     """Bytes of a file of the site, as a static host that compresses text sends them."""
-    data = (HTML / unquote(urlsplit(url).path).lstrip("/")).read_bytes()
-    text = Path(urlsplit(url).path).suffix in (".html", ".css", ".js", ".svg", ".json", "")
+    return sent(HTML / unquote(urlsplit(url).path).lstrip("/"))
+
+
+@functools.cache
+def sent(path: Path) -> int:
+    data = path.read_bytes()
+    text = path.suffix in (".html", ".css", ".js", ".svg", ".json", "")
     return len(gzip.compress(data, 6)) if text else len(data)
 
 

@@ -391,6 +391,11 @@ def test_layers_are_those_of_the_tags(opened: Page, chapter: Path) -> None:
     assert opened.locator("details:not(:has(> :not(summary)))").count() == 0
 
 
+def test_interactive_figures_of_a_chapter(opened: Page, chapter: Path) -> None:
+    for figure in interactive(f"chapters/{chapter.stem}.html"):
+        check_figure(opened, figure)
+
+
 def test_the_notebook_can_be_downloaded(opened: Page, chapter: Path) -> None:
     opened.locator(".dropdown-download-buttons > button").click()
     with opened.expect_download() as download:
@@ -480,16 +485,21 @@ def test_buttons_follow_from_the_repository() -> None:
 EXPLORERS = pictures("_explorer")
 
 
-def interactive() -> list[tuple[str, str]]:
-    found = []
-    for name in PAGES:
-        text = (HTML / name).read_text(encoding="utf8")
-        found += [(name, figure) for figure in re.findall(r'\bdata-interactive="([^"]+)"', text)]
-    return found
+def interactive(name: str) -> list[str]:
+    text = (HTML / name).read_text(encoding="utf8")
+    return re.findall(r'\bdata-interactive="([^"]+)"', text)
 
 
-@pytest.mark.parametrize(("name", "figure"), interactive())
-def test_interactive_figure(page: Page, address: str, name: str, figure: str) -> None:
-    assert figure in EXPLORERS, f"{name}: linear_time.pictures makes no {figure!r}"
-    page.goto(address + name)
+def check_figure(page: Page, figure: str) -> None:
+    where = urlsplit(page.url).path
+    assert figure in EXPLORERS, f"{where}: linear_time.pictures makes no {figure!r}"
     check_interactive(page, f'[data-interactive="{figure}"]', EXPLORERS[figure]())
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PAGES if not name.startswith("chapters/") and interactive(name)]
+)
+def test_interactive_figures_of_another_page(page: Page, address: str, name: str) -> None:
+    page.goto(address + name)
+    for figure in interactive(name):
+        check_figure(page, figure)

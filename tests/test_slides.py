@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
 from book import ROOT, AtOnce, load
 from drawn import check_interactive, pictures
@@ -16,6 +16,7 @@ from test_site import HTML, address, settle  # noqa: F401
 
 slides = load(ROOT / "book" / "slides.py")
 each_deck = pytest.mark.parametrize("deck", slides.decks(), ids=lambda path: path.stem)
+EXPLORERS = pictures("_explorer")
 CORE = ["05", "07", "08", "11", "12", "13", "16", "17", "18", "20", "21", "22", "23"]
 
 # What stands where it can be read: letters and edges of a slide that leave it, words that meet, a
@@ -361,12 +362,20 @@ def test_the_parts_of_a_slide_in_their_places(tmp_path: Path) -> None:
 # ---- in a browser
 
 
+SCHEMES = ("light", "dark")
+
+
 @pytest.mark.site
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @each_deck
-def test_every_slide_is_whole(chromium: Browser, address: str, deck: Path, scheme: str) -> None:  # noqa: F811
-    context = chromium.new_context(viewport={"width": 1280, "height": 720}, color_scheme=scheme)
+def test_every_slide_is_whole_and_its_explorers_move(
+    chromium: Browser,
+    address: str,  # noqa: F811
+    deck: Path,
+) -> None:
+    """A deck is opened in one scheme, every other in the dark one, and turned to the other."""
+    schemes = SCHEMES[:: -1 if slides.decks().index(deck) % 2 else 1]
+    context = chromium.new_context(viewport={"width": 1280, "height": 720}, color_scheme=schemes[0])
     page = context.new_page()
     trouble: list[str] = []
     page.on("console", lambda m: trouble.append(m.text) if m.type == "error" else None)
@@ -380,14 +389,25 @@ def test_every_slide_is_whole(chromium: Browser, address: str, deck: Path, schem
     settle(page)
     number = page.evaluate("() => Reveal.getTotalSlides()")
     assert number == len(deck.read_text(encoding="utf8").split("\n---\n"))
-    for slide in range(number):
-        page.evaluate("n => Reveal.slide(n, 0, 99)", slide)
-        trouble += [f"slide {slide + 1}: {fault}" for fault in page.evaluate(LOOK)]
-    ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        for slide in range(number):
+            page.evaluate("n => Reveal.slide(n, 0, 99)", slide)
+            faults = page.evaluate(LOOK)
+            trouble += [f"slide {slide + 1}, {scheme}: {fault}" for fault in faults]
+        ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        light = sum(map(int, re.findall(r"\d+", ground)[:3])) > 384
+        assert light == (scheme == "light")
+    made = (HTML / "slides" / f"{deck.stem}.html").read_text(encoding="utf8")
+    for figure in re.findall(r'\bdata-interactive="([^"]+)"', made):
+        page.evaluate(
+            "f => { const box = document.querySelector(`[data-interactive='${f}']`);"
+            "const at = Reveal.getIndices(box.closest('section')); Reveal.slide(at.h, at.v, 99); }",
+            figure,
+        )
+        check_interactive(page, f'[data-interactive="{figure}"]', EXPLORERS[figure]())
     context.close()
     assert trouble == []
-    light = sum(map(int, re.findall(r"\d+", ground)[:3])) > 384
-    assert light == (scheme == "light")
 
 
 @pytest.mark.site
@@ -402,29 +422,6 @@ def test_a_chapter_s_page_leads_to_its_deck_and_back(deck: Path) -> None:
     )
     back = {link["href"].split("#")[0] for link in made.select("a[href]")}
     assert back == {f"../chapters/{deck.stem}.html"}
-
-
-def explorers() -> list[tuple[str, str]]:
-    return [
-        (path.name, figure)
-        for path in sorted((HTML / "slides").glob("*.html"))
-        for figure in re.findall(r'\bdata-interactive="([^"]+)"', path.read_text(encoding="utf8"))
-    ]
-
-
-@pytest.mark.site
-@pytest.mark.parametrize(("name", "figure"), explorers())
-def test_an_explorer_on_a_slide_moves(chromium: Browser, address: str, name: str, figure: str):  # noqa: F811
-    page: Page = chromium.new_page(viewport={"width": 1280, "height": 720})
-    page.goto(f"{address}slides/{name}")
-    settle(page)
-    page.evaluate(
-        "f => { const box = document.querySelector(`[data-interactive='${f}']`);"
-        "const at = Reveal.getIndices(box.closest('section')); Reveal.slide(at.h, at.v, 99); }",
-        figure,
-    )
-    check_interactive(page, f'[data-interactive="{figure}"]', pictures("_explorer")[figure]())
-    page.close()
 
 
 @pytest.mark.site
