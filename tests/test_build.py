@@ -162,11 +162,13 @@ def test_a_build_follows_the_source(root: Path) -> None:
 def test_a_warning_fails_the_build_until_it_is_mended(root: Path) -> None:
     page = root / "book" / "preface.md"
     text = page.read_text(encoding="utf8")
-    page.write_text(text + "\nSee {ref}`nowhere`.\n", encoding="utf8")
+    page.write_text(text + "\nSee {ref}`nowhere`, and $\\nosuch$.\n", encoding="utf8")
     assert run(root).returncode != 0
     again = run(root)  # Sphinx by itself has read the page now, and would say nothing
     assert again.returncode != 0
-    assert "nowhere" in again.stdout + again.stderr
+    said = again.stdout + again.stderr
+    assert "nowhere" in said
+    assert "mathematics: " in said and "nosuch" in said, "of the process that writes the page"
     page.write_text(text, encoding="utf8")  # the next build is without a warning
 
 

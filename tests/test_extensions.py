@@ -249,7 +249,7 @@ def garbage():
 
 def test_what_a_citation_looks_like_is_looked_up_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(pybtex.plugin, "_load_entry_point", lambda *given: asked.append(given))
+    monkeypatch.setattr(pybtex.plugin, "_load_entry_point", lambda *given, **_: asked.append(given))
     book.look_up_once(site(Path()))
     for _ in range(3):
         pybtex.plugin.find_plugin("pybtex.style.formatting", "plain")
