@@ -15,6 +15,7 @@ venv: .venv/.installed  ## make .venv and install into it
 
 # .venv/.installing stands while pip works: found at the start, it tells of a kill, and the environment is made anew.
 # quick.pth hides a grammar of web addresses in every script: jsonschema reads it for a second wherever a notebook is opened.
+# Only the formats iri and iri-reference would ask it, and no schema that is installed has one: test_workflows.py.
 # Of two makes that find nothing installed one installs, and the other waits for it (where there is flock).
 .venv/.installed: requirements.txt pyproject.toml
 	@mkdir -p _build; exec 9> _build/.installing.lock; \

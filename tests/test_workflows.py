@@ -1,11 +1,16 @@
 """What runs elsewhere: workflows and the bot's settings name what is there."""
 
+import ast
+import importlib.metadata
 import re
 import subprocess
+import sys
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
+import everywhere
 from book import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -126,3 +131,47 @@ def test_the_changelog_is_newest_first():
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf8")
     days = [int(day) for day in re.findall(r"^### (\d+) November 2026$", text, re.MULTILINE)]
     assert days == sorted(days, reverse=True) and len(days) >= 3
+
+
+def test_another_python_is_asked_for_what_the_tests_of_the_package_import():
+    """What it lacks is named before the tests begin: one import that fails would end them all."""
+    tests, scripts = sorted((ROOT / "tests").glob("*.py")), [*(ROOT / "experiments").glob("*.py")]
+    ours = {path.stem: path for path in [*scripts, *tests]}
+    assert {f"test_{name}" for name in everywhere.BOOK} <= ours.keys()
+    waiting = [path for path in tests if path.stem.removeprefix("test_") not in everywhere.BOOK]
+    waiting = [path for path in waiting if path.stem.startswith("test_")] + [ours["conftest"]]
+    waiting += [*scripts, *(ROOT / "src").rglob("*.py")]
+    read, packages = set(), set()
+    while waiting:
+        path = waiting.pop()
+        if path in read:
+            continue
+        read.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            for name in (name.partition(".")[0] for name in names):
+                if name in ours:
+                    waiting.append(ours[name])
+                elif name not in sys.stdlib_module_names | {"linear_time", "triton"}:
+                    packages.add(name)
+    assert packages <= set(everywhere.NEEDED)
+    assert set(everywhere.NEEDED) - packages == {"xdist", "beartype"}  # plugins
+
+
+def test_no_schema_asks_for_what_the_makefile_hides():
+    """Without rfc3987_syntax jsonschema knows no format iri, and takes any text for one."""
+    assert """sys.modules["rfc3987_syntax"] = None""" in (ROOT / "Makefile").read_text("utf8")
+    schemas = {}
+    for package in importlib.metadata.distributions():
+        if any(Requirement(text).name == "jsonschema" for text in package.requires or []):
+            for file in package.files or []:
+                if file.suffix in (".json", ".yml", ".yaml"):
+                    schemas[str(file)] = file.locate().read_text("utf8")
+    asked = {
+        file: re.findall(r"""["']?\bformat["']?: *["']?([a-z-]+)""", text)
+        for file, text in schemas.items()
+    }
+    assert any("uri" in formats for formats in asked.values())  # jupyter_events' own
+    assert not any({"iri", "iri-reference"} & set(formats) for formats in asked.values())
