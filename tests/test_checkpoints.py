@@ -89,6 +89,15 @@ def test_reads_shards_and_prefers_the_single_file(tmp_path):
     assert read(tmp_path)[1].keys() == {"single"}
 
 
+def test_no_path():
+    """In words of our own: Python's differ from one to the next."""
+    for folder in (True, 3, None, b"x"):
+        with pytest.raises(TypeError, match=r"^folder: expected a path, got "):
+            read(folder)
+        with pytest.raises(TypeError, match=r"^folder: expected a path, got "):
+            SMALL.save(folder, nn.Linear(1, 1), {})
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^folder: .*'.*nowhere', which is not there"):
         read(tmp_path / "nowhere")

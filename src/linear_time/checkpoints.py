@@ -10,6 +10,7 @@ What such a folder may say, and how its keys name a model's tensors, is a
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,15 @@ INDEX = "model.safetensors.index.json"
 REQUIRED = object()  # in the place of a default: there is none
 
 
+def _path(folder: Any) -> Path:
+    """What pathlib says of anything else differs between Pythons."""
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(
+            f"folder: expected a path, got {_validate.describe(folder)}"
+        )
+    return Path(folder)
+
+
 def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The settings and the tensors of a folder.
 
@@ -41,13 +51,14 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         under the file's own key, on the CPU.
 
     Raises:
+        TypeError: folder is no path.
         FileNotFoundError: the folder or a file is missing.
         ValueError: a file is damaged, is no safetensors file, or does not
             hold what the index says; or the weights are pickled.
 
     Source: the safetensors format, huggingface.co/docs/safetensors.
     """
-    folder = Path(folder)
+    folder = _path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"folder: expected a folder with {CONFIG} and {SINGLE}, got "
@@ -239,8 +250,10 @@ class Layout:
             **others: further entries of the settings, for other readers.
 
         Raises:
+            TypeError: folder is no path.
             ValueError: a setting that has no default is not among them.
         """
+        folder = _path(folder)
         config = {k: v for k, v in self.only.items() if v} | others
         if self.model_type is not None:
             config["model_type"] = self.model_type
@@ -253,7 +266,6 @@ class Layout:
             self.key(name): value.detach().cpu().contiguous()
             for name, value in model.state_dict().items()
         }
-        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config, indent=2, sort_keys=True)
         (folder / CONFIG).write_text(text + "\n", encoding="utf8")
