@@ -95,7 +95,7 @@ def test_no_path():
         with pytest.raises(TypeError, match=r"^folder: expected a path, got "):
             read(folder)
         with pytest.raises(TypeError, match=r"^folder: expected a path, got "):
-            SMALL.save(folder, nn.Linear(1, 1), {})
+            SMALL.write(folder, nn.Linear(1, 1), {"width": 3})
 
 
 def test_missing_files(tmp_path):

@@ -162,13 +162,15 @@ def test_another_python_is_asked_for_what_the_tests_of_the_package_import():
 
 def test_no_schema_asks_for_what_the_makefile_hides():
     """Without rfc3987_syntax jsonschema knows no format iri, and takes any text for one."""
-    assert """sys.modules["rfc3987_syntax"] = None""" in (ROOT / "Makefile").read_text("utf8")
+    assert """sys.modules["rfc3987_syntax"] = None""" in (ROOT / "Makefile").read_text(
+        encoding="utf8"
+    )
     schemas = {}
     for package in importlib.metadata.distributions():
         if any(Requirement(text).name == "jsonschema" for text in package.requires or []):
             for file in package.files or []:
                 if file.suffix in (".json", ".yml", ".yaml"):
-                    schemas[str(file)] = file.locate().read_text("utf8")
+                    schemas[str(file)] = file.locate().read_text(encoding="utf8")
     asked = {
         file: re.findall(r"""["']?\bformat["']?: *["']?([a-z-]+)""", text)
         for file, text in schemas.items()
