@@ -1,6 +1,7 @@
 """What tests share: one thread, repeatable hypothesis, the switch of the shape check, a browser."""
 
 import ast
+import gc
 import hashlib
 import os
 import re
@@ -15,6 +16,7 @@ from jaxtyping import _import_hook as hook
 from playwright.sync_api import Browser, sync_playwright
 
 import browser
+import remembered
 
 # Many small operations: a second thread only adds waiting. ``everywhere.py`` asks for two.
 torch.set_num_threads(int(os.environ.get("LINEAR_TIME_THREADS", "1")))
@@ -55,6 +57,7 @@ def compiled(kind: str, path: str, debug: bool | None = None) -> str:
 
 # ``test_jaxtyping.py`` sees it where a release of jaxtyping looks for neither, or checks less.
 hook.JaxtypingTransformer, hook._optimized_cache_from_source = OfWhatHasTypes, compiled
+jaxtyping.jaxtyped = remembered.remembering
 
 
 #: Of several processes, which take file by file, none should begin one of these last.
@@ -79,6 +82,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         return (yield)
     finally:
         jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_is_collected_stays() -> None:
+    """Ten thousand tests are no garbage: to look through them takes a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

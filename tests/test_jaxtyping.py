@@ -2,15 +2,22 @@
 
 import ast
 import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+import beartype
 import jaxtyping
+import numpy as np
 import pytest
 import torch
+from jaxtyping import Float, Int
 from jaxtyping import _import_hook as hook
+from torch import Tensor, nn
 
 import conftest
 import linear_time
+import remembered
 from linear_time import attention, convolution, datasets, discretization, state_space
 from linear_time.exercises import perceiver_ar as exercises
 
@@ -56,9 +63,9 @@ def test_what_has_types_is_checked_and_nothing_else():
             if inspect.isfunction(function) and function.__module__ == module.__name__:
                 wrappers, inner = [], function
                 while hasattr(inner, "__wrapped__"):
-                    wrappers.append(Path(inner.__code__.co_filename).parent.name)
+                    wrappers.append(Path(inner.__code__.co_filename).name)
                     inner = inner.__wrapped__
-                assert ("jaxtyping" in wrappers) == bool(inner.__annotations__), function
+                assert ("remembered.py" in wrappers) == bool(inner.__annotations__), function
                 seen.add(bool(inner.__annotations__))
     assert seen == {True, False}
 
@@ -94,3 +101,155 @@ def test_what_is_compiled_is_kept_apart():
     own, plain = hook._optimized_cache_from_source("0", "a.py"), conftest.theirs("0", "a.py")
     assert own.removesuffix(".pyc").startswith(plain.removesuffix(".pyc"))
     assert own != plain and conftest.AS_HERE in own
+
+
+# --- what has passed is remembered
+
+
+class Pair(NamedTuple):
+    one: Float[Tensor, " n"]
+    two: Float[Tensor, " n"]
+
+
+def typed(function: Callable) -> Callable:
+    return remembered.remembering(typechecker=beartype.beartype)(function)
+
+
+@typed
+def product(
+    x: Float[Tensor, "n m"],
+    y: Float[Tensor, " m"] | Float[np.ndarray, " m"] | int = 1,
+    *more: Float[Tensor, " n"],
+    how: Literal["right", "long", "whole", "text"] = "right",
+    pair: tuple[Float[Tensor, " n"], int] | Pair | nn.Linear | None = None,
+) -> Float[Tensor, " n"]:
+    wrong = {"long": torch.ones(len(x) + 1), "whole": torch.ones(len(x)).long(), "text": "no"}
+    return wrong.get(how, torch.ones(len(x)))
+
+
+X, Y = torch.ones(2, 3), torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ((X,), (Y,)),
+        ((X,), (X.long(),)),
+        ((X,), ([[1.0]],)),
+        ((X,), (X, 1.0)),
+        ((X, 1), (X, "1")),
+        ((X, Y), (X, torch.ones(2))),
+        ((X, Y), (X, Y.numpy().astype(int))),
+        ((X, Y.numpy()), (X, np.ones(2, "float32"))),
+        ((nn.Parameter(X), Y), (nn.Parameter(Y), Y)),
+        ((X, Y, torch.ones(2)), (X, Y, torch.ones(2), torch.ones(3))),
+        ((X, Y, torch.ones(2)), (X, Y, Y)),
+        (dict(x=X, y=Y), dict(y=Y)),
+        (dict(x=X, y=Y), dict(y=X, x=Y)),
+        (dict(x=X, how="right"), dict(x=X, how="left")),
+        (dict(x=X, how="right"), dict(x=X, how=1)),
+        (dict(x=X, pair=(torch.ones(2), 1)), dict(x=X, pair=(Y, 1))),
+        (dict(x=X, pair=(torch.ones(2), 1)), dict(x=X, pair=(torch.ones(2), 1.0))),
+        (dict(x=X, pair=(torch.ones(2), 1)), dict(x=X, pair=(torch.ones(2), 1, 1))),
+        (dict(x=X, pair=Pair(X[0], X[1])), dict(x=X, pair=(X[0], X[1]))),
+        (dict(x=X, pair=nn.Linear(1, 1)), dict(x=X, pair=nn.Identity())),
+        (dict(x=X, pair=None), dict(x=X, pair=product)),
+    ],
+)
+def test_what_differs_from_what_passed_is_looked_at(right: Any, wrong: Any):
+    """Also at the second time; and what passed still passes."""
+
+    def call(given: tuple | dict) -> None:
+        product(**given) if isinstance(given, dict) else product(*given)
+
+    for _ in range(2):
+        call(right)
+        with pytest.raises((jaxtyping.TypeCheckError, TypeError)):
+            call(wrong)
+
+
+@pytest.mark.parametrize("how", ["long", "whole", "text"])
+def test_each_result_is_looked_at(how: str):
+    """Of arguments that have passed, too: a result depends on more than they say."""
+    results = [torch.ones(2)]
+
+    @typed
+    def given(x: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
+        return results[0]
+
+    for wrong in (torch.ones(3), torch.ones(2).long(), None):
+        assert given(X) is results[0]
+        good, results[0] = results[0], wrong
+        with pytest.raises(jaxtyping.TypeCheckError, match="the return value of"):
+            given(X)
+        results[0] = good
+    with pytest.raises(jaxtyping.TypeCheckError, match="the return value of"):
+        product(X, how=how)
+
+
+def test_what_passed_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch):
+    """And what it calls is called once, its errors are its own, and nothing waits any more."""
+    looked, called = [], []
+
+    class Noted(remembered.Signature):
+        @property
+        def check(self) -> Callable:
+            looked.append(1)
+            return super().check
+
+    monkeypatch.setattr(remembered, "Signature", Noted)
+
+    @typed
+    def half(x: Float[Tensor, " n"], least: int = 0) -> "Float[Tensor, ' n'] | None":
+        called.append(1)
+        if len(x) < 2:
+            return None
+        return half(x[:1], least) if len(x) == 2 else 1 / least
+
+    for at in (1, 2):
+        assert half(torch.ones(2)) is None
+        assert len(called) == 2 * at and len(looked) == 2
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            half(torch.ones(3))
+    with pytest.raises(jaxtyping.TypeCheckError, match="half"):
+        half(torch.ones(3), 1)
+    with pytest.raises(jaxtyping.TypeCheckError, match="half"):
+        half(torch.ones(3, 1))
+    assert half(torch.ones(1)) is None and not remembered.Signature.calls.waiting
+
+
+def test_a_function_made_anew_is_remembered_with_its_own_body():
+    def made(by: int, hint: Any) -> Callable:
+        @typed
+        def add(x: hint) -> hint:
+            return x + by
+
+        return add
+
+    assert made(1, Int[Tensor, " n"])(torch.tensor([1])) == 2
+    assert made(2, Int[Tensor, " n"])(torch.tensor([1])) == 3
+    with pytest.raises(jaxtyping.TypeCheckError):
+        made(2, Float[Tensor, " n"])(torch.tensor([1]))
+
+
+def test_where_a_tuple_ends_is_remembered():
+    @typed
+    def total(pair: tuple[int, int], more: int = 0) -> int:
+        return sum(pair) + more
+
+    assert total((1, 2)) == 3
+    with pytest.raises(jaxtyping.TypeCheckError):
+        total((1,), 2)
+
+
+def test_a_size_that_is_an_argument_s_value_is_not_remembered():
+    def ones(n: int) -> "a size":
+        return torch.ones(2)
+
+    ones.__annotations__["return"] = Float[Tensor, "{n}"]
+    ones = typed(ones)
+
+    ones(2)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        ones(3)
