@@ -56,7 +56,11 @@ def leaves(*_, **__):
 
 
 def asks_again(*_, **__):
-    return asks_again()
+    # Not itself: Python 3.13.0 counts no calls of what takes *arguments, and fills the memory.
+    def again():
+        return again()
+
+    return again()
 
 
 def refuses(*_, **__):
