@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help venv book pdf handout grade instructor slides test notebooks lab bench lint clean unit nbval lint-notebooks site browser lighthouse alone mutants everywhere
 
+# What one process has compiled the next ones read, though the shell may say that nothing is to be written.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 LOGS := _build/logs
