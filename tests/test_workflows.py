@@ -157,7 +157,7 @@ def test_another_python_is_asked_for_what_the_tests_of_the_package_import():
                 elif name not in sys.stdlib_module_names | {"linear_time", "triton"}:
                     packages.add(name)
     assert packages <= set(everywhere.NEEDED)
-    assert set(everywhere.NEEDED) - packages == {"xdist", "beartype"}  # plugins
+    assert set(everywhere.NEEDED) - packages == {"xdist"}  # a plugin
 
 
 def test_no_schema_asks_for_what_the_makefile_hides():
