@@ -63,6 +63,7 @@ jaxtyping.jaxtyped = remembered.remembering
 #: Of several processes, which take file by file, none should begin one of these last.
 LONGEST = ("exercises", "contract", "build", "drawing", "verdicts", "assignments", "alone")
 LONGEST += ("paper_tables", "kills", "experiment_networks", "experiment_jobs", "notebooks")
+LONGEST += ("scan", "selective", "grade", "mixer", "mamba")
 
 
 @pytest.hookimpl
