@@ -94,6 +94,7 @@ def pip(*arguments: str, python: str = sys.executable) -> None:
         [*command, *arguments[:1], "--no-deps", "--no-index", *arguments[1:]],
         capture_output=True,
         encoding="utf8",
+        env={**os.environ, "PYTHONPATH": ""},  # the checkout on it would pass for installed
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
