@@ -11,12 +11,10 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from book import ROOT, AtOnce, load
-from drawn import check_interactive, pictures
-from test_site import HTML, address, settle  # noqa: F401
+from test_site import HTML, SCHEMES, address, check_figure, interactive, settle  # noqa: F401
 
 slides = load(ROOT / "book" / "slides.py")
 each_deck = pytest.mark.parametrize("deck", slides.decks(), ids=lambda path: path.stem)
-EXPLORERS = pictures("_explorer")
 CORE = ["05", "07", "08", "11", "12", "13", "16", "17", "18", "20", "21", "22", "23"]
 
 # What stands where it can be read: letters and edges of a slide that leave it, words that meet, a
@@ -362,9 +360,6 @@ def test_the_parts_of_a_slide_in_their_places(tmp_path: Path) -> None:
 # ---- in a browser
 
 
-SCHEMES = ("light", "dark")
-
-
 @pytest.mark.site
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @each_deck
@@ -398,14 +393,13 @@ def test_every_slide_is_whole_and_its_explorers_move(
         ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         light = sum(map(int, re.findall(r"\d+", ground)[:3])) > 384
         assert light == (scheme == "light")
-    made = (HTML / "slides" / f"{deck.stem}.html").read_text(encoding="utf8")
-    for figure in re.findall(r'\bdata-interactive="([^"]+)"', made):
+    for figure in interactive(f"slides/{deck.stem}.html"):
         page.evaluate(
             "f => { const box = document.querySelector(`[data-interactive='${f}']`);"
             "const at = Reveal.getIndices(box.closest('section')); Reveal.slide(at.h, at.v, 99); }",
             figure,
         )
-        check_interactive(page, f'[data-interactive="{figure}"]', EXPLORERS[figure]())
+        check_figure(page, figure)
     context.close()
     assert trouble == []
 
