@@ -29,6 +29,7 @@ from linear_time.exercises import (
     expect_finds_bug,
     no_derivatives,
     predict,
+    selective,
     shown,
 )
 
@@ -185,6 +186,14 @@ def test_wrong_answers_fail(path, name):
         assert len(result.message) > 30
         hidden = check(name, candidate, seed=2, reveal=False, quiet=True)
         assert not hidden, f"{name} accepts {label} by chance"
+
+
+@pytest.mark.parametrize(("share", "right"), [(0.89, False), (0.9, True)])
+def test_a_trained_copier_is_judged_by_its_share(monkeypatch, share, right):
+    """Given, not trained: what a training reaches is one machine's to the last digits."""
+    monkeypatch.setattr(selective, "accuracy", lambda *_: (share, 0.0))
+    weights = selective.copier().float().state_dict()
+    assert bool(check("16-train", lambda: weights, quiet=True)) == right
 
 
 @each_exercise

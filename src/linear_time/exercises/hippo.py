@@ -221,7 +221,6 @@ def contest():
 
 @exercise("14-read")
 def read(answer, cases):
-    right = contest()
     factors = {
         "LegS, heartbeat, 128": 1.12,
         "means, chirp, 64": 1.3,
@@ -229,9 +228,10 @@ def read(answer, cases):
     }
     got = plain(answer())
     expect(
-        isinstance(got, dict) and set(got) == set(right),
-        f"Expected a dictionary with the keys {'; '.join(right)}.",
+        isinstance(got, dict) and set(got) == set(factors),
+        f"Expected a dictionary with the keys {'; '.join(factors)}.",
     )
+    right = contest()  # seconds: only where there is something to compare
     for name, factor in factors.items():
         expect_reading(got[name], right[name], name, factor=factor)
 
