@@ -6,6 +6,7 @@ shard of the output and of each gradient.
 
 import torch
 from torch import distributed
+from torch.distributed import distributed_c10d as c10d
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor.parallel import (
@@ -151,6 +152,18 @@ def breaking(rank):
 
 def number(rank, x=None):
     return rank, distributed.get_world_size(), torch.zeros(1).dtype, torch.rand(1).item()
+
+
+def starts_badly(rank):
+    """The next group does not come about in rank 0."""
+    real = c10d.ProcessGroupGloo
+
+    def once(*given, **named):
+        c10d.ProcessGroupGloo = real
+        raise RuntimeError("no transport")
+
+    if rank == 0:
+        c10d.ProcessGroupGloo = once
 
 
 def sharded_model(rank, tokens, registered):

@@ -207,6 +207,14 @@ def test_a_fault_is_told_at_once_and_the_processes_go_on(ranks):
         ranks.run(programs.number, world=4)
 
 
+def test_a_start_that_failed_is_not_counted(ranks):
+    """It fails in some ranks only, where others have ended before all have met."""
+    ranks.run(programs.starts_badly)
+    with pytest.raises(RuntimeError, match="no transport"):
+        ranks.run(programs.number, world=1)
+    assert [one[:2] for one in ranks.run(programs.number, timeout=20)] == [(0, 3), (1, 3), (2, 3)]
+
+
 def test_a_function_of_a_notebook_is_sent(ranks):
     factor = 3
     assert ranks.run(lambda rank, x: factor * x[rank], [1, 2, 4]) == [3, 6, 12]

@@ -195,3 +195,6 @@ def _run(job: bytes, rank: int) -> Any:
 def _leave() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    # A start that failed, as where another rank has left already, has counted
+    # its group all the same. Ranks that count differently never meet again.
+    distributed.distributed_c10d._world.group_count = 0
