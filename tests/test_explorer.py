@@ -9,7 +9,7 @@ import torch
 
 from drawn import check_interactive, drive, example, faults, pictures, sheet
 from linear_time.explorer import Explorer, Frame, Slider
-from linear_time.panel import BOTTOM, LEFT, RIGHT, TOP, Curve, Panel
+from linear_time.panel import BOTTOM, LEFT, RIGHT, TOP, Curve, Panel, written
 
 
 def explorer(frame=None, text="<p>of {where}: {sum}</p>", **panel):
@@ -85,6 +85,19 @@ def test_a_path_is_where_its_values_are():
     ]
     assert [y for _, y in tops] == pytest.approx(heights)
     assert [x for x, _ in tops] == pytest.approx(middles, abs=0.1)
+
+
+@pytest.mark.parametrize("bit", [0, 1e-14, -1e-14], ids=["itself", "above", "below"])
+def test_the_last_bit_of_a_processor_is_not_seen(bit):
+    """Half of the last digit, and zero: what two processors get on two sides of it."""
+    assert written(0.125 + bit) == "0.12" and written(0.375 + bit) == "0.38"
+    assert written(bit) == "0.00" and written(-0.25 + bit, 1) == "-0.2" and written(2.5, 0) == "2"
+    assert written(torch.tensor(-0.001)) == "0.00" and written(0.126) == "0.13"
+    # places are written in tenths; this value stands at half a tenth
+    panel = Panel("x", "y", (0, 4), (-5, 10), {})
+    half = 10 - (100.05 - TOP) * 15 / (BOTTOM - TOP)
+    assert panel.at_y(half) == pytest.approx(100.05)
+    assert explorer().path("line", [half + bit]) == explorer().path("line", [half])
 
 
 def test_without_its_script_it_shows_the_first_frame():

@@ -256,7 +256,9 @@ class Explorer(Interactive):
         """Heights in tenths of a unit; None is a gap, but the last."""
         panel = self._panel_of[curve]
         tenths = [
-            None if math.isnan(y) else round(10 * panel.at_y(y)) for y in ys
+            # twice: half a tenth is half a tenth whatever its last bits are
+            None if math.isnan(y) else round(round(10 * panel.at_y(y), 6))
+            for y in ys
         ]
         while tenths and tenths[-1] is None:
             tenths.pop()

@@ -17,6 +17,15 @@ def floats(ys: Any) -> list[float]:
     return [float(y) for y in ys]
 
 
+def written(value: Any, digits: int = 2) -> str:
+    """A computed number, the same text on every processor.
+
+    The last bits of a sum differ from one to another: what is half of the last
+    digit but for them, or zero, is taken for that.
+    """
+    return f"{round(round(float(value), 9), digits) + 0.0:.{digits}f}"
+
+
 @dataclass
 class Curve:
     """How a curve looks, and what it is.

@@ -7,7 +7,7 @@ import torch
 from linear_time.convolution import causal_convolution
 from linear_time.drawing import Drawing, Number
 from linear_time.explorer import Explorer, Frame, Slider
-from linear_time.panel import Curve, Panel
+from linear_time.panel import Curve, Panel, written
 
 
 def unroll_drawing() -> Drawing:
@@ -123,7 +123,7 @@ def padding_explorer() -> Explorer:
         wrong = int((gap > 1e-9).sum())
         return Frame(
             {"fft": y},
-            {"wrong": str(wrong), "gap": f"{gap.max():.2f}"},
+            {"wrong": str(wrong), "gap": written(gap.max())},
         )
 
     return Explorer(

@@ -8,7 +8,7 @@ from linear_time.datasets import ecg
 from linear_time.drawing import Drawing, Number
 from linear_time.explorer import Explorer, Frame, Slider
 from linear_time.hippo import project, reconstruct, sample_ages
-from linear_time.panel import Curve, Panel
+from linear_time.panel import Curve, Panel, written
 
 
 def memory_explorer(N: int = 32, moments: int = 32) -> Explorer:
@@ -32,7 +32,7 @@ def memory_explorer(N: int = 32, moments: int = 32) -> Explorer:
         seen[:end] = past
         return Frame(
             {"memory": seen[::stride]},
-            {"samples": str(end), "error": f"{error:.2f}"},
+            {"samples": str(end), "error": written(error)},
             cursor=(end - 1) / rate,
         )
 

@@ -4,7 +4,7 @@ import torch
 
 from linear_time.drawing import Drawing
 from linear_time.explorer import Explorer, Frame, Slider
-from linear_time.panel import Curve, Panel
+from linear_time.panel import Curve, Panel, written
 
 
 def tower_drawing() -> Drawing:
@@ -95,7 +95,7 @@ def key_scale_explorer() -> Explorer:
         w = weights(scale)
         return Frame(
             {"weights": w[0]},
-            {"largest": f"{w[0].max():.2f}", "like": f"{counts(w)[0]:.1f}"},
+            {"largest": written(w[0].max()), "like": written(counts(w)[0], 1)},
             cursor=scale,
         )
 

@@ -5,7 +5,7 @@ import torch
 from linear_time.datasets import digits
 from linear_time.drawing import Drawing
 from linear_time.explorer import Explorer, Frame, Slider
-from linear_time.panel import Curve, Panel
+from linear_time.panel import Curve, Panel, written
 from linear_time.perceiver import fourier_features, grid
 
 
@@ -74,9 +74,9 @@ def query_explorer() -> Explorer:
         return Frame(
             {},
             {
-                "slow": f"{slow[at]:.2f}",
-                "fast": f"{fast[at]:.2f}",
-                "pixel": f"{row[at // 20]:.2f}" if at % 20 == 0 else "none",
+                "slow": written(slow[at]),
+                "fast": written(fast[at]),
+                "pixel": written(row[at // 20]) if at % 20 == 0 else "none",
             },
             cursor=at / 20 + 1,
         )

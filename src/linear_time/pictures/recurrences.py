@@ -2,7 +2,7 @@
 
 from linear_time.drawing import Drawing
 from linear_time.explorer import Explorer, Frame, Slider
-from linear_time.panel import Curve, Panel
+from linear_time.panel import Curve, Panel, written
 
 WRITES = 12  # of the explorer
 
@@ -109,7 +109,7 @@ def strength_explorer() -> Explorer:
             word = "reflect"
         return Frame(
             {"along": along},
-            {"value": f"{left:.2f}", "other": f"{decay:.2f}", "word": word},
+            {"value": written(left), "other": written(decay), "word": word},
         )
 
     panel = Panel(

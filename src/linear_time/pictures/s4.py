@@ -6,7 +6,7 @@ import torch
 
 from linear_time.drawing import Drawing
 from linear_time.explorer import Explorer, Frame, Slider
-from linear_time.panel import Curve, Panel
+from linear_time.panel import Curve, Panel, written
 from linear_time.s4 import s4d_eigenvalues
 
 
@@ -90,8 +90,8 @@ def modes_explorer(N: int = 64, followed: int = 20) -> Explorer:
             },
             {
                 "fast": str(fast),
-                "turns": f"{wave:.2f}",
-                "looks": f"{slow:.2f}",
+                "turns": written(wave),
+                "looks": written(slow),
             },
         )
 

@@ -7,7 +7,7 @@ from torch.nn import functional
 from linear_time.convolution import time_varying_matrix
 from linear_time.drawing import Drawing
 from linear_time.explorer import Explorer, Frame, Slider
-from linear_time.panel import Curve, Panel
+from linear_time.panel import Curve, Panel, written
 from linear_time.selective import RULES
 
 F64 = torch.float64
@@ -197,9 +197,9 @@ def gate_explorer() -> Explorer:
         return Frame(
             {"state": states},
             {
-                "data": f"{float(weights[3]):.2f}",
-                "noise": f"{others:.2f}",
-                "rest": f"{1 - float(weights.sum()):.2f}",
+                "data": written(weights[3]),
+                "noise": written(others),
+                "rest": written(1 - weights.sum()),
             },
         )
 
