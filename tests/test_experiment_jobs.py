@@ -971,7 +971,7 @@ def test_histories_are_of_disjoint_users_and_of_the_past(small, monkeypatch):
     for name, part in data.items():
         assert (len(part["users"]), len(users[name])) == tuple(counts[name])
         assert part["tokens"].shape[1:] == (64, 17) and part["candidates"].shape[1:] == (8, 16)
-        assert torch.allclose(part["tokens"][..., -1].mean(1), torch.zeros(()), atol=1e-4)
+        assert torch.allclose(part["tokens"][..., -1].mean(1), torch.zeros(()), rtol=0, atol=1e-4)
         weights = (
             8
             * nn.functional.normalize(part["candidates"], dim=-1)

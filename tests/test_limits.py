@@ -51,7 +51,7 @@ def test_reflections_are_the_permutation_matrices():
         for key, used in zip(k, on, strict=True):
             product = product @ (eye - 2 * used * torch.outer(key, key))
         row = torch.arange(4, dtype=F64)
-        assert torch.allclose(row @ product, row[one], atol=1e-12)
+        assert torch.allclose(row @ product, row[one], rtol=0, atol=1e-12)
         assert on.sum() == 4 - Permutation(one.tolist()).cycles
         assert torch.equal(k.norm(dim=1) > 0, on > 0)
         assert torch.allclose(k.norm(dim=1), on)
@@ -67,7 +67,7 @@ def test_a_follower_answers_what_lies_at_a_place(n):
     for t in range(40):  # by hand, in another way than the library's
         now = torch.stack([row[move] for row, move in zip(now, moves[:, t], strict=True)])
         wanted = now[torch.arange(3), places[:, t]].double()
-        assert torch.allclose(said[:, t], wanted, atol=1e-10)
+        assert torch.allclose(said[:, t], wanted, rtol=0, atol=1e-10)
     assert torch.equal(arrangements(moves)[:, -1], now)
 
 
@@ -85,7 +85,7 @@ def test_two_places_are_parity():
     moves = torch.stack([bits, 1 - bits], -1)
     begin = torch.tensor([0.0, 1.0], dtype=F64).expand(2, 1, 1, 2)
     said = recurrence(follower(moves, torch.zeros_like(bits)), initial_state=begin).flatten(1)
-    assert torch.allclose(said, (bits.cumsum(1) % 2).double(), atol=1e-12)
+    assert torch.allclose(said, (bits.cumsum(1) % 2).double(), rtol=0, atol=1e-12)
 
 
 def test_the_matrices_do_not_commute_and_keep_every_length():
@@ -94,7 +94,7 @@ def test_the_matrices_do_not_commute_and_keep_every_length():
     one, other = A[0] @ A[1], A[2] @ A[3]
     assert not torch.allclose(one @ other, other @ one)
     for matrix in (one, other):
-        assert torch.allclose(matrix @ matrix.T, torch.eye(3, dtype=F64), atol=1e-12)
+        assert torch.allclose(matrix @ matrix.T, torch.eye(3, dtype=F64), rtol=0, atol=1e-12)
 
 
 def test_five_cups_are_the_first_that_are_not_solvable():
@@ -190,11 +190,11 @@ def test_recall_reads_the_last_state():
     twice = keys.repeat(1, 2, 1)
     S = torch.einsum("btv,btk->bvk", values, twice)
     answers = recall(linear_attention, keys, values)
-    assert torch.allclose(answers, torch.einsum("bvk,bnk->bnv", S, keys), atol=1e-12)
+    assert torch.allclose(answers, torch.einsum("bvk,bnk->bnv", S, keys), rtol=0, atol=1e-12)
     other = recall(
         lambda q, k, v: delta_net(q, k, v, torch.ones(k.shape[:3], dtype=F64)), keys, values
     )
-    assert torch.allclose(other[:, -1], values[:, -1], atol=1e-12)  # the last word
+    assert torch.allclose(other[:, -1], values[:, -1], rtol=0, atol=1e-12)  # the last word
 
 
 @pytest.mark.parametrize(("n", "dk"), [(8, 16), (16, 16), (24, 8), (40, 8)])
@@ -224,7 +224,7 @@ def test_one_hot_values_make_any_number_of_pairs_look_recalled():
         symbols = torch.eye(n, dtype=F64).expand(4, n, n)
         answers = recall(linear_attention, keys, symbols)
         assert (answers.argmax(-1) == torch.arange(n)).all()
-        assert torch.allclose(answers, keys @ keys.mT, atol=1e-12)
+        assert torch.allclose(answers, keys @ keys.mT, rtol=0, atol=1e-12)
 
 
 def test_who_attends_how_often():

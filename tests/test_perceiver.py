@@ -51,7 +51,7 @@ def test_features_in_float64_are_so_to_the_last_band():
     assert (p[:, 0].unique() - torch.arange(-3, 4, dtype=F64) / 3).abs().max() < 1e-15
     bands = torch.linspace(1, 112, 64, dtype=F64)
     wanted = torch.sin(math.pi * p[:, :1] * bands)
-    assert torch.allclose(fourier_features(p, 64, 224)[:, 2:66], wanted, atol=1e-13)
+    assert torch.allclose(fourier_features(p, 64, 224)[:, 2:66], wanted, rtol=0, atol=1e-13)
 
 
 @pytest.mark.bad_input
@@ -81,7 +81,7 @@ def test_features_are_hugging_faces(sizes, n_bands, seed):
     theirs = generate_fourier_features(theirs_at, n_bands, highest)[0]
     ours = fourier_features(grid(*sizes), n_bands, highest)
     assert ours.shape[1] == len(sizes) * (2 * n_bands + 1)
-    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_imagenet_has_258_position_channels_and_3_of_colour():
@@ -94,9 +94,9 @@ def test_the_last_band_is_the_finest_of_the_grid():
     p = grid(9)
     features = fourier_features(p, 2, 16)  # frequencies 1 and 8
     wave = features[:, -1]  # cos(8 π p) at p = −1, −3/4, …
-    assert torch.allclose(wave, torch.ones(9), atol=1e-5)
+    assert torch.allclose(wave, torch.ones(9), rtol=0, atol=1e-5)
     wave = fourier_features(p, 2, 8)[:, -1]  # cos(4 π p): + − + −
-    assert torch.allclose(wave, (-1.0) ** torch.arange(9), atol=1e-5)
+    assert torch.allclose(wave, (-1.0) ** torch.arange(9), rtol=0, atol=1e-5)
 
 
 def test_one_frequency_range_a_dimension():
@@ -136,20 +136,20 @@ def test_block_is_torchs_attention_and_an_mlp(n_heads):
     first, _, second = block.mlp
     inner = nn.functional.layer_norm(z, (6,), block.mlp_norm.weight, block.mlp_norm.bias)
     wanted = z + second(nn.functional.gelu(first(inner)))
-    assert torch.allclose(block(x, context, mask), wanted, atol=1e-12)
-    assert torch.allclose(block.weights(x, context, mask), weights, atol=1e-12)
+    assert torch.allclose(block(x, context, mask), wanted, rtol=0, atol=1e-12)
+    assert torch.allclose(block.weights(x, context, mask), weights, rtol=0, atol=1e-12)
     block.query_residual = False
     z = y
     inner = nn.functional.layer_norm(z, (6,), block.mlp_norm.weight, block.mlp_norm.bias)
     wanted = z + second(nn.functional.gelu(first(inner)))
-    assert torch.allclose(block(x, context, mask), wanted, atol=1e-12)
+    assert torch.allclose(block(x, context, mask), wanted, rtol=0, atol=1e-12)
 
 
 def test_without_a_context_it_reads_itself():
     block = lively(CrossAttention(6, 2)).double()
     x = draw(2, 4, 6)
     z = x + block.attention(block.norm(x))
-    assert torch.allclose(block(x), z + block.mlp(block.mlp_norm(z)), atol=1e-14)
+    assert torch.allclose(block(x), z + block.mlp(block.mlp_norm(z)), rtol=0, atol=1e-14)
     assert torch.allclose(block.weights(x).sum(-1), torch.ones(2, 2, 4, dtype=F64))
 
 
@@ -191,8 +191,8 @@ def test_wrappers_hand_on_what_they_are_given():
     mask[1, 4:] = False
     model = lively(PerceiverClassifier(Perceiver(3, 2, 4, widening=3), 5)).double()
     short = model(x[1:, :4])
-    assert torch.allclose(model(x, mask)[1:], short, atol=1e-12)
-    assert not torch.allclose(model(x)[1:], short, atol=1e-3)
+    assert torch.allclose(model(x, mask)[1:], short, rtol=0, atol=1e-12)
+    assert not torch.allclose(model(x)[1:], short, rtol=0, atol=1e-3)
     widths = {m.mlp[0].out_features for m in model.modules() if isinstance(m, CrossAttention)}
     assert widths == {12}
 
@@ -208,7 +208,7 @@ def test_equal_keys_are_mean_pooling():
         heads.out.weight.copy_(torch.eye(4))
     x, latents = draw(2, 9, 4), draw(2, 3, 4, seed=2)
     read = heads(block.norm(latents), x)
-    assert torch.allclose(read, MeanPooling(9, 1)(x).expand(2, 3, 4), atol=1e-14)
+    assert torch.allclose(read, MeanPooling(9, 1)(x).expand(2, 3, 4), rtol=0, atol=1e-14)
 
 
 def test_what_is_learned_makes_the_queries():
@@ -222,7 +222,7 @@ def test_what_is_learned_makes_the_queries():
         heads.key.weight.zero_()
         heads.value.bias.zero_()
     once, twice = (heads(normed, k * x) - heads.out.bias for k in (1, 2))
-    assert torch.allclose(twice, 2 * once, atol=1e-12)
+    assert torch.allclose(twice, 2 * once, rtol=0, atol=1e-12)
     # And the number of queries is that of the latents, whatever the input's length.
     assert heads(normed, draw(1, 50, 5)).shape == (1, 3, 6)
 
@@ -242,14 +242,14 @@ def test_the_weights_alone_carry_the_input(latents, found):
     back = torch.linalg.lstsq(Q, scores - scores.mean(1, keepdim=True)).solution.T
     assert ((back - x).abs().max() < 1e-10) == found
     shifted = attention(Q, x + draw(1, d, seed=3), V)  # what a softmax cannot see
-    assert torch.allclose(shifted, y, atol=1e-12)
+    assert torch.allclose(shifted, y, rtol=0, atol=1e-12)
 
 
 def test_the_product_of_waves_is_a_cross_and_no_function_of_distance():
     waves = fourier_features(grid(32, 32, dtype=F64), 8, 32)[:, 2:]
     near = (waves @ waves.T).reshape(32, 32, 32, 32)
     # of the displacement only
-    assert torch.allclose(near[16, 16, 16:, 16:], near[3, 5, 3:19, 5:21], atol=1e-9)
+    assert torch.allclose(near[16, 16, 16:, 16:], near[3, 5, 3:19, 5:21], rtol=0, atol=1e-9)
     here = near[16, 16]
     assert here[16, 16] == pytest.approx(16) and here[16, 21] > 7 and here[21, 16] > 7
     assert abs(here[19, 20]) < 0.1  # as far away as five along an axis
@@ -317,7 +317,7 @@ def test_padding_is_ignored_exactly():
     x, mask = draw(2, 9, 5), torch.ones(2, 9, dtype=torch.bool)
     mask[0, 6:] = False
     padded = model(x, mask)
-    assert torch.allclose(padded[:1], model(x[:1, :6]), atol=1e-13)
+    assert torch.allclose(padded[:1], model(x[:1, :6]), rtol=0, atol=1e-13)
     other = x.clone()
     other[0, 6:] = 1e6
     assert torch.equal(model(other, mask), padded)
@@ -368,7 +368,7 @@ def test_cost_is_linear_in_the_input_and_apart_from_it():
 def test_classifier_is_the_mean_latent():
     model = lively(PerceiverClassifier(Perceiver(5, 3, 8), 4)).double()
     x = draw(2, 7, 5)
-    assert torch.allclose(model(x), model.head(model.perceiver(x).mean(1)), atol=1e-14)
+    assert torch.allclose(model(x), model.head(model.perceiver(x).mean(1)), rtol=0, atol=1e-14)
 
 
 # --- the record that chapter 08 quotes -----------------------------------------------------------
@@ -488,7 +488,7 @@ def test_a_normed_reader_of_a_history_hears_directions():
             return network({"tokens": tokens, "candidates": asked}) - network.direct(asked)
 
         with torch.no_grad():
-            assert torch.allclose(read(1), read(3), atol=1e-4) == normed
+            assert torch.allclose(read(1), read(3), rtol=0, atol=1e-4) == normed
         assert network.attention.d_kv == (34 if normed else 17)
 
 

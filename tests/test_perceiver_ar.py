@@ -49,9 +49,9 @@ def test_with_as_many_latents_as_positions_it_is_the_decoder(tied):
     model, plain = make(9, tied=tied), LlamaLM(V, D, LAYERS, tied, **BLOCK).to(F64)
     plain.load_state_dict(model.state_dict())
     tokens = tokens_of(2, 9, V)
-    assert torch.allclose(model(tokens), plain(tokens), atol=1e-13)
+    assert torch.allclose(model(tokens), plain(tokens), rtol=0, atol=1e-13)
     short = tokens[:, :5]
-    assert torch.allclose(model(short), plain(short), atol=1e-13)
+    assert torch.allclose(model(short), plain(short), rtol=0, atol=1e-13)
 
 
 def test_and_that_decoder_is_transformers(tmp_path):
@@ -102,7 +102,7 @@ def test_a_single_layer_sees_the_whole_input_and_has_no_latent_stack():
     plain = LlamaLM(V, D, 1, **BLOCK).to(F64)
     plain.load_state_dict(model.state_dict())
     tokens = tokens_of(2, 10, V)
-    assert torch.allclose(model(tokens), plain(tokens)[:, -3:], atol=1e-13)
+    assert torch.allclose(model(tokens), plain(tokens)[:, -3:], rtol=0, atol=1e-13)
 
 
 def test_each_switch_belongs_to_its_mask():
@@ -110,7 +110,7 @@ def test_each_switch_belongs_to_its_mask():
     torch.manual_seed(0)
     model, tokens = PerceiverAR(V, D, 1, 3, **BLOCK).to(F64), tokens_of(1, 10, V)
     assert torch.equal(model(tokens, latent_mask=False), model(tokens))
-    assert not torch.allclose(model(tokens, input_mask=False), model(tokens), atol=1e-4)
+    assert not torch.allclose(model(tokens, input_mask=False), model(tokens), rtol=0, atol=1e-4)
 
 
 def test_more_layers_are_not_a_window_of_the_decoder():
@@ -124,12 +124,12 @@ def test_more_layers_are_not_a_window_of_the_decoder():
 def test_steps_from_caches_are_forward_with_growing_latents(prompt):
     model, tokens = make(4), tokens_of(2, 11, V)
     logits, state = model.prefill(tokens[:, :prompt])
-    assert torch.allclose(logits, model(tokens[:, :prompt])[:, -1], atol=1e-13)
+    assert torch.allclose(logits, model(tokens[:, :prompt])[:, -1], rtol=0, atol=1e-13)
     kept = min(prompt, 4)
     for t in range(prompt, 11):
         logits, state = model.step(tokens[:, t], state)
         model.n_latents = kept + t + 1 - prompt
-        assert torch.allclose(logits, model(tokens[:, : t + 1])[:, -1], atol=1e-12)
+        assert torch.allclose(logits, model(tokens[:, : t + 1])[:, -1], rtol=0, atol=1e-12)
         model.n_latents = 4
         assert [c.k.shape[2] for c in state] == [t + 1] + [kept + t + 1 - prompt] * 2
 
@@ -153,7 +153,9 @@ def test_the_cache_slides_up_to_the_second_layer(layers):
     logits, state = sliding(model, tokens, 8)
     _, fresh = model.prefill(tokens)
     for i, (old, new) in enumerate(zip(state, fresh, strict=True)):
-        same = torch.allclose(old.k, new.k, atol=1e-10) and torch.allclose(old.v, new.v, atol=1e-10)
+        same = torch.allclose(old.k, new.k, rtol=0, atol=1e-10) and torch.allclose(
+            old.v, new.v, rtol=0, atol=1e-10
+        )
         assert same == (i < 2), f"layer {i + 1}"
     gap = (logits - model(tokens)[:, -1]).abs().max()
     assert gap < 1e-10 if layers <= 2 else gap > 1e-2
@@ -170,7 +172,7 @@ def test_a_sliding_cache_is_a_windowed_decoder(m):
         x = x + torch.stack(rows, 1)
         x = x + block.mlp(block.mlp_norm(x))
     wanted = (model.norm(x) @ model.embedding.weight.T)[:, -1]
-    assert torch.allclose(sliding(model, tokens, min(m, 3))[0], wanted, atol=1e-12)
+    assert torch.allclose(sliding(model, tokens, min(m, 3))[0], wanted, rtol=0, atol=1e-12)
 
 
 def test_a_sliding_cache_is_not_forward():
@@ -252,10 +254,10 @@ def test_padding_on_the_left_is_ignored(padding):
     real = torch.ones(2, 10, dtype=torch.bool)
     real[1, :padding] = False
     logits = model(tokens, mask=real)
-    assert torch.allclose(logits[:1], model(tokens[:1]), atol=1e-13)
+    assert torch.allclose(logits[:1], model(tokens[:1]), rtol=0, atol=1e-13)
     kept = min(5, 10 - padding)
     alone = model(tokens[1:, padding:])
-    assert torch.allclose(logits[1:, -kept:], alone, atol=1e-12)
+    assert torch.allclose(logits[1:, -kept:], alone, rtol=0, atol=1e-12)
     changed = tokens.clone()
     changed[1, :padding] = (changed[1, :padding] + 1) % V
     for masks in ({}, {"input_mask": False}, {"latent_mask": False}):
@@ -272,8 +274,8 @@ def test_a_latent_that_may_read_nothing_gets_zeros():
         x = x + block.mlp(block.mlp_norm(x))
     wanted = model.norm(x) @ model.embedding.weight.T
     logits = model(tokens, mask)
-    assert torch.allclose(logits[:, :2], wanted, atol=1e-13)
-    assert not torch.allclose(logits[:, 2:], wanted, atol=1e-3)
+    assert torch.allclose(logits[:, :2], wanted, rtol=0, atol=1e-13)
+    assert not torch.allclose(logits[:, 2:], wanted, rtol=0, atol=1e-3)
     loss = logits.sum()
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, model.embedding.weight))
 
@@ -285,7 +287,7 @@ def test_the_first_state_and_steps_fit():
     wanted, state = plain(tokens), model.initial_state(2)
     for t in range(7):
         logits, state = model.step(tokens[:, t], state)
-        assert torch.allclose(logits, wanted[:, t], atol=1e-12)
+        assert torch.allclose(logits, wanted[:, t], rtol=0, atol=1e-12)
         assert [cache.position for cache in state] == [t + 1] * LAYERS
 
 
@@ -295,10 +297,10 @@ def test_a_state_is_continued_by_a_chunk():
     logits, after = model.prefill(tokens[:, 6:], state)
     for t in range(6, 11):
         stepped, state = model.step(tokens[:, t], state)
-    assert torch.allclose(logits, stepped, atol=1e-12)
+    assert torch.allclose(logits, stepped, rtol=0, atol=1e-12)
     for one, other in zip(after, state, strict=True):
-        assert torch.allclose(one.k, other.k, atol=1e-12) and one.position == 11
-    assert torch.allclose(logits, model(tokens, n_latents=9)[:, -1], atol=1e-12)
+        assert torch.allclose(one.k, other.k, rtol=0, atol=1e-12) and one.position == 11
+    assert torch.allclose(logits, model(tokens, n_latents=9)[:, -1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -315,9 +317,11 @@ def test_padded_prompts_are_continued_as_they_are_alone(stride):
     logits, state = model.prefill(prompt, None, mask)
     for row, first in enumerate([0, 3, 5]):
         wanted, one = model.prefill(prompt[row : row + 1, first:])
-        assert torch.allclose(logits[row], wanted[0], atol=1e-12)
+        assert torch.allclose(logits[row], wanted[0], rtol=0, atol=1e-12)
         stepped = model.step(prompt[:, 0], state)[0][row]
-        assert torch.allclose(stepped, model.step(prompt[row : row + 1, 0], one)[0][0], atol=1e-12)
+        assert torch.allclose(
+            stepped, model.step(prompt[row : row + 1, 0], one)[0][0], rtol=0, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("kind", ["PerceiverAR", "LlamaLM"])

@@ -40,10 +40,10 @@ def test_every_output_decodes_alone():
     z = io.process(io.encode(x))
     whole = io.decode(z, queries)
     some = torch.tensor([5, 0, 3])
-    assert torch.allclose(io.decode(z, queries[:, some]), whole[:, some], atol=1e-13)
+    assert torch.allclose(io.decode(z, queries[:, some]), whole[:, some], rtol=0, atol=1e-13)
     other = queries.clone()
     other[:, 1:] = 9.0
-    assert torch.allclose(io.decode(z, other)[:, 0], whole[:, 0], atol=1e-13)
+    assert torch.allclose(io.decode(z, other)[:, 0], whole[:, 0], rtol=0, atol=1e-13)
 
 
 def test_gradients_of_some_outputs_are_those_of_the_whole_restricted():
@@ -51,14 +51,14 @@ def test_gradients_of_some_outputs_are_those_of_the_whole_restricted():
     some = torch.tensor([1, 6])
     one = torch.autograd.grad(io(x, queries[:, some]).square().sum(), io.latents)[0]
     two = torch.autograd.grad(io(x, queries)[:, some].square().sum(), io.latents)[0]
-    assert torch.allclose(one, two, atol=1e-12)
+    assert torch.allclose(one, two, rtol=0, atol=1e-12)
 
 
 def test_padding_is_ignored_exactly():
     io, x, queries = model(), draw(2, 9, 5), draw(2, 3, 6, seed=2)
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[1, 5:] = False
-    assert torch.allclose(io(x, queries, mask)[1:], io(x[1:, :5], queries[1:]), atol=1e-13)
+    assert torch.allclose(io(x, queries, mask)[1:], io(x[1:, :5], queries[1:]), rtol=0, atol=1e-13)
 
 
 def test_a_query_without_residual_is_seen_in_the_weights_only():
@@ -67,7 +67,7 @@ def test_a_query_without_residual_is_seen_in_the_weights_only():
     with torch.no_grad():
         io.decoder.attention.query.weight.zero_()  # all queries alike
     y = io.decode(z, draw(1, 5, 6))
-    assert torch.allclose(y, y[:, :1].expand_as(y), atol=1e-12)
+    assert torch.allclose(y, y[:, :1].expand_as(y), rtol=0, atol=1e-12)
     io.decoder.query_residual = True
     assert (io.decode(z, draw(1, 5, 6)).diff(dim=1).abs() > 1e-3).any()
 
@@ -112,7 +112,7 @@ def test_a_row_is_what_the_weights_say():
         read.append((k[:, part] @ q[part] / 6**0.5).softmax(0) @ v[:, part])
     y = heads.out(torch.cat(read))
     y = y + block.mlp(block.mlp_norm(y))
-    assert torch.allclose(io.decode(z, query)[0, 0], io.head(y), atol=1e-12)
+    assert torch.allclose(io.decode(z, query)[0, 0], io.head(y), rtol=0, atol=1e-12)
 
 
 def test_the_mean_over_subsamples_is_the_whole():
@@ -128,11 +128,11 @@ def test_the_mean_over_subsamples_is_the_whole():
     whole, slope = loss_and_gradient(list(range(6)))
     pairs = [loss_and_gradient(list(some)) for some in itertools.combinations(range(6), 2)]
     losses = torch.stack([loss for loss, _ in pairs])
-    assert torch.allclose(losses.mean(), whole, atol=1e-12)
-    assert torch.allclose(torch.stack([g for _, g in pairs]).mean(0), slope, atol=1e-12)
+    assert torch.allclose(losses.mean(), whole, rtol=0, atol=1e-12)
+    assert torch.allclose(torch.stack([g for _, g in pairs]).mean(0), slope, rtol=0, atol=1e-12)
     terms = (io(x, queries) - wanted).square().mean(-1).flatten()
     variance = terms.var() / 2 * (1 - 2 / 6)
-    assert torch.allclose(losses.var(correction=0), variance, atol=1e-12)
+    assert torch.allclose(losses.var(correction=0), variance, rtol=0, atol=1e-12)
 
 
 def test_an_empty_input_reads_zeros():
@@ -226,10 +226,10 @@ def test_masked_language_model(language):
     assert (got - wanted).abs().max() < 1e-5
     some = torch.tensor([3, 17])
     with torch.no_grad():
-        assert torch.allclose(ours(tokens, real, some), wanted[:, some], atol=1e-5)
+        assert torch.allclose(ours(tokens, real, some), wanted[:, some], rtol=0, atol=1e-5)
         short = ours(tokens[:, :7])
         wanted = theirs(tokens[:, :7]).logits  # asks at all 20 positions
-    assert torch.allclose(short, wanted[:, :7], atol=1e-5)
+    assert torch.allclose(short, wanted[:, :7], rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +351,7 @@ def test_right_at_the_pixels_and_free_between_them():
         return (torch.pi * f * p).cos()
 
     # frequencies f and n − 1 − f agree on an odd grid of n points (chapter 08)
-    assert torch.allclose(wave(points, 3), wave(points, 5), atol=1e-12)
+    assert torch.allclose(wave(points, 3), wave(points, 5), rtol=0, atol=1e-12)
     assert (wave(fine, 3) - wave(fine, 5)).abs().max() > 1
     torch.manual_seed(0)
     io = lively(PerceiverIO(3, 4, 8, 3, 1), 0.2).double()
@@ -359,14 +359,14 @@ def test_right_at_the_pixels_and_free_between_them():
     still = torch.tensor([[1.0, 0.3]], dtype=F64).expand(33, 2)
     queries = [torch.cat([wave(fine, f), still], 1)[None] for f in (3, 5)]
     one, two = (io.decode(z, q)[0] for q in queries)
-    assert torch.allclose(one[::4], two[::4], atol=1e-10)
+    assert torch.allclose(one[::4], two[::4], rtol=0, atol=1e-10)
     assert (one - two).abs().max() > 1e-4
 
 
 def test_the_explorers_functions_agree_at_the_pixels_alone():
     (row, slow), (_, fast) = row_functions(8), row_functions(64)
     for values in (slow, fast):
-        assert torch.allclose(values[::20], row, atol=1e-12)
+        assert torch.allclose(values[::20], row, rtol=0, atol=1e-12)
     assert (slow - fast).abs().max() > 0.5
     assert slow.diff().abs().max() < 0.06 < 0.15 < fast.diff().abs().max()
 
@@ -432,8 +432,10 @@ def test_wrappers_hand_on_what_they_are_given():
     assert [m.mlp[0].out_features for m in inner] == [12] * 2
     tokens, mask = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[True, True, False, False]])
     at = torch.tensor([0, 1])
-    assert torch.allclose(language(tokens, mask, at), language(tokens[:, :2]), atol=1e-12)
-    assert not torch.allclose(language(tokens, None, at), language(tokens[:, :2]), atol=1e-3)
+    assert torch.allclose(language(tokens, mask, at), language(tokens[:, :2]), rtol=0, atol=1e-12)
+    assert not torch.allclose(
+        language(tokens, None, at), language(tokens[:, :2]), rtol=0, atol=1e-3
+    )
 
 
 # --- bad input -----------------------------------------------------------------------------------

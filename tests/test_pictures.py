@@ -199,9 +199,10 @@ def test_the_three_matrices_are_what_they_are_called():
     assert data.sum() == 3 and (K["selective"][:, ~data] == 0).all()
     u = torch.randn(1, 1, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     one, A = torch.ones_like(u), -torch.ones(1, 1, dtype=torch.float64)
-    for name, delta in (("fixed", 0.25 * one), ("selective", torch.where(data, 0.7, 1e-13) * one)):
+    steps = {"fixed": 0.25 * one, "selective": torch.where(data, 0.7 * one, 1e-13)}
+    for name, delta in steps.items():
         y = selective_scan(u, delta, A, one, one)
-        assert torch.allclose(K[name] @ u[0, 0], y[0, 0], atol=1e-11)
+        assert torch.allclose(K[name] @ u[0, 0], y[0, 0], rtol=0, atol=1e-11)
 
 
 def test_the_gate_holds_shares_of_what_it_read():
@@ -237,7 +238,7 @@ def test_the_rounds_are_the_scans():
             whole = [held == t + 1 for t, held in enumerate(frame.curves["held"])]
             assert int(shown["finished"]) == sum(whole) and all(whole) == (done >= depth)
         a, b = torch.randn(2, 3, 16).unbind()
-        assert torch.allclose(scan(combine, (a, b))[1], sequential_scan(a, b), atol=1e-4)
+        assert torch.allclose(scan(combine, (a, b))[1], sequential_scan(a, b), rtol=0, atol=1e-4)
 
 
 @pytest.mark.bad_input

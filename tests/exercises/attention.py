@@ -145,11 +145,11 @@ def finds_the_class(make):
         m(x).unflatten(-1, (3, 4)).transpose(1, 2) for m in (heads.query, heads.key, heads.value)
     )
     y = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
-    assert torch.allclose(layer(x), heads.out(y.transpose(1, 2).flatten(2)), atol=1e-6)
+    assert torch.allclose(layer(x), heads.out(y.transpose(1, 2).flatten(2)), rtol=0, atol=1e-6)
     state = layer.initial_state(2)
     for t in range(9):
         y_t, state = layer.step(x[:, t], state)
-        assert torch.allclose(y_t, layer(x)[:, t], atol=1e-6)
+        assert torch.allclose(y_t, layer(x)[:, t], rtol=0, atol=1e-6)
 
 
 def nothing(make):
@@ -170,7 +170,7 @@ def both_forms(make):
     y, state = layer(x), layer.initial_state(1)
     for t in range(9):
         y_t, state = layer.step(x[:, t], state)
-        assert torch.allclose(y_t, y[:, t], atol=1e-6)
+        assert torch.allclose(y_t, y[:, t], rtol=0, atol=1e-6)
 
 
 def one_head(make):
@@ -180,7 +180,7 @@ def one_head(make):
     y = torch.nn.functional.scaled_dot_product_attention(
         h.query(x), h.key(x), h.value(x), is_causal=True
     )
-    assert torch.allclose(layer(x), h.out(y), atol=1e-6)
+    assert torch.allclose(layer(x), h.out(y), rtol=0, atol=1e-6)
 
 
 WRONG = {
