@@ -12,6 +12,10 @@ from scipy.stats import chisquare
 from torch import nn
 
 from helpers import NoFloat64
+from linear_time.attention import CausalSelfAttention
+from linear_time.mamba import Mamba
+from linear_time.mixer import LanguageModel, Residual
+from linear_time.s4 import S4D
 from linear_time.tasks import (
     NO_ANSWER,
     accuracy,
@@ -19,6 +23,7 @@ from linear_time.tasks import (
     associative_recall,
     finest,
     induction_heads,
+    read_in_pieces,
     selective_copying,
 )
 
@@ -220,6 +225,20 @@ def test_sizes_may_be_numpys():
         assert all(map(torch.equal, ours, theirs))
 
 
+@pytest.mark.parametrize("mixer", [Mamba, S4D, lambda d: CausalSelfAttention(d, 2)])
+@pytest.mark.parametrize("piece", [1, 4, 5, 13, 99])
+def test_pieces_are_one_reading(mixer, piece):
+    torch.manual_seed(0)
+    model = LanguageModel(lambda: Residual(mixer(8)), 11, 8, 2).double()
+    tokens = torch.randint(11, (3, 13), generator=seeded())
+    read = []
+    prefill = model.prefill
+    model.prefill = lambda part, state: read.append(part.shape[1]) or prefill(part, state)
+    with torch.no_grad():
+        torch.testing.assert_close(read_in_pieces(model, tokens, piece), model(tokens)[:, -1])
+    assert max(read) <= piece and sum(read) == 13 and len(read) == -(-13 // piece)
+
+
 def test_finest_numbers_of_a_device():
     """The weights of the queries' places are drawn with them."""
     names = {"cpu": torch.float64, "cuda": torch.float64, "mps": torch.float32}
@@ -265,6 +284,20 @@ def test_bad_input(make, arguments, kind, message):
         make(2, 12, *((2,) if make is not induction_heads else ()), generator=0)
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("piece", "kind", "message"),
+    [
+        (0, ValueError, "^piece: expected a whole number >= 1, got 0"),
+        (2.0, TypeError, "^piece: .*got 2.0"),
+    ],
+)
+def test_pieces_have_a_token_or_more(piece, kind, message):
+    model = LanguageModel(lambda: Residual(Mamba(8)), 11, 8, 1)
+    with pytest.raises(kind, match=message):
+        read_in_pieces(model, torch.zeros(1, 4, dtype=torch.int64), piece)
+
+
 # --- what the text of chapter 19 says of the tasks -----------------------------------------------
 
 
@@ -286,3 +319,20 @@ def test_random_filler_repeats_a_key_in_a_third_of_the_sequences():
     repeats = (filler[:, :, None] == keys[:, None]).any(2).any(1).double().mean()
     assert repeats == pytest.approx(1 - (1 - 16 / 8192) ** 208, abs=0.03)
     assert repeats == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_the_first_pair_of_mqar_is_asked_about_early():
+    """Who knows the values and goes by a question's place alone does better than a guess."""
+    shares = []
+    for length, n_pairs in ((64, 4), (128, 8), (256, 16)):
+        tokens, targets = associative_recall(
+            20_000, length, n_pairs, 8192, 0.01, False, generator=seeded()
+        )
+        row, place = (targets != NO_ANSWER).nonzero().unbind(1)
+        values = tokens[row, 1 : 2 * n_pairs : 2]
+        pair = (values == targets[row, place][:, None]).double().argmax(1)
+        asked = torch.zeros(length, n_pairs)
+        asked.index_put_((place, pair), torch.tensor(1.0), accumulate=True)
+        shares.append((asked.max(1).values.sum() / len(row)).item())
+        assert asked[2 * n_pairs].argmax() == 0
+    assert shares == pytest.approx([0.29, 0.156, 0.085], abs=0.004)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from linear_time import _validate
+from linear_time.mixer import LanguageModel
 
 NO_ANSWER = -100  # torch's own mark of a position that does not count
 
@@ -234,6 +235,29 @@ def accuracy(
     right = model(tokens).argmax(-1) == targets
     whole = (right | ~asked).all(1)
     return int(right[asked].sum()) / n_asked, int(whole.sum()) / len(whole)
+
+
+def read_in_pieces(
+    model: LanguageModel, tokens: Tokens, piece: int
+) -> Float[Tensor, "batch rows"]:
+    """The logits after the last token, of a sequence read piece by piece.
+
+    The state is handed from each piece to the next: equal to one reading, in
+    the memory of a piece.
+
+    Args:
+        model: that is asked; its ``prefill`` reads.
+        tokens: (batch, length).
+        piece: tokens that are read at once, at most, ≥ 1.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+    piece = _validate.count("piece", piece)
+    state = None
+    for part in tokens.split(piece, dim=1):
+        logits, state = model.prefill(part, state)
+    return logits
 
 
 def finest(device: torch.device) -> torch.dtype:

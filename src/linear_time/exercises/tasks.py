@@ -405,7 +405,7 @@ def training(answer, cases):
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     expect(
         0 < count <= 40_000,
-        f"Expected at most 40,000 trainable numbers, got {count:,}.",
+        f"Expected at most 40,000 trainable weights, got {count:,}.",
     )
     model = model.eval()
 
@@ -426,6 +426,6 @@ def training(answer, cases):
             parameter.zero_()
     expect(
         right(blank, 16) < 0.5,
-        "Expected a model that has learned: with all its numbers at 0 yours "
+        "Expected a model that has learned: with all its weights at 0 yours "
         "still answers.",
     )
