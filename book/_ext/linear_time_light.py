@@ -67,7 +67,9 @@ def codes(pages: str, style: str) -> set[int]:
     """Code points of the icons that pages and styles use."""
     used = set(re.findall(r"fa-[\w-]+", pages))
     found = set()
-    for selector, code in re.findall(r"([^{}]*)\{content:\s*\"\\([ef][0-9a-f]{3})\"", style):
+    # From a brace on: begun at every letter, it takes most of a second.
+    rule = r"(?<![^{}])([^{}]*)\{content:\s*\"\\([ef][0-9a-f]{3})\""
+    for selector, code in re.findall(rule, style):
         names = set(re.findall(r"fa-[\w-]+(?=:)", selector))
         if not names or names & used:
             found.add(int(code, 16))
