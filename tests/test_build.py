@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from book import ROOT, AtOnce, load
+from forked import Preloaded
 
 build = load(ROOT / "book" / "build.py")
 notebooks = load(ROOT / "book" / "notebooks.py")
@@ -91,13 +93,67 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {n: v for n, v in os.environ.items() if not n.startswith("PYTEST_")}
-    environment["COVERAGE_PROCESS_START"] = ""
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def surroundings() -> dict[str, str]:
+    return {n: v for n, v in os.environ.items() if not n.startswith("PYTEST_")} | {
+        "COVERAGE_PROCESS_START": ""
+    }
+
+
+def begun(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The build as who types it has it, with all its imports."""
     command = [sys.executable, str(root / "book" / "build.py"), *options]
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=root, check=False
+        command, capture_output=True, text=True, env=surroundings(), cwd=root, check=False
     )
+
+
+#: What takes long to import of what a small book's build does.
+IMPORTS = ("jupyter_cache.executors.basic", "jupyter_book.sphinx", "sphinx_book_theme")
+IMPORTS += ("sphinxcontrib.bibtex", "sphinxext.opengraph", "fontTools.subset")
+
+#: The build, which forks where it would start jupyter-book.
+FORKS = """
+import multiprocessing, os, runpy, subprocess, sys
+from pathlib import Path
+
+started = subprocess.run
+
+def run(command, **named):
+    if Path(command[0]).name != "jupyter-book":
+        return started(command, **named)
+    book = multiprocessing.Process(target=render, args=(command, named["cwd"]))
+    book.start()
+    book.join()
+    return subprocess.CompletedProcess(command, book.exitcode)
+
+def render(command, cwd):
+    os.chdir(cwd)
+    sys.argv, sys.path[0] = command, str(Path(command[0]).parent)
+    sys.path[1:1] = os.environ["PYTHONPATH"].split(os.pathsep)
+    runpy.run_path(command[0], run_name="__main__")
+
+subprocess.run = run
+sys.argv = sys.argv[1:]
+sys.path[0] = str(Path(sys.argv[0]).parent)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The build behind its imports: these take longer than a small book."""
+    script = tmp_path_factory.mktemp("program") / "forks.py"
+    script.write_text(FORKS, encoding="utf8")
+    with Preloaded(*IMPORTS, env=surroundings()) as python:
+
+        def run(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+            program = root / "book" / "build.py"
+            return python.run(script, program, *options, cwd=root, env=surroundings())
+
+        yield run
 
 
 def validated(root: Path, *paths: str) -> subprocess.CompletedProcess[str]:
@@ -120,8 +176,8 @@ def pickled(root: Path) -> int:
     return (root / "_build" / ".doctrees" / "environment.pickle").stat().st_mtime_ns
 
 
-def test_a_build_follows_the_source(root: Path) -> None:
-    first = run(root)
+def test_a_build_follows_the_source(root: Path, run: Run) -> None:
+    first = begun(root)
     assert first.returncode == 0, first.stdout + first.stderr
     assert sorted(runs(root)) == ["alpha", "gamma"], first.stdout + first.stderr
     assert "the answer is 42" in html(root, "chapters/01-alpha")
@@ -137,7 +193,7 @@ def test_a_build_follows_the_source(root: Path) -> None:
 
     # Nothing changed at all: nothing is rendered, and it is quick.
     started = resource.getrusage(resource.RUSAGE_CHILDREN)
-    third = run(root)
+    third = begun(root)
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)  # processor time: others may compute too
     spent = ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
     assert third.returncode == 0 and spent < 5
@@ -159,7 +215,7 @@ def test_a_build_follows_the_source(root: Path) -> None:
     assert "The count which the page shows" in html(root, "book/api")
 
 
-def test_a_warning_fails_the_build_until_it_is_mended(root: Path) -> None:
+def test_a_warning_fails_the_build_until_it_is_mended(root: Path, run: Run) -> None:
     page = root / "book" / "preface.md"
     text = page.read_text(encoding="utf8")
     page.write_text(text + "\nSee {ref}`nowhere`, and $\\nosuch$.\n", encoding="utf8")
@@ -172,7 +228,7 @@ def test_a_warning_fails_the_build_until_it_is_mended(root: Path) -> None:
     page.write_text(text, encoding="utf8")  # the next build is without a warning
 
 
-def test_a_failing_chapter_fails_the_build(root: Path) -> None:
+def test_a_failing_chapter_fails_the_build(root: Path, run: Run) -> None:
     path = root / "chapters" / "02-gamma.ipynb"
     text = path.read_text(encoding="utf8")
     count = len(runs(root))
@@ -190,7 +246,7 @@ def test_a_failing_chapter_fails_the_build(root: Path) -> None:
     assert len(runs(root)) <= count + 1
 
 
-def test_a_killed_build_goes_on(root: Path) -> None:
+def test_a_killed_build_goes_on(root: Path, run: Run) -> None:
     """Killed while the second chapter runs: the first is kept, and nothing is left running."""
     slow = root / "chapters" / "02-gamma.ipynb"
     text = slow.read_text(encoding="utf8")
@@ -239,7 +295,7 @@ def test_a_killed_build_goes_on(root: Path) -> None:
     slow.write_text(text, encoding="utf8")
 
 
-def test_an_edition_without_solutions_has_none_anywhere(root: Path) -> None:
+def test_an_edition_without_solutions_has_none_anywhere(root: Path, run: Run) -> None:
     """Pages, their sources, downloads, search: the word of the solution is in none of them."""
     path = root / "chapters" / "02-gamma.ipynb"
     text = path.read_text(encoding="utf8")
@@ -283,7 +339,7 @@ SHOWS = (
 
 
 def test_what_nbval_has_executed_is_not_executed_again(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The very page of a chapter that the build executes; none of a chapter that did not pass."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
