@@ -40,7 +40,7 @@ class Preloaded:
     """A Python that has imported these modules, by the path and the variables that are given."""
 
     def __init__(self, *modules: str, env: Mapping[str, str] = os.environ) -> None:
-        command = [sys.executable, __file__, *modules]
+        command, self.env = [sys.executable, __file__, *modules], env
         self.server = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -62,11 +62,11 @@ class Preloaded:
         stdout: str | Path = os.devnull,
         stderr: str | Path = os.devnull,
         cwd: Path = Path(),
-        env: Mapping[str, str] = os.environ,
+        env: Mapping[str, str] | None = None,
     ) -> Forked:
-        """``python *command``, which prints into files."""
+        """``python *command``, which prints into files; the variables are those of this Python."""
         given = [[str(part) for part in command], str(stdout), str(stderr), str(cwd.absolute())]
-        return Forked(self, self.ask("start", *given, dict(env)))
+        return Forked(self, self.ask("start", *given, dict(env or self.env)))
 
     def run(self, *command: Any, **where: Any) -> subprocess.CompletedProcess[str]:
         """``python *command`` to its end."""

@@ -23,6 +23,7 @@ import yaml
 from torch import nn
 
 from book import ROOT
+from forked import Preloaded
 from linear_time.training import Config, seed_everything, train
 
 SCRIPT = '''
@@ -82,23 +83,33 @@ def group(pid: int) -> list[int]:
     return found
 
 
+SEEN = os.pathsep.join([str(ROOT / "experiments"), str(ROOT / "src")])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": SEEN, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def python():
+    """What is killed begins behind its imports, which take longer than all that it does.
+
+    The last is an optimizer's, when it is made.
+    """
+    with Preloaded("runs", "linear_time.training", "torch._dynamo", env=ENVIRONMENT) as python:
+        yield python
+
+
 @pytest.mark.parametrize(("how", "kills"), [("together", 2), ("pool", 1)])
-def test_a_killed_experiment_goes_on(tmp_path, how, kills):
+def test_a_killed_experiment_goes_on(tmp_path, python, how, kills):
     """Killed while it trains: the record is whole, what is in it is not run again, and the end is
     what one run gives."""
     script, log, out = tmp_path / "small.py", tmp_path / "ran", tmp_path / "out"
     script.write_text(SCRIPT, encoding="utf8")
-    source = os.pathsep.join([str(ROOT / "experiments"), str(ROOT / "src")])
-    environment = {**os.environ, "PYTHONPATH": source, "RAN": str(log), "HOW": how}
-    environment["OMP_NUM_THREADS"] = "1"
-    command = [sys.executable, str(script), "--out", str(out)]
+    environment = {**ENVIRONMENT, "RAN": str(log), "HOW": how}
+    command = [script, "--out", out]
     record, draw = out / "small.json", random.Random(how)
     before: set[tuple[float, int]] = set()
     counts: Counter[tuple[float, int]] = Counter()
     for kill in range(kills):
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-        )
+        process = python.start(*command, env=environment)
         wanted, deadline = len(before) + draw.randint(1, 4), time.monotonic() + 600
         while len(recorded(record)) < wanted and process.poll() is None:
             time.sleep(0.01)
@@ -115,13 +126,14 @@ def test_a_killed_experiment_goes_on(tmp_path, how, kills):
             assert ran(log).count(job) == counts[job], "a recorded job is run again"
         # A job that was done and not yet recorded is done again: its line is in the log twice.
         before, counts = now, Counter(ran(log))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = python.run(*command, env=environment)
     assert f"{len(JOBS) - len(before)} runs, {len(before)} done before" in done.stdout
     assert sorted(recorded(record)) == sorted(JOBS)
     assert len(json.loads(record.read_text(encoding="utf8"))["runs"]) == len(JOBS)
     for job in before:
         assert ran(log).count(job) == counts[job], "a recorded job is run again"
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    again = python.run(*command, env=environment)
+    assert done.returncode == again.returncode == 0
     assert f"0 runs, {len(JOBS)} done before" in again.stdout
     for row in json.loads(record.read_text(encoding="utf8"))["runs"]:
         seed_everything(row["seed"])
@@ -174,24 +186,21 @@ if __name__ == "__main__":
 '''
 
 
-def test_a_training_run_killed_at_any_moment_goes_on(tmp_path):
+def test_a_training_run_killed_at_any_moment_goes_on(tmp_path, python):
     """Three kills, while it trains or writes: no step that was written is done again, what is on
     the disk is always whole, and the end is that of a run which nobody killed."""
     script, path = tmp_path / "training.py", tmp_path / "kept" / "run"
     script.write_text(TRAINING, encoding="utf8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     draw = random.Random(1)
 
     def command(kept, out, pause=0.0):
-        return [sys.executable, str(script), str(kept), str(tmp_path / out), str(pause)]
+        return [script, kept, tmp_path / out, pause]
 
     done = 0
     for kill in range(3):
         log = tmp_path / f"log{kill}"
-        with log.open("w", encoding="utf8") as stream:
-            process = subprocess.Popen(
-                command(path, "out", 0.02), env=environment, stdout=stream, start_new_session=True
-            )
+        log.touch()
+        process = python.start(*command(path, "out", 0.02), stdout=log)
         wanted, deadline = draw.randint(3, 12), time.monotonic() + 600
         while len(log.read_text(encoding="utf8").split()) < wanted and time.monotonic() < deadline:
             assert process.poll() is None, f"it ended before kill {kill}"
@@ -203,11 +212,10 @@ def test_a_training_run_killed_at_any_moment_goes_on(tmp_path):
         now, steps = len(kept["history"][0]), len(log.read_text(encoding="utf8").split())
         assert steps - 2 <= now - done <= steps, "a step that was written is done again, or lost"
         done = now
-    last = subprocess.run(
-        command(path, "out"), env=environment, capture_output=True, text=True, check=True
-    )
+    last = python.run(*command(path, "out"))
+    assert last.returncode == 0, last.stderr
     assert len(last.stdout.split()) == 60 - done
-    subprocess.run(command("-", "whole"), env=environment, stdout=subprocess.DEVNULL, check=True)
+    assert python.run(*command("-", "whole")).returncode == 0
     assert (tmp_path / "out").read_text(encoding="utf8") == (tmp_path / "whole").read_text(
         encoding="utf8"
     )
