@@ -4,6 +4,7 @@ A process of its own: the runtime check of shapes, which the tests run with, is 
 compiler should see.
 """
 
+import gc
 import json
 import warnings
 
@@ -51,6 +52,7 @@ def said(call, name: str) -> str:
 
 
 if __name__ == "__main__":
+    gc.disable()  # a compiler makes millions of objects, among which it looks for garbage: a fifth
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     checks(values=False)
