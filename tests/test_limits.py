@@ -197,7 +197,7 @@ def test_recall_reads_the_last_state():
     assert torch.allclose(other[:, -1], values[:, -1], rtol=0, atol=1e-12)  # the last word
 
 
-@pytest.mark.parametrize(("n", "dk"), [(8, 16), (16, 16), (24, 8), (40, 8)])
+@pytest.mark.parametrize(("n", "dk"), [(8, 16), (16, 16), (24, 8), (40, 8), (64, 32)])
 def test_no_table_errs_less_than_its_columns_allow(n, dk):
     """Least squares meets 1 − dk/n in the mean, and no rule is below least squares."""
     noise = torch.Generator().manual_seed(n)
@@ -205,6 +205,8 @@ def test_no_table_errs_less_than_its_columns_allow(n, dk):
     values = torch.randn(60, n, 32, generator=noise, dtype=F64)
     best = (keys @ torch.linalg.pinv(keys) @ values - values).square().mean((1, 2))
     assert best.mean() == pytest.approx(max(0, 1 - dk / n), abs=0.02)
+    if n > dk:  # of the values of one draw it is no bound
+        assert best.min() < 0.95 * (1 - dk / n)
     for beta in (0.3, 1.0):
         answers = recall(
             lambda q, k, v, b=beta: delta_net(q, k, v, torch.full(k.shape[:3], b, dtype=F64)),
@@ -225,6 +227,23 @@ def test_one_hot_values_make_any_number_of_pairs_look_recalled():
         answers = recall(linear_attention, keys, symbols)
         assert (answers.argmax(-1) == torch.arange(n)).all()
         assert torch.allclose(answers, keys @ keys.mT, rtol=0, atol=1e-12)
+
+
+def test_at_a_fifth_of_its_strength_the_delta_rule_is_level_on_one_hot_values():
+    """With a sum, which has all of them; at full strength it has six in ten."""
+    noise = torch.Generator().manual_seed(0)
+    keys = torch.randn(40, 64, 32, generator=noise, dtype=F64)
+    keys = torch.nn.functional.normalize(keys, dim=-1)
+
+    def right(strength):
+        answers = recall(
+            lambda q, k, v: delta_net(q, k, v, torch.full(k.shape[:3], strength, dtype=F64)),
+            keys,
+            torch.eye(64, dtype=F64).expand(40, 64, 64),
+        )
+        return (answers.argmax(-1) == torch.arange(64)).double().mean()
+
+    assert right(0.2) > 0.999 and right(1.0) < 0.65
 
 
 def test_who_attends_how_often():

@@ -29,17 +29,17 @@ def follow_drawing() -> Drawing:
     d.arrow((100, 105), (100, 150), label="keys (4, 5)", side="left")
     d.box(100, 180, 168, "*I* − 2 *k* *k*ᵀ, four times\n(5, 5) each", h=54)
     d.text(290, 60, "before: (5)")
-    d.box(290, 96, 150, "1  2  3  4  5", h=40, kind="state")
+    d.box(290, 96, 150, "0  1  2  3  4", h=40, kind="state")
     d.arrow((290, 116), (290, 168))
     d.sign(290, 180, "×")
     d.arrow((184, 180), (278, 180))
     d.arrow((290, 192), (290, 226))
-    d.box(290, 246, 150, "4  1  2  5  3", h=40, kind="state")
-    d.text(100, 230, "asked: cup 2")
+    d.box(290, 246, 150, "3  0  1  4  2", h=40, kind="state")
+    d.text(100, 230, "asked: cup 1")
     d.arrow((100, 240), (100, 302), (166, 302))
     d.text(88, 320, "*q* (5)")
     d.arrow((290, 266), (290, 290))
-    d.box(250, 306, 168, "read *S q*: ball 1", h=34)
+    d.box(250, 306, 168, "read *S q*: ball 0", h=34)
     return d
 
 
