@@ -11,12 +11,12 @@ from linear_time.recurrent import ElmanRNN
 from linear_time.tasks import NO_ANSWER
 
 
-def _solve(tokens, n_pairs, answer, blank=NO_ANSWER):
+def _solve(tokens, n_pairs, answer, blank=NO_ANSWER, known=True):
     out = torch.full_like(tokens, blank)
     for row, said in zip(tokens.tolist(), out, strict=True):
         table = dict(zip(row[: 2 * n_pairs : 2], row[1 : 2 * n_pairs : 2], strict=True))
         for t in range(2 * n_pairs, len(row)):
-            if row[t] in table:
+            if row[t] in table if known else row[t]:
                 said[t] = answer(row, t, table)
     return out
 
@@ -46,6 +46,20 @@ def what_stood_behind(tokens, n_pairs):
     out = _solve(tokens, n_pairs, lambda row, t, table: table[row[t]])
     out[:, : 2 * n_pairs : 2] = tokens[:, 1 : 2 * n_pairs : 2]
     return out
+
+
+def no_key_but_zero(tokens, n_pairs):
+    """As the chapter's `recalled`: it expects no filler but 0."""
+    return _solve(tokens, n_pairs, lambda row, t, table: table[row[t]], known=False)
+
+
+def one_question_a_key(tokens, n_pairs):
+    """A key that comes by chance, after its question, is left out."""
+
+    def answer(row, t, table):
+        return NO_ANSWER if row[t] in row[2 * n_pairs : t] else table[row[t]]
+
+    return _solve(tokens, n_pairs, answer)
 
 
 def _copying(n, kinds):
@@ -214,7 +228,7 @@ def no_model():
 WRONG = {
     "19-oracle": [
         says_the_key, one_late, zero_for_nothing, first_value_for_all, one_row_only,
-        what_stood_behind,
+        what_stood_behind, no_key_but_zero, one_question_a_key,
     ],
     "19-bits": [
         _bits(_copying, lambda n, k, v: math.log2(math.perm(k, n) * math.perm(v, n))),

@@ -42,14 +42,21 @@ def oracle(answer, cases):
         n_pairs = cases.integer(2, 6)
         length = 4 * n_pairs + 2 * cases.integer(0, 6)
         sizes.append((cases.integer(2, 5), length, n_pairs))
-    for batch, length, n_pairs in sizes:
+    for i, (batch, length, n_pairs) in enumerate(sizes):
         vocab_size = 2 * (n_pairs + cases.integer(1, 9))
-        tokens, targets = associative_recall(
-            *(batch, length, n_pairs, vocab_size, 0.5, False),
+        random_filler = i % 2 == 1  # in which keys come by chance
+        tokens, _ = associative_recall(
+            *(batch, length, n_pairs, vocab_size, 0.5, random_filler),
             generator=seeded(cases),
         )
+        keys, values = tokens[:, : 2 * n_pairs].view(batch, -1, 2).unbind(2)
+        known = tokens[:, :, None] == keys[:, None]  # (batch, length, n_pairs)
+        known[:, : 2 * n_pairs] = False
+        said = values.gather(1, known.double().argmax(2))
+        targets = torch.where(known.any(2), said, NO_ANSWER)
         got = plain(answer(tokens.clone(), n_pairs))
         given = f"{batch} sequences of {length} tokens with {n_pairs} pairs"
+        given += " and random filler" if random_filler else ""
         if isinstance(got, list):
             got = torch.as_tensor(got)
         expect(
