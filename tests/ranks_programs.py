@@ -62,6 +62,23 @@ def ring(rank, inputs, sizes, causal):
     return gradients(y, own), forward
 
 
+def keys_of_groups(rank, q, k):
+    """What attention sends for queries and keys (batch, heads, length, d): all-to-all, and ring."""
+    world = distributed.get_world_size()
+    with d.Traffic() as by_heads:
+        for t in (q, k, k):  # queries, keys, values
+            d.exchange(t, 1, 2)
+        d.exchange(q.repeat(1, 1, world, 1)[:, : q.shape[1] // world], 2, 1)  # home
+    with d.Traffic() as around:
+        d.ring_attention(q, k, k, summary=grouped_summary)
+    return by_heads.bytes, around.bytes
+
+
+def grouped_summary(q, k, v, causal):
+    k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+    return d.scores_summary(q, k, v, causal)
+
+
 def collectives(rank, x):
     """A gather, a shift and an all-to-all of what each rank holds, with their gradients."""
     own = x[rank].clone().requires_grad_()

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 import sys
 
@@ -63,6 +64,22 @@ def test_the_run_on_two_gpus_is_whole(bench):
         assert sum(job.items() <= row.items() for row in record) == 1, job
     assert len(record) == len(jobs) == 50
     assert json.dumps(record.settings["earlier"]) == json.dumps(script.EARLIER)
+
+
+def test_the_links_inside_a_host_are_the_slower_ones_of_chapter_23s_plan():
+    """Seven eighths of what a sharded step sends go through them, however many hosts there are."""
+    (gather,) = records.read("distributed_gpu").where(part="piece", of="gather")
+    inside = 7 / 8 / (gather["GBps"] * 1e9)  # seconds a byte
+    for gpus in (8, 64, 512, 4096):
+        entering = 1 / 8 * (gpus - 8) / gpus  # by a GPU's own link
+        held = 1 / gpus
+        assert math.isclose(entering + held + 7 / 8, 1)
+        between = 8 * entering / 400e9
+        assert between < inside
+        assert (between > 7 / 8 / 450e9) == (gpus > 8)  # the maker's speed
+    tokens = 8 * inside * 0.34 * 989e12 / 6
+    assert 2100 < tokens < 2250 and 0.9 < 2**20 / 512 / tokens < 0.97
+    assert 2**20 / 4096 / tokens < 0.15
 
 
 def test_a_run_on_two_gpus_takes_the_place_of_the_one_before(bench, tmp_path):

@@ -60,6 +60,9 @@ def test_groups_that_the_ranks_do_not_divide_are_copied(ranks, inputs, groups):
     found = ranks.run(programs.scan, tensors, A, D, EVEN, "heads")
     whole = alone(lambda x, delta, B, C: ssd(x, delta, A, B, C, D), tensors)
     assert_equal([one for one, _, _ in found], whole)
+    # The copies are sent: three of one group, six of two.
+    token = 2 * 6 * 4 + 6 + 2 * 3 * groups * 5
+    assert all(sent == pytest.approx(2 * 8 * token * 8 * 2 / 3) for *_, (_, sent) in found)
 
 
 def test_shards_may_differ_in_length_and_begin_from_a_state(ranks, inputs):
@@ -101,6 +104,14 @@ def test_a_ring_is_attention(ranks, causal):
     for _, (rounds, sent) in found:
         # Two rounds of the keys and values of a shard.
         assert rounds == {"send": 4} and sent == 2 * 2 * (2 * 2 * 8 * 5) * 8
+
+
+@pytest.mark.parametrize("shared", [1, 2, 4])
+def test_a_ring_sends_less_where_many_queries_share_a_key(ranks, shared):
+    """With g heads of queries to one of keys an all-to-all sends W/(1 + g) times less."""
+    q, k = torch.randn(1, 3 * shared, 8, 4), torch.randn(1, 3, 8, 4)
+    for by_heads, around in ranks.run(programs.keys_of_groups, q, k):
+        assert around / by_heads == pytest.approx(3 / (1 + shared))
 
 
 @pytest.mark.parametrize("work", ["ssd_shards", "ssd_heads", "delta", "layer", "ring"])

@@ -56,12 +56,12 @@ def ring_drawing() -> Drawing:
     d = Drawing(
         "A causal ring of four machines",
         "A table with a row for each of four machines and a column for each "
-        "round. In round zero all have work, a triangle. In round one machine "
-        "0 has none, in round two machines 0 and 1, in round three only "
-        "machine 3 has work.",
-        height=222,
+        "round. In round zero all have the keys of their own shard, and half "
+        "of the work of a block. In round one machine 0 has none, in round "
+        "two machines 0 and 1, in round three only machine 3 has work.",
+        height=242,
     )
-    left, top, w, h = 128, 60, 62, 40
+    left, top, w, h = 128, 62, 62, 46
     d.text(60, 14, "its queries")
     d.text(left + 1.5 * w, 14, "keys of which shard, in round")
     for i in range(4):
@@ -72,10 +72,9 @@ def ring_drawing() -> Drawing:
         for i in range(4):
             shard = rank - i
             if shard >= 0:
-                d.box(
-                    left + w * i, y, w - 6, str(shard) if i else "½", h=h - 6,
-                    kind="state" if i else "input",
-                )  # fmt: skip
+                keys = f"{shard}" if i else f"{shard}\nhalf"
+                kind = "state" if i else "input"
+                d.box(left + w * i, y, w - 6, keys, h=h - 6, kind=kind)
             else:
                 d.box(left + w * i, y, w - 6, "idle", h=h - 6, kind="quiet")
         pairs = f"{rank}½" if rank else "½"
@@ -146,7 +145,7 @@ def bytes_explorer() -> Explorer:
         frame,
         "<p>A shard has {part} tokens. A rank sends {states} by passing "
         "states, {heads} by the all-to-all, and for attention {ring} around "
-        "the ring. For the scan least by "
+        "the ring. The scan sends least by "
         f"{{least}}. ({HEADS} heads of {WIDTH}, N = {STATE}, 2 bytes a "
         "number, a group of B and C for each rank.)</p>",
     )
