@@ -59,9 +59,9 @@ def ring_drawing() -> Drawing:
         "round. In round zero all have the keys of their own shard, and half "
         "of the work of a block. In round one machine 0 has none, in round "
         "two machines 0 and 1, in round three only machine 3 has work.",
-        height=242,
+        height=246,
     )
-    left, top, w, h = 128, 62, 62, 46
+    left, top, w, h = 128, 66, 62, 46
     d.text(60, 14, "its queries")
     d.text(left + 1.5 * w, 14, "keys of which shard, in round")
     for i in range(4):
