@@ -10,9 +10,11 @@ import json
 import os
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from xml.etree import ElementTree
 
@@ -38,8 +40,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
-# What every page is asked once its fonts are there. Code is left out: it may show markup.
-INSPECT = r"""
+# What a page is asked once. Code is left out: it may show markup.
+WORDS = r"""
 () => {
   const article = document.querySelector('article.bd-article') || document.body;
   const prose = article.cloneNode(true);
@@ -52,9 +54,37 @@ INSPECT = r"""
                /\{(eq|ref|cite(:\w+)?|numref|doc|prf:ref)\}/]
     .map(r => text.match(r)).filter(Boolean)
     .map(m => text.slice(Math.max(0, m.index - 20), m.index + 40));
-  const visible = e => e.getClientRects().length > 0;
-  const seen = [...article.querySelectorAll('img')].filter(visible);
-  const name = e => e.getAttribute('src') || '';
+  return {
+    raw,
+    equations: article.querySelectorAll('.math').length,
+    drawn: article.querySelectorAll('.math math').length,
+    broken: [...document.querySelectorAll('.math > code, .math merror')]
+      .map(e => e.textContent.slice(0, 80)),
+    alts: [...article.querySelectorAll('img')].map(e => [e.alt, e.getAttribute('src') || ''])
+      .filter(([alt]) => !/\S\s+\S/.test(alt) || /\.(png|jpe?g|svg|gif)$/i.test(alt)),
+    leads: Object.fromEntries(['left-prev', 'right-next'].map(which => [which,
+      document.querySelector(`.prev-next-area a.${which}`)?.getAttribute('href') ?? null])),
+  };
+}
+"""
+# In each scheme and at each width.
+STATE = """
+() => {
+  const page = document.documentElement;
+  const seen = [...(document.querySelector('article.bd-article') || document.body)
+    .querySelectorAll('img')].filter(e => e.getClientRects().length > 0);
+  return {
+    theme: page.dataset.theme,
+    overflow: page.scrollWidth - page.clientWidth,
+    size: [page.scrollWidth, page.scrollHeight, seen.length],
+    empty: seen.filter(e => e.complete && !e.naturalWidth).map(e => e.getAttribute('src') || ''),
+  };
+}
+"""
+# At each width: a scheme changes no place.
+PLACES = """
+() => {
+  const article = document.querySelector('article.bd-article') || document.body;
   const page = document.documentElement;
   const wide = [...article.querySelectorAll('*')].filter(e => {
     const box = e.getBoundingClientRect();
@@ -63,22 +93,11 @@ INSPECT = r"""
       if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return false;
     return true;
   });
-  const images = article.querySelectorAll('img');
   return {
-    raw, wide: wide.slice(0, 3).map(e => e.outerHTML.slice(0, 120)),
-    overflow: page.scrollWidth - page.clientWidth,
-    equations: article.querySelectorAll('.math').length,
-    drawn: article.querySelectorAll('.math math').length,
-    broken: [...document.querySelectorAll('.math > code, .math merror')]
-      .map(e => e.textContent.slice(0, 80)),
-    alts: [...images].map(e => [e.alt, name(e)])
-      .filter(([alt]) => !/\S\s+\S/.test(alt) || /\.(png|jpe?g|svg|gif)$/i.test(alt)),
-    empty: seen.filter(e => e.complete && !e.naturalWidth).map(name),
-    clipped: [...article.querySelectorAll('.highlight pre')].filter(visible)
-      .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.trim().slice(0, 60)),
-    theme: document.documentElement.dataset.theme,
-    leads: Object.fromEntries(['left-prev', 'right-next'].map(which => [which,
-      document.querySelector(`.prev-next-area a.${which}`)?.getAttribute('href') ?? null])),
+    wide: wide.slice(0, 3).map(e => e.outerHTML.slice(0, 120)),
+    clipped: [...article.querySelectorAll('.highlight pre')]
+      .filter(e => e.getClientRects().length > 0 && e.scrollWidth > e.clientWidth + 1)
+      .map(e => e.textContent.trim().slice(0, 60)),
   };
 }
 """
@@ -115,12 +134,13 @@ def settle(page: Page) -> None:
 
 
 @pytest.fixture(scope="module")
-def visits(chromium: Browser, address: str) -> dict[tuple[str, int, str], dict]:
+def visits(chromium: Browser, address: str) -> dict[str, dict[tuple, Any]]:
     """What a reader meets on each page, at each width, in each colour scheme.
 
-    A page is opened in one, every other page in the dark one, and then turned to the other.
+    A page is opened wide in one scheme, every other page in the dark one, then turned to the other,
+    and then made narrow.
     """
-    found = {}
+    found: dict[str, dict[tuple, Any]] = defaultdict(dict)
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     trouble: list[str] = []
@@ -139,37 +159,38 @@ def visits(chromium: Browser, address: str) -> dict[tuple[str, int, str], dict]:
             e.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None
         ),
     )
+
+    def ask(script: str, *where: Any) -> None:
+        for key, value in page.evaluate(script).items():
+            found[key][where] = value
+
     for turn, name in enumerate(PAGES):
-        schemes = SCHEMES[:: -1 if turn % 2 else 1]
+        first, second = SCHEMES[:: -1 if turn % 2 else 1]
         page.set_viewport_size({"width": WIDTHS[0], "height": 900})
-        page.emulate_media(color_scheme=schemes[0])
+        page.emulate_media(color_scheme=first)
         trouble.clear()
         elsewhere.clear()
         page.goto(address + name)
         settle(page)
-        for width in WIDTHS:
+        ask(WORDS, name)
+        for width, scheme in ((WIDTHS[0], first), (WIDTHS[0], second), (WIDTHS[1], second)):
             page.set_viewport_size({"width": width, "height": 900})
-            for scheme in schemes:
-                page.emulate_media(color_scheme=scheme)
-                page.evaluate(
-                    "() => new Promise(done => requestAnimationFrame("
-                    "() => requestAnimationFrame(() => done())))"
-                )
-                found[name, width, scheme] = page.evaluate(INSPECT) | {
-                    "trouble": list(trouble),
-                    "elsewhere": list(elsewhere),
-                    "faults": faults(page),
-                }
+            page.emulate_media(color_scheme=scheme)
+            page.evaluate(
+                "() => new Promise(done => requestAnimationFrame("
+                "() => requestAnimationFrame(() => done())))"
+            )
+            ask(STATE, name, width, scheme)
+            if (name, width) not in found["faults"]:
+                ask(PLACES, name, width)
+                found["faults"][name, width] = faults(page)
+        found["trouble"][name,], found["elsewhere"][name,] = list(trouble), list(elsewhere)
     context.close()
     return found
 
 
-def wrong(visits: dict, key: str, width: int | None = None) -> dict:
-    return {
-        where: seen[key]
-        for where, seen in visits.items()
-        if seen[key] and width in (None, where[1])
-    }
+def wrong(visits: dict, key: str) -> dict:
+    return {where: seen for where, seen in visits[key].items() if seen}
 
 
 def test_the_book_is_whole() -> None:
@@ -188,9 +209,9 @@ def test_no_console_error(visits: dict) -> None:
 def test_every_equation_is_drawn(visits: dict) -> None:
     assert wrong(visits, "broken") == {}
     missing = {
-        where: (seen["drawn"], seen["equations"])
-        for where, seen in visits.items()
-        if seen["drawn"] < seen["equations"]
+        where: (drawn, visits["equations"][where])
+        for where, drawn in visits["drawn"].items()
+        if drawn < visits["equations"][where]
     }
     assert missing == {}
 
@@ -201,16 +222,24 @@ def test_no_raw_markup(visits: dict) -> None:
 
 def test_no_page_is_wider_than_its_window(visits: dict) -> None:
     overflowing = {
-        where: (seen["overflow"], seen["wide"])
-        for where, seen in visits.items()
-        if seen["overflow"] > 0
+        where: (beyond, visits["wide"][where[:2]])
+        for where, beyond in visits["overflow"].items()
+        if beyond > 0
     }
     assert overflowing == {}
     assert wrong(visits, "wide") == {}
 
 
+def test_a_scheme_changes_no_place(visits: dict) -> None:
+    sizes = defaultdict(list)
+    for (name, width, _), size in visits["size"].items():
+        sizes[name, width].append(size)
+    assert {where: seen for where, seen in sizes.items() if seen[0] != seen[-1]} == {}
+
+
 def test_code_fits_a_wide_page(visits: dict) -> None:
-    assert wrong(visits, "clipped", 1280) == {}
+    clipped = wrong(visits, "clipped")
+    assert {where: seen for where, seen in clipped.items() if where[1] == 1280} == {}
 
 
 def test_every_image_has_a_sentence_beside_it(visits: dict) -> None:
@@ -223,7 +252,7 @@ def test_drawings_are_legible(visits: dict) -> None:
 
 
 def test_the_page_follows_the_reader_s_scheme(visits: dict) -> None:
-    assert {where for where, seen in visits.items() if seen["theme"] != where[2]} == set()
+    assert {where for where, theme in visits["theme"].items() if theme != where[2]} == set()
 
 
 class Links(HTMLParser):
@@ -426,7 +455,7 @@ def test_previous_and_next_lead_through_the_whole_book(
     seen = [urlsplit(page.url).path.lstrip("/")]
 
     def leads(name: str, which: str) -> str | None:
-        target = visits[name, WIDTHS[0], SCHEMES[0]]["leads"][which]
+        target = visits["leads"][name,][which]
         return target and urlsplit(urljoin(address + name, target)).path.lstrip("/")
 
     while following := leads(seen[-1], "right-next"):
