@@ -32,9 +32,10 @@ async ([scheme, first]) => {
   const tags = {type: "tag", values: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]};
   const colours = ["color-contrast", "link-in-text-block"];
   const rest = Object.fromEntries(colours.map((rule) => [rule, {enabled: false}]));
-  const same = [".bd-sidebar-primary", ".bd-footer"];  // on every page
-  const where = first ? document : {exclude: same.filter((s) => document.querySelector(s))};
+  const same = first ? [] : [".bd-sidebar-primary", ".bd-footer"];  // on every page
+  const there = () => same.filter((s) => document.querySelector(s));
   const look = async (options) => {
+    const where = there().length ? {exclude: there()} : document;
     const found = await axe.run(where, {resultTypes: ["violations"], ...options});
     return found.violations.flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.target.join(" ")}`));
   };
@@ -54,39 +55,59 @@ async ([scheme, first]) => {
     if (marks[kind] > 3 && !mark.id) mark.replaceWith(mark.textContent);
   }
   const faults = await look({runOnly: tags, rules: rest});
-  thin();
+  there().forEach((s) => document.querySelector(s).remove());
+  thin(first);
   return [...faults, ...await look({runOnly: colours})];
 }
 """
-# Of words, too, and for all pages together. Of a kind are those that look alike and stand inside of
-# the same elements, of the same classes. A line stays whole: what a link differs from is beside it.
+# Of words, too, and for all pages together. Of a kind are those that look alike, light and dark,
+# and stand inside of the same elements, of the same classes. A line stays whole: what a link
+# differs from is beside it. What is left empty goes, but of tables: rows are coloured by number.
 THIN = """
 () => {
-  window.thin = () => {
+  window.thin = (first) => {
     const seen = JSON.parse(localStorage.kinds ?? "{}");
     const look = (e) => {
       const {color, backgroundColor, fontSize, fontWeight, opacity} = getComputedStyle(e);
       return [e.tagName, e.className, color, backgroundColor, fontSize, fontWeight, opacity];
     };
-    const kinds = new Map([[document.body, ""]]);
-    const kind = (e) => {
-      if (!kinds.has(e)) kinds.set(e, `${kind(e.parentElement)}/${look(e)}`);
-      return kinds.get(e);
-    };
     const words = (e) => [...e.childNodes].filter((n) => n.nodeType === 3 && n.data.trim());
+    const gone = [];
     const lines = new Map();
-    for (const e of document.querySelectorAll(":is(article, .bd-sidebar-secondary) *")) {
+    const those = first ? ":is(article, .bd-sidebar-secondary) *" : "body *";
+    for (const e of document.querySelectorAll(those)) {
       if (!words(e).length || e.closest("[style], [mathcolor], svg") || !e.checkVisibility())
         continue;
       let line = e.closest("math") ?? e;
       while (getComputedStyle(line).display.startsWith("inline")) line = line.parentElement;
       lines.set(line, [...(lines.get(line) ?? []), e]);
     }
-    for (const [line, inside] of lines) {
-      const own = new Set(inside.map((e) => kind(e.closest("math") ?? e)));
+    const [dark, light] = ["dark", "light"].map((scheme) => {
+      document.documentElement.dataset.theme = scheme;
+      const kinds = new Map([[document.body, ""]]);
+      const kind = (e) => {
+        if (!kinds.has(e)) kinds.set(e, `${kind(e.parentElement)}/${look(e)}`);
+        return kinds.get(e);
+      };
+      [...lines.values()].flat().forEach((e) => kind(e.closest("math") ?? e));
+      return kinds;
+    });
+    const both = (e) => `${light.get(e)} ${dark.get(e)}`;
+    for (const inside of lines.values()) {
+      const own = new Set(inside.map((e) => both(e.closest("math") ?? e)));
       const few = [...own].some((k) => (seen[k] ?? 0) < 6);
       if (few) own.forEach((k) => { seen[k] = (seen[k] ?? 0) + 1; });
-      else inside.flatMap(words).forEach((word) => word.remove());
+      else gone.push(...inside);
+    }
+    const empty = (e) =>
+      !e.childElementCount && !e.textContent.trim() && !e.matches("article, body, tr, th, td");
+    for (const e of gone) {
+      words(e).forEach((word) => word.remove());
+      let at = e.closest("math") ?? e;
+      for (let up; at && (at.matches("math") || empty(at)); at = up) {
+        up = at.parentElement;
+        at.remove();
+      }
     }
     localStorage.kinds = JSON.stringify(seen);
   };
