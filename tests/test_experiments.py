@@ -21,6 +21,30 @@ def runs(monkeypatch):
     return experiment("runs")
 
 
+@pytest.fixture
+def here(runs, monkeypatch):
+    """Jobs run in this process; how many were asked for."""
+    asked = []
+
+    class Pool:
+        """And a context that makes it."""
+
+        def Pool(self, workers):
+            asked.append(workers)
+            return contextlib.nullcontext(self)
+
+        def imap_unordered(self, work, tasks):
+            return map(work, tasks)
+
+        def close(self):
+            pass
+
+        join = close
+
+    monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: Pool())
+    return asked
+
+
 def test_a_stopped_record_is_resumed(runs, tmp_path):
     """Only what is missing is run; what was there before stays as it was, other jobs' too."""
     options = runs.parser("", [0], ["full", "small"]).parse_args(["--out", str(tmp_path)])
@@ -46,41 +70,23 @@ def test_a_stopped_record_is_resumed(runs, tmp_path):
     assert len(record.machines) == 1 and record.command.startswith("python experiments/")
 
 
-def test_every_tenth_run_and_the_last_are_told(runs, tmp_path, capsys):
+def test_every_tenth_run_and_the_last_are_told(runs, here, tmp_path, capsys):
     options = runs.parser("", [0]).parse_args(["--out", str(tmp_path)])
     runs.Runner("some", dict, {}, options)([{"seed": seed} for seed in range(12)], 1)
     told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert told == ["12", "10/12", "12/12"]
 
 
-def test_as_many_processes_as_are_asked_for(runs, tmp_path, monkeypatch):
+def test_as_many_processes_as_are_asked_for(runs, here, tmp_path):
     """The command's number; or, of jobs that are timed, the caller's."""
-    asked = []
-
-    class Pool:
-        """In this process; and a context that makes it."""
-
-        def Pool(self, workers):
-            asked.append(workers)
-            return contextlib.nullcontext(self)
-
-        def imap_unordered(self, work, tasks):
-            return map(work, tasks)
-
-        def close(self):
-            pass
-
-        join = close
-
-    monkeypatch.setattr(runs.multiprocessing, "get_context", lambda kind: Pool())
     given = ["--out", str(tmp_path), "--workers", "5"]
     run_all = runs.Runner("some", dict, {}, runs.parser("", [0]).parse_args(given))
     run_all([{"seed": 0}])
     run_all([{"seed": 1}], 2)
-    assert asked == [5, 2]
+    assert here == [5, 2]
 
 
-def test_another_machine_stays_beside_the_first(runs, tmp_path, monkeypatch):
+def test_another_machine_stays_beside_the_first(runs, here, tmp_path, monkeypatch):
     options = runs.parser("", [0]).parse_args(["--out", str(tmp_path)])
     run_all = runs.Runner("some", dict, {}, options)
     run_all([{"seed": 0}], 1)
