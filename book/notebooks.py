@@ -330,6 +330,20 @@ def statements(source: str) -> list[ast.stmt]:
         return []
 
 
+def silent_tolerances(source: str) -> list[int]:
+    """Lines of ``allclose`` that say how near in numbers and leave the share to its default.
+
+    That is 1e-5: whatever the other says, an error of five digits passes.
+    """
+    found = []
+    for node in (node for body in statements(source) for node in ast.walk(body)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            named = {keyword.arg for keyword in node.keywords}
+            if node.func.attr in ("allclose", "isclose") and named & {"atol", "rtol"} == {"atol"}:
+                found.append(node.lineno)
+    return found
+
+
 def is_sentence(text: str | None) -> bool:
     """Whether an alt text says something: six words or more, and a full stop."""
     return len((text or "").split()) >= 6 and (text or "").rstrip().endswith(".")
@@ -394,6 +408,8 @@ def lint(path: Path) -> list[str]:
             fault(i, "an empty code cell")
         if cell.execution_count != expected:
             fault(i, f"not executed in order: count {cell.execution_count}, expected {expected}")
+        for line in silent_tolerances(cell.source):
+            fault(i, f"line {line}: an atol beside the silent rtol of 1e-5: say rtol, too")
         for output in cell.outputs:
             data = output.get("data", {})
             text = data.get("text/plain", "") + output.get("text", "")

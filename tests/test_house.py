@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from book import ROOT
+from book import ROOT, load
 from linear_time.show import shorten
 
 PACKAGE = ROOT / "src" / "linear_time"
@@ -136,6 +136,15 @@ def test_files_are_read_as_utf8(path):
             modes = [a.value for a in node.args[1:] if isinstance(a, ast.Constant)]
             binary = any("b" in str(mode) for mode in modes)
             assert binary or "encoding" in given, f"line {node.lineno}: {name} without encoding"
+
+
+def test_a_comparison_says_both_tolerances():
+    """As of a chapter's code, of which the lint asks it."""
+    silent = load(ROOT / "book" / "notebooks.py").silent_tolerances
+    lines = {path: silent(path.read_text(encoding="utf8")) for path in FILES}
+    assert not {path: found for path, found in lines.items() if found}
+    said = "torch.allclose(x, y, rtol=0, atol=1)\ntorch.allclose(x, y)\nclose(x, y, atol=1)"
+    assert silent(said) == [] and silent("f(\n  np.isclose(x, y, atol=1))") == [2]
 
 
 def test_every_requirement_is_used():

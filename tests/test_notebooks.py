@@ -59,6 +59,9 @@ def planted():
     def error(nb):
         nb.cells[1].outputs = [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]
 
+    def tolerance(nb):
+        nb.cells.append(nbformat.v4.new_code_cell("assert torch.allclose(x, y, atol=1e-12)"))
+
     def image(nb):
         nb.cells[1].outputs = [nbformat.v4.new_output("display_data", {"image/png": "aGk="})]
 
@@ -179,7 +182,8 @@ def planted():
 
     answers = {
         jpeg: "not stripped", work: "a path", own_temporary: "a path",
-        roleless: "a drawing without an alt", second_count: "count 3, expected 2",
+        tolerance: "the silent rtol", second_count: "count 3, expected 2",
+        roleless: "a drawing without an alt",
         invalid: "not a valid notebook", level_one: "of level 2 or deeper", no_setup: "set-up",
         text_prediction: "is written 'name = None", more_measured: "their answer measures 2",
         captions: "captions are not written out",
