@@ -247,7 +247,9 @@ def test_a_build_killed_at_any_moment_goes_on(tmp_path):
     names = ["01-a", "02-b", "03-c"]
     for name in names:
         source = f"with open('../ran', 'a') as ran:\n    print('{name}', file=ran)"
-        cells = [nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell("print(1)")]
+        # No machine is through with all three before the first kill.
+        last = nbformat.v4.new_code_cell("import time; time.sleep(0.7)")
+        cells = [nbformat.v4.new_code_cell(source), last]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
         nbformat.write(notebook, tmp_path / "chapters" / f"{name}.ipynb")
@@ -268,8 +270,9 @@ def test_a_build_killed_at_any_moment_goes_on(tmp_path):
         deadline = time.monotonic() + 600
         begun = sum(times.values())
 
-        def waits(kill: int = kill, begun: int = begun) -> bool:
+        def waits(kill=kill, begun=begun, process=process) -> bool:
             """For nothing; for a chapter to begin; for one to end."""
+            assert process.poll() is None, f"it ended before kill {kill}"
             ended = " s\n" in log.read_text(encoding="utf8")
             return (kill == 1 and len(starts()) == begun) or (kill == 2 and not ended)
 
