@@ -100,6 +100,7 @@ def what_is_collected_stays() -> None:
     """Ten thousand tests are no garbage: to look through them takes a second each time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # what a test leaves is mostly freed with its last name
 
 
 @pytest.fixture(autouse=True)
