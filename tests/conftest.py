@@ -29,13 +29,15 @@ class OfWhatHasTypes(hook.JaxtypingTransformer):
     """The runtime check of shapes where there is one: a function without types is left alone.
 
     jaxtyping wraps that, too, which finds nothing and makes each call slow; for one inside of
-    another it compiles a wrapper whenever the outer one is called.
+    another it compiles a wrapper whenever the outer one is called. Triton compiles a kernel by
+    the names of its module, which those of a wrapper are not.
     """
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         given = node.args
         named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
-        if node.returns or any(argument and argument.annotation for argument in named):
+        typed = node.returns or any(argument and argument.annotation for argument in named)
+        if typed and "triton.jit" not in "".join(map(ast.unparse, node.decorator_list)):
             return super().visit_FunctionDef(node)
         self._parents.append(node)
         self.generic_visit(node)
