@@ -1,9 +1,10 @@
 """Chapter 23: several processes on one computer that stand for several.
 
 ``Ranks(4)`` starts four Python processes, through ``torch.multiprocessing``,
-and keeps them. Each call of ``run`` makes them one group of
-``torch.distributed``, numbered from 0, and lets every one of them run the same
-function on its own. What differs is its number, its **rank**.
+and keeps them. Where the system can fork, they are copies of one process that
+has imported torch and done nothing else. Each call of ``run`` makes them one
+group of ``torch.distributed``, numbered from 0, and lets every one of them run
+the same function on its own. What differs is its number, its **rank**.
 """
 
 import datetime
@@ -43,7 +44,11 @@ class Ranks:
         self.world = _validate.count("world", world)
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.runs = 0
-        context = multiprocessing.get_context("spawn")
+        methods = multiprocessing.get_all_start_methods()
+        method = "forkserver" if "forkserver" in methods else "spawn"
+        context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":  # one process imports torch for all
+            context.set_forkserver_preload([__name__])
         self.pipes, self.processes = [], []
         for rank in range(self.world):
             here, there = context.Pipe()
