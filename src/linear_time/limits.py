@@ -74,18 +74,19 @@ def reflections(
     Source: Siems et al. (2025), "DeltaProduct", arXiv 2502.10297.
     """
     batch, length, n = _permutations(permutations)
-    keys = torch.zeros(batch, length, n - 1, n, dtype=torch.float64)
-    made = torch.zeros(batch, length, n - 1, dtype=torch.float64)
     side = math.sqrt(0.5)
-    known: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-    for b, row in enumerate(permutations.tolist()):
-        for t, one in enumerate(row):
-            pairs = known.setdefault(tuple(one), swaps(one))
-            for w, (i, j) in enumerate(pairs):
-                keys[b, t, w, i], keys[b, t, w, j] = side, -side
-                made[b, t, w] = 1
-    device = permutations.device
-    return keys.to(device), made.to(device)
+    # each once, however often it comes
+    distinct, which = permutations.reshape(-1, n).unique(
+        dim=0, return_inverse=True
+    )
+    keys = torch.zeros(len(distinct), n - 1, n, dtype=torch.float64)
+    made = torch.zeros(len(distinct), n - 1, dtype=torch.float64)
+    for row, one in enumerate(distinct.tolist()):
+        for w, (i, j) in enumerate(swaps(one)):
+            keys[row, w, i], keys[row, w, j] = side, -side
+            made[row, w] = 1
+    keys, made = keys.to(which.device)[which], made.to(which.device)[which]
+    return keys.view(batch, length, n - 1, n), made.view(batch, length, n - 1)
 
 
 def follower(
