@@ -15,6 +15,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from typing import Any
 
 class Forked:
     """A program that was started, as ``subprocess`` has it."""
+
+    stdin = stdout = stderr = None
 
     def __init__(self, python: "Preloaded", pid: int) -> None:
         self.python, self.pid = python, pid
@@ -88,6 +91,8 @@ def serve() -> list[str]:
             answer = os.fork()
             if not answer:
                 return become(*given)
+            while os.getsid(answer) != answer:  # a signal to its group is not one to ours
+                time.sleep(0.001)
         print(json.dumps(answer), flush=True)
     os._exit(0)
 

@@ -10,14 +10,17 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import ipykernel_launcher
 import nbformat
 import pytest
+from jupyter_client.provisioning import local_provisioner
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from traitlets.config import Config
 
 import classroom
 from book import CHAPTERS
 from classroom import CLASS, EXERCISES, course, handout
+from forked import Preloaded
 
 # --- what is handed out ------------------------------------------------------------------------
 
@@ -311,8 +314,25 @@ def test_the_command_makes_what_it_is_asked_for(kind, tmp_path, monkeypatch, cap
         assert made == [("otter_notebook", "12"), ("otter_notebook", "16")] and files == books
 
 
+@pytest.fixture(scope="module")
+def kernels():
+    """Kernels behind their imports, which take longer than what the class has written."""
+    modules = ("ipykernel.kernelapp", "linear_time.exercises.discretization")
+    modules += ("pandas", "ipylab", "nbconvert")  # of otter: itself, it asks where it is imported
+    environment = {**os.environ, "JPY_PARENT_PID": str(os.getpid())}  # they end where it ends
+    with Preloaded(*modules, env=environment) as python, pytest.MonkeyPatch.context() as patch:
+
+        def launch(command, *, env, cwd=".", **_):
+            assert command[:3] == [sys.executable, "-m", "ipykernel_launcher"]
+            launcher = ipykernel_launcher.__file__
+            return python.start(launcher, *command[3:], env=env, cwd=Path(cwd))
+
+        patch.setattr(local_provisioner, "launch_kernel", launch)
+        yield
+
+
 @pytest.fixture
-def small(monkeypatch):
+def small(kernels, monkeypatch):
     """Assignments that are light to execute, for answers that take seconds."""
 
     def head(number):
