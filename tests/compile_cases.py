@@ -5,22 +5,36 @@ compiler should see.
 """
 
 import gc
+import itertools
 import json
 import warnings
 
 import torch
+from torch import nn
 
 from contract import CASES, inputs, make
 from helpers import derivatives
 from linear_time import checks
 
 
+def short(name: str) -> nn.Module:
+    """The case; a model has one of the blocks that follow one another and are alike."""
+    module = make(name)
+    if CASES[name].kind == "model":
+        own = 1 if name == "PerceiverAR" else 0  # whose first block goes on with the latents
+        alike = itertools.groupby(module.blocks[own:], key=str)
+        rest = (next(blocks) for _, blocks in alike)
+        module.blocks = nn.ModuleList([*module.blocks[:own], *rest])
+    return module
+
+
 def compiled(name: str) -> str:
     """In the case's chunks; a layer that has some also in one, longer than the sequence.
 
-    A model's layers are cases of their own: once is enough for it.
+    Through that one autograd goes back itself; its way through several is compiled. A model's
+    layers are cases of their own: once is enough for it.
     """
-    module, values = make(name), inputs(name)
+    module, values = short(name), inputs(name)
     layer = CASES[name].kind != "model"
     chunked = [part for part in module.modules() if layer and hasattr(part, "chunk")]
     for longer in (False, True) if chunked else (False,):
@@ -29,7 +43,7 @@ def compiled(name: str) -> str:
                 part.chunk = 64
         y, slopes = derivatives(module, values)
         torch._dynamo.reset()
-        whole = torch.compile(module, fullgraph=True, backend="aot_eager")
+        whole = torch.compile(module, fullgraph=True, backend="eager" if longer else "aot_eager")
         found, gradients = derivatives(module, values, whole)
         for one, other in zip([found, *gradients], [y, *slopes], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -37,7 +51,7 @@ def compiled(name: str) -> str:
 
 
 def exported(name: str) -> str:
-    module, values = make(name), inputs(name)
+    module, values = short(name), inputs(name)
     with torch.no_grad():
         program = torch.export.export(module, values)
         torch.testing.assert_close(program.module()(*values), module(*values))
