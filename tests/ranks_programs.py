@@ -163,7 +163,7 @@ def infinite(rank):
 
 def breaking(rank):
     if rank == 1:
-        raise ValueError("this one has a fault of its own")
+        raise ValueError("this one has a fault of its own")  # which is no timeout
     distributed.barrier()
 
 

@@ -148,13 +148,14 @@ def _end(
 
 def _report(answers: Sequence[Any], failed: Sequence[int]) -> None:
     """Raise: a failure of a process's own comes before waiting for it."""
+    # Of the message, not of the traceback: a line of code may say timeout.
     own = [
         r
         for r in failed
-        if not any(w in answers[r][1].lower() for w in TIMED_OUT)
+        if not any(w in answers[r][1][0].lower() for w in TIMED_OUT)
     ]
     if own:
-        raise RuntimeError(f"rank {own[0]}:\n{answers[own[0]][1]}")
+        raise RuntimeError(f"rank {own[0]}:\n{answers[own[0]][1][1]}")
     told = [
         f"rank {r}: " + ("waited in vain" if r in failed else "finished")
         for r in range(len(answers))
@@ -175,8 +176,8 @@ def _serve(pipe: Any, rank: int) -> None:
             return
         try:
             answer = True, _run(job, rank)
-        except Exception:  # told to the caller
-            answer = False, traceback.format_exc()
+        except Exception as error:  # told to the caller
+            answer = False, (str(error), traceback.format_exc())
             _leave()  # who waits for this rank need not
         pipe.send_bytes(cloudpickle.dumps(answer))
         pipe.recv_bytes()
