@@ -3,9 +3,9 @@
 import pytest
 from playwright.sync_api import Browser, Page
 
-from test_site import PAGES, address, page, settle
+from test_site import PAGES, address, page, reader, settle
 
-__all__ = ["address", "page"]  # fixtures
+__all__ = ["address", "page", "reader"]  # fixtures
 pytestmark = [pytest.mark.site, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 # What a pointer could use: each must be reached by Tab. Of radio buttons in a group one is, and

@@ -16,9 +16,9 @@ from playwright.sync_api import Browser, Page
 from pypdf import PdfReader
 
 from book import CHAPTERS
-from test_site import HTML, PAGES, address, page
+from test_site import HTML, PAGES, address, page, reader
 
-__all__ = ["address", "page"]  # fixtures
+__all__ = ["address", "page", "reader"]  # fixtures
 pytestmark = [pytest.mark.site, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
