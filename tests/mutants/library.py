@@ -31,8 +31,8 @@ MUTANTS = [
     (LIMITS, "= side, -side", "= side, side", "it exchanges two numbers, and their signs"),
     (
         LIMITS,
-        "keys = torch.zeros(batch, length, n - 1, n, dtype=torch.float64)",
-        "keys = torch.zeros(batch, length, n - 1, n)",
+        "keys = torch.zeros(len(distinct), n - 1, n, dtype=torch.float64)",
+        "keys = torch.zeros(len(distinct), n - 1, n)",
         "a first state of float64 meets keys of float32",
     ),
     (
