@@ -177,7 +177,8 @@ def _serve(pipe: Any, rank: int) -> None:
         try:
             answer = True, _run(job, rank)
         except Exception as error:  # told to the caller
-            answer = False, (str(error), traceback.format_exc())
+            said = "".join(traceback.format_exception_only(error))
+            answer = False, (said, traceback.format_exc())
             _leave()  # who waits for this rank need not
         pipe.send_bytes(cloudpickle.dumps(answer))
         pipe.recv_bytes()
