@@ -7,10 +7,12 @@ next `make book` finds this chapter executed, if nothing that it depends on has 
 page then shows the very outputs that nbval compared.
 
 A kernel starts as a build's does: with its variables, which name this checkout's source and nothing
-of pytest's, and it counts its cells.
+of pytest's, and it counts its cells. But it is a fork of a Python that has imported what most
+chapters import and is not ours: this takes longer than many a chapter.
 """
 
 import copy
+import functools
 import os
 import time
 from collections.abc import Generator
@@ -21,25 +23,43 @@ from unittest import mock
 import pytest
 import yaml
 from jupyter_cache.base import CacheBundleIn
+from jupyter_client.provisioning import local_provisioner
 from nbclient import NotebookClient
 from nbclient.client import CellExecutionComplete
 from nbval import kernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from book import build
+from book import build, forked
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What nbclient starts a kernel with: its history is in no file of the reader's.
 KERNEL = ["--HistoryManager.hist_file=:memory:"]
+#: matplotlib's in a kernel, which sets it before matplotlib is imported.
+BACKEND = "module://matplotlib_inline.backend_inline"
+#: What a kernel finds imported, where a chapter names the package. The last but one is imported by
+#: the first optimizer, the last by the first model of its package.
+IMPORTS = ("matplotlib.pyplot", "sympy", "scipy.signal", "torch._dynamo")
+IMPORTS += ("transformers.modeling_utils",)
+
+
+@functools.cache
+def python() -> forked.Preloaded:
+    """The Python that kernels are forks of, for as long as pytest runs."""
+    text = "".join(path.read_text(encoding="utf8") for path in build.chapters(ROOT))
+    modules = [name for name in IMPORTS if name.partition(".")[0] in text]
+    # What says that a kernel has a parent is read at its import, and matplotlib's backend as well.
+    own = {"JPY_PARENT_PID": str(os.getpid()), "MPLBACKEND": BACKEND}
+    return forked.Preloaded("ipykernel.kernelapp", *modules, env={**os.environ, **own})
 
 
 def start(*given: Any, start: Any = kernel.start_new_kernel, **named: Any) -> Any:
-    """A kernel, started as a build's worker does it."""
+    """A kernel, started as a build's worker does it, but forked."""
     with mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("PYTEST_")]:
             del os.environ[name]
         build.see_source(ROOT)
-        return start(*given, extra_arguments=KERNEL, **named)
+        with mock.patch.object(local_provisioner, "launch_kernel", python().kernel):
+            return start(*given, extra_arguments=KERNEL, **named)
 
 
 kernel.start_new_kernel = start
@@ -125,3 +145,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     started = time.monotonic()
     yield  # one that fails or is skipped is not counted: its chapter is never whole
     file.kept.cell_passed(item.cell_num, time.monotonic() - started)
+
+
+@pytest.hookimpl
+def pytest_unconfigure() -> None:
+    if python.cache_info().currsize:
+        python().__exit__()
+        python.cache_clear()

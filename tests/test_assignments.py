@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import ipykernel_launcher
 import nbformat
 import pytest
 from jupyter_client.provisioning import local_provisioner
@@ -18,9 +17,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from traitlets.config import Config
 
 import classroom
-from book import CHAPTERS
+from book import CHAPTERS, ROOT, load
 from classroom import CLASS, EXERCISES, course, handout
-from forked import Preloaded
+
+Preloaded = load(ROOT / "book" / "forked.py").Preloaded
 
 # --- what is handed out ------------------------------------------------------------------------
 
@@ -321,13 +321,7 @@ def kernels():
     modules += ("pandas", "ipylab", "nbconvert")  # of otter: itself, it asks where it is imported
     environment = {**os.environ, "JPY_PARENT_PID": str(os.getpid())}  # they end where it ends
     with Preloaded(*modules, env=environment) as python, pytest.MonkeyPatch.context() as patch:
-
-        def launch(command, *, env, cwd=".", **_):
-            assert command[:3] == [sys.executable, "-m", "ipykernel_launcher"]
-            launcher = ipykernel_launcher.__file__
-            return python.start(launcher, *command[3:], env=env, cwd=Path(cwd))
-
-        patch.setattr(local_provisioner, "launch_kernel", launch)
+        patch.setattr(local_provisioner, "launch_kernel", python.kernel)
         yield
 
 

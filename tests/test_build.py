@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from book import ROOT, AtOnce, load
-from forked import Preloaded
 
 build = load(ROOT / "book" / "build.py")
+Preloaded = load(ROOT / "book" / "forked.py").Preloaded
 notebooks = load(ROOT / "book" / "notebooks.py")
 pytestmark = pytest.mark.build
 
@@ -49,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "_config.yml", root)
     for folder in ("_ext", "_static", "_templates", "math"):
         shutil.copytree(ROOT / "book" / folder, root / "book" / folder)
-    for name in ("build.py", "kept.py", "course.py", "mathematics.py"):
+    for name in ("build.py", "kept.py", "forked.py", "course.py", "mathematics.py"):
         shutil.copy(ROOT / "book" / name, root / "book")
     (root / "requirements.txt").write_text("torch==2.13.0\n", encoding="utf8")
     (root / "book" / "references.bib").write_text("", encoding="utf8")

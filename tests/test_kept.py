@@ -22,7 +22,8 @@ def kept(monkeypatch, tmp_path):
     started = kernel.start_new_kernel
     monkeypatch.setattr(kernel, "start_new_kernel", started)
     build = load(ROOT / "book" / "build.py")
-    monkeypatch.setitem(sys.modules, "book", SimpleNamespace(build=build))
+    forked = load(ROOT / "book" / "forked.py")
+    monkeypatch.setitem(sys.modules, "book", SimpleNamespace(build=build, forked=forked))
     made = load(ROOT / "book" / "kept.py")
     assert kernel.start_new_kernel is made.start
     made.began = started
@@ -190,21 +191,64 @@ def test_other_tests_run_as_they_are(kept):
     assert ended.value.value == "result"
 
 
-def test_a_kernel_starts_as_a_build_s_does(kept, monkeypatch):
+@pytest.fixture
+def forks(kept, monkeypatch):
+    """The Pythons that were asked for, of a book of which one chapter names two packages."""
+    made = []
+
+    class Preloaded:
+        def __init__(self, *modules, env):
+            self.modules, self.env, self.ended = modules, env, False
+            made.append(self)
+
+        def kernel(self):
+            raise AssertionError("no kernel is started here")
+
+        def __exit__(self):
+            self.ended = True
+
+    monkeypatch.setattr(kept.forked, "Preloaded", Preloaded)
+    kept.build.chapters = lambda root: [kept.chapter]
+    kept.chapter.write_text("import sympy\nimport torch", encoding="utf8")
+    return made
+
+
+def test_a_kernel_starts_as_a_build_s_does(kept, forks, monkeypatch):
     monkeypatch.setenv("PYTEST_CURRENT_TEST", "this")
     monkeypatch.setenv("PYTHONPATH", "before")
     monkeypatch.setenv("OTHER", "stays")
-    asked = []
+    launch, asked = kept.local_provisioner.launch_kernel, []
 
     def start(*given, **named):
         asked.append((given, named))
         assert not [name for name in os.environ if name.startswith("PYTEST_")]
         assert os.environ["PYTHONPATH"] == f"{kept.ROOT / 'src'}{os.pathsep}before"
         assert os.environ["OTHER"] == "stays"
+        assert kept.local_provisioner.launch_kernel == forks[0].kernel
         return "a kernel"
 
     assert kept.start("python3", start=start, cwd="there") == "a kernel"
     options = {"extra_arguments": ["--HistoryManager.hist_file=:memory:"], "cwd": "there"}
     assert asked == [(("python3",), options)]
     assert os.environ["PYTEST_CURRENT_TEST"] == "this" and os.environ["PYTHONPATH"] == "before"
+    assert kept.local_provisioner.launch_kernel is launch
     assert kept.start.__kwdefaults__["start"] is kept.began
+
+
+def test_kernels_are_forks_of_a_python_that_has_imported_nothing_of_ours(kept, forks, monkeypatch):
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "this")
+    kept.pytest_unconfigure()
+    assert forks == []
+    for name in ("one", "other"):
+        kept.start(name, start=lambda *given, **named: None)
+    (python,) = forks
+    assert python.modules == ("ipykernel.kernelapp", "sympy", "torch._dynamo")
+    assert not [name for name in kept.IMPORTS if name.startswith("linear_time")]
+    assert python.env["JPY_PARENT_PID"] == str(os.getpid())
+    assert python.env["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"
+    assert python.env["PYTHONPATH"].startswith(str(kept.ROOT / "src"))
+    assert "PYTEST_CURRENT_TEST" not in python.env and not python.ended
+    kept.pytest_unconfigure()
+    assert python.ended
+    kept.start("later", start=lambda *given, **named: None)
+    assert len(forks) == 2

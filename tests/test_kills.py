@@ -22,9 +22,10 @@ import torch
 import yaml
 from torch import nn
 
-from book import ROOT
-from forked import Preloaded
+from book import ROOT, load
 from linear_time.training import Config, seed_everything, train
+
+Preloaded = load(ROOT / "book" / "forked.py").Preloaded
 
 SCRIPT = '''
 """A small experiment: each job trains a linear map, and leaves a line when it is done."""
