@@ -187,9 +187,10 @@ def sharded_model(rank, tokens, registered):
     """Logits, and the tokens that a sharded model generates."""
     torch.manual_seed(0)
     model = Mamba2LM(Mamba2Config(vocab_size=11, d_model=8, n_layer=2, N=4, P=4, chunk=4))
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
     for block in model.blocks:
-        fully_shard(block)
-    fully_shard(model)
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
     held = sum(p.to_local().numel() for p in model.parameters())
     if registered:
         register_fsdp_forward_method(model, "prefill")

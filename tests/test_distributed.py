@@ -1,13 +1,16 @@
 """Over processes, against one: outputs and gradients, what is sent, and who waits for whom."""
 
+import ast
 import gc
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 import ranks_programs as programs
+from book import CHAPTERS, ROOT, code_cells
 from linear_time.decoder import SwiGLU
 from linear_time.delta_rule import delta_rule
 from linear_time.distributed import compose
@@ -252,6 +255,22 @@ def test_a_fully_sharded_model_is_the_model(ranks):
         torch.testing.assert_close(logits, wanted)
         torch.testing.assert_close(last, after)
     assert sum(held for _, _, held in found) == sum(p.numel() for p in model.parameters())
+
+
+def test_a_sharded_model_stays_off_the_gpu():
+    """Without a mesh torch takes a GPU where there is one, and processes that talk by gloo fail."""
+    sources = [cell.source for path in CHAPTERS for cell in code_cells(path)]
+    files = [*Path(__file__).parent.glob("*.py"), *ROOT.glob("src/**/*.py")]
+    calls = [
+        node
+        for source in [*sources, *(path.read_text(encoding="utf8") for path in files)]
+        if "fully_shard(" in source
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "fully_shard"
+    ]
+    assert len(calls) >= 6
+    for call in calls:
+        assert "mesh" in [keyword.arg for keyword in call.keywords], ast.unparse(call)
 
 
 def test_a_method_that_is_not_registered_meets_sharded_weights(ranks):

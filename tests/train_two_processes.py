@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
@@ -105,9 +106,10 @@ def mamba2():
 def sharded(model):
     """Every block and the rest by torch's FSDP, where there are processes."""
     if distributed.is_initialized():
+        mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
         for block in model.blocks:
-            fully_shard(block)
-        fully_shard(model)
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
     return model
 
 
