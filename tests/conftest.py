@@ -115,6 +115,12 @@ def checks_stay_on() -> Iterator[None]:
     assert left_on, "the test left linear_time.checks(values=False) behind"
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An experiment's script takes a GPU where there is one; what a test puts into it does not."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """A browser; without one its checks are skipped, loudly, and fail under CI=true."""

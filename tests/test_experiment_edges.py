@@ -21,6 +21,8 @@ from linear_time.ranking_scores import bootstrap_users, calibration, scores, wit
 from linear_time.records import Record, packed
 from test_experiment_jobs import JOBS, caught, ratings, small
 
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
 __all__ = ["ratings", "small"]  # fixtures
 CPU = torch.device("cpu")
 F64 = torch.float64

@@ -23,6 +23,8 @@ from linear_time import checks, records
 from linear_time.datasets import Text, digits
 from linear_time.training import Config, History
 
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
 #: One job a kind, of two steps; what differs between kinds of one script stands beside it.
 JOBS: dict[str, tuple[dict, ...]] = {
     "hybrids": tuple(

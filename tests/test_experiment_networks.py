@@ -18,6 +18,8 @@ from linear_time.layer import Layer
 from linear_time.training import Config, seed_everything
 from test_experiment_jobs import CASES, JOBS, RECORDED, TOGETHER, caught, small
 
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
 __all__ = ["small"]
 #: What makes no other network.
 SAME = {"lr", "seed", "steps", "fold", "batch", "protocol", "stage", "epochs", "dropout", "quick"}

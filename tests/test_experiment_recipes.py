@@ -41,6 +41,8 @@ from test_experiment_jobs import (
     small,
 )
 
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
 __all__ = ["small"]
 RECIPES = ROOT / "tests" / "recipes.json"
 CPU = torch.device("cpu")

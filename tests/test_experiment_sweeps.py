@@ -21,6 +21,8 @@ from linear_time import checks, records
 from linear_time.records import Record
 from linear_time.tasks import selective_copying
 
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
 SEEDS = (0, 1, 2)
 #: What a job is, beside its rate and seed.
 SETTING = ("table", "task", "width", "length", "n_pairs", "n_tokens", "model", "size")
