@@ -4,6 +4,8 @@ Each takes its rank, and whole tensors of which it uses its own shard; what come
 shard of the output and of each gradient.
 """
 
+import time
+
 import torch
 from torch import distributed
 from torch.distributed import distributed_c10d as c10d
@@ -178,6 +180,19 @@ def starts_badly(rank):
     def once(*given, **named):
         c10d.ProcessGroupGloo = real
         raise RuntimeError("no transport")
+
+    if rank == 0:
+        c10d.ProcessGroupGloo = once
+
+
+def starts_late(rank):
+    """The next group comes about late in rank 0."""
+    real = c10d.ProcessGroupGloo
+
+    def once(*given, **named):
+        c10d.ProcessGroupGloo = real
+        time.sleep(1.5)
+        return real(*given, **named)
 
     if rank == 0:
         c10d.ProcessGroupGloo = once

@@ -229,6 +229,12 @@ def test_a_start_that_failed_is_not_counted(ranks):
     assert [one[:2] for one in ranks.run(programs.number, timeout=20)] == [(0, 3), (1, 3), (2, 3)]
 
 
+def test_who_comes_late_on_a_busy_computer_is_waited_for(ranks):
+    """The time after which a rank gives up begins when all have met."""
+    ranks.run(programs.starts_late)
+    assert len(ranks.run(programs.number, timeout=0.5)) == 3
+
+
 def test_a_function_of_a_notebook_is_sent(ranks):
     factor = 3
     assert ranks.run(lambda rank, x: factor * x[rank], [1, 2, 4]) == [3, 6, 12]

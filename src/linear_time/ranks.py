@@ -24,6 +24,8 @@ from torch import distributed, multiprocessing
 
 from linear_time import _validate
 
+#: Seconds for which all wait, until all have met: a busy computer is slow.
+MEETING = 60
 TIMED_OUT = ("timed out", "timeout", "connection closed", "connection reset")
 
 
@@ -83,7 +85,8 @@ class Ranks:
             *args: the same for all; ``args[i][rank]`` is how one gives each
                 its own.
             world: use the first so many processes; all if None.
-            timeout: seconds after which who waits for another gives up.
+            timeout: seconds after which who waits for another gives up, once
+                all have met.
 
         Raises:
             TimeoutError: some waited for a process that did not come; the
@@ -108,7 +111,7 @@ class Ranks:
             pipe.send_bytes(job)
         answers = []
         for rank, pipe in enumerate(self.pipes[:world]):
-            if not pipe.poll(2 * timeout + 60):
+            if not pipe.poll(2 * (timeout + MEETING)):
                 self.close()
                 raise TimeoutError(
                     f"function: expected an end, got none of rank {rank}; "
@@ -194,7 +197,10 @@ def _run(job: bytes, rank: int) -> Any:
         init_method=f"file://{store}",
         rank=rank,
         world_size=world,
-        timeout=datetime.timedelta(seconds=timeout),
+        timeout=datetime.timedelta(seconds=max(timeout, MEETING)),
+    )
+    distributed.distributed_c10d._set_pg_timeout(
+        datetime.timedelta(seconds=timeout)
     )
     return function(rank, *args)
 
