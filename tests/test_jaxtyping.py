@@ -247,12 +247,21 @@ def test_where_a_tuple_ends_is_remembered():
 
 
 def test_a_size_that_is_an_argument_s_value_is_not_remembered():
-    def ones(n: int) -> "a size":
-        return torch.ones(2)
+    """Of a module its class alone is remembered, of which the second is, too."""
 
-    ones.__annotations__["return"] = Float[Tensor, "{n}"]
-    ones = typed(ones)
+    size = Float[Tensor, "{self.n}"]
 
-    ones(2)
-    with pytest.raises(jaxtyping.TypeCheckError):
-        ones(3)
+    class Ones(nn.Module):
+        def __init__(self, n: int) -> None:
+            super().__init__()
+            self.n = n
+
+        @typed
+        def forward(self, x: size) -> size:
+            return torch.ones(2)
+
+    for _ in range(2):
+        Ones(2)(torch.ones(2))
+        for n, length in ((3, 2), (3, 3), (2, 3)):
+            with pytest.raises(jaxtyping.TypeCheckError):
+                Ones(n)(torch.ones(length))
