@@ -327,13 +327,13 @@ def kernels():
 
 @pytest.fixture
 def small(kernels, monkeypatch):
-    """Assignments that are light to execute, for answers that take seconds."""
+    """Assignments that are light to execute, for answers that take no second or are endless."""
 
     def head(number):
         return [new_markdown_cell("# Exercises"), new_code_cell(classroom.LIGHT)]
 
     monkeypatch.setattr(handout, "head", head)
-    monkeypatch.setattr(handout, "SECONDS", 3)
+    monkeypatch.setattr(handout, "SECONDS", 1)
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     monkeypatch.setenv("PATH", programs)  # nbgrader starts alembic
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

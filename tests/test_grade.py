@@ -52,7 +52,7 @@ def graded(handed_in):
     with pytest.MonkeyPatch.context() as patch:
         known = grade.asked("12")._replace(imports=[classroom.LIGHT])
         patch.setattr(grade, "asked", lambda number: known)
-        return grade.best(grade.grade(handed_in, seconds=6))
+        return grade.best(grade.grade(handed_in, seconds=2))
 
 
 @pytest.mark.parametrize("student", CLASS)
@@ -94,7 +94,7 @@ def test_the_reports_are_readable_and_have_no_values(graded, handed_in):
 
 def test_graded_again_nothing_is_done_again(graded, handed_in, capsys, monkeypatch):
     monkeypatch.setattr(grade.Notebook, "grade", lambda *_: pytest.fail("graded again"))
-    again = grade.best(grade.grade(handed_in, seconds=6))
+    again = grade.best(grade.grade(handed_in, seconds=2))
     assert again == graded
     said = capsys.readouterr().out
     assert "Going on: " in said
