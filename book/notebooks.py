@@ -213,11 +213,11 @@ def library_object(name: str) -> Any:
     raise ModuleNotFoundError(f"{name}: no such module")
 
 
-def displayed(notebook) -> Iterator[tuple[Any, Any]]:
+def displayed(notebook, *, pictures: bool = True) -> Iterator[tuple[Any, Any]]:
     """The outputs that follow from the package alone, each with what is displayed there.
 
     They are those of cells that end with ``show(…)`` of what the notebook imports, and of cells
-    that are one call of ``linear_time.pictures``.
+    that are one call of ``linear_time.pictures``, which is left out where none is asked for.
     """
     names: dict[str, Any] = {}
     for cell in notebook.cells:
@@ -236,7 +236,7 @@ def displayed(notebook) -> Iterator[tuple[Any, Any]]:
             case [*before, ast.Expr(value=ast.Call(func=ast.Name(id=name)) as call)]:
                 room = getattr(names.get(name), "__module__", "")
                 pictured = room.startswith("linear_time.pictures.") and not before
-                if pictured or (name == "show" and room == "linear_time.show"):
+                if (pictured and pictures) or (name == "show" and room == "linear_time.show"):
                     thing = eval(ast.unparse(call), names)
                     for output in cell.outputs:
                         if output.output_type == "execute_result":

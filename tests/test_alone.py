@@ -9,6 +9,7 @@ and ipykernel are installed: one of another version, for example.
 """
 
 import ast
+import functools
 import http.server
 import importlib.metadata
 import json
@@ -33,10 +34,15 @@ from classroom import handout
 
 build = load(ROOT / "book" / "build.py")
 DEFAULT = ("21",)  # it compares with transformers, reads records and data, and is among the short
-PACKAGES = {canonicalize_name(d.name): d for d in importlib.metadata.distributions()}
 
 
 # --- the environment -----------------------------------------------------------------------------
+
+
+@functools.cache
+def packages() -> dict[str, importlib.metadata.Distribution]:
+    """What is installed here."""
+    return {canonicalize_name(d.name): d for d in importlib.metadata.distributions()}
 
 
 def closure(texts: list[str]) -> set[str]:
@@ -48,22 +54,22 @@ def closure(texts: list[str]) -> set[str]:
         if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
             continue
         name = canonicalize_name(requirement.name)
-        assert name in PACKAGES, f"{name}: declared, and not installed"
+        assert name in packages(), f"{name}: declared, and not installed"
         for own in ("", *requirement.extras):
             if (name, own) not in needed:
                 needed.add((name, own))
-                waiting += [(Requirement(text), own) for text in PACKAGES[name].requires or []]
+                waiting += [(Requirement(text), own) for text in packages()[name].requires or []]
     return {name for name, _ in needed}
 
 
 def link(names: set[str], site: Path) -> None:
     """Put the files of these packages, and of no others, where a Python looks for packages."""
     owners: dict[str, set[str]] = {}
-    for name, package in PACKAGES.items():
+    for name, package in packages().items():
         for file in package.files or []:
             owners.setdefault(file.parts[0], set()).add(name)
     for name in names:
-        for file in PACKAGES[name].files or []:
+        for file in packages()[name].files or []:
             top = file.parts[0]
             if top in ("..", "__pycache__") or top.endswith(".pth"):
                 continue
@@ -72,7 +78,7 @@ def link(names: set[str], site: Path) -> None:
             target = site / part
             if not target.is_symlink():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.symlink_to(PACKAGES[name].locate_file(part))
+                target.symlink_to(packages()[name].locate_file(part))
 
 
 def wheel(folder: Path) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from book import CHAPTERS, ROOT, code_cells, load, notebook_cells
+from book import CHAPTERS, ROOT, code_cells, load, parsed
 from hostile import Same
 from linear_time import exercises
 from linear_time.exercises import (
@@ -35,7 +35,7 @@ from linear_time.exercises import (
 
 
 def exercise_labels(path):
-    text = "\n".join(c.source for c in notebook_cells(path) if c.cell_type == "markdown")
+    text = "\n".join(c.source for c in parsed(path).cells if c.cell_type == "markdown")
     return re.findall(r"(?:```|:::)\{exercise\}[^\n]*\n:label:\s*(\S+)", text)
 
 
@@ -44,8 +44,8 @@ KINDS = ["proof", "figure", "estimate", "train", "audit", "code", "bug", "writte
 
 
 def statement(path, name):
-    """The index of an exercise's cell among the notebook's, and the cells."""
-    cells = notebook_cells(path)
+    """The index of an exercise's cell among the notebook's, which stay as they are, and these."""
+    cells = parsed(path).cells
     (index,) = (i for i, c in enumerate(cells) if f":label: {name}\n" in c.source)
     return index, cells
 

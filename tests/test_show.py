@@ -69,9 +69,9 @@ def forward(self, x: Tensor, delta: float) -> Tensor:
 def shown_by_chapters():
     """(chapter, source, what is committed) of every ``show(…)`` in a chapter."""
     for path in CHAPTERS:
-        for output, thing in notebooks.displayed(nbformat.read(path, as_version=4)):
-            if isinstance(thing, Source):
-                yield path.stem, thing, dict(output.data)
+        notebook = nbformat.read(path, as_version=4)
+        for output, thing in notebooks.displayed(notebook, pictures=False):
+            yield path.stem, thing, dict(output.data)
 
 
 SHOWN = list(shown_by_chapters())
