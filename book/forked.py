@@ -7,6 +7,7 @@ Of the tests' process a program sees nothing: the Python that forks is started a
 each of them is a process of a session of its own.
 """
 
+import fcntl
 import gc
 import importlib.util
 import json
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,15 @@ class Preloaded:
         stderr: str | Path = os.devnull,
         cwd: Path = Path(),
         env: Mapping[str, str] | None = None,
+        pipes: Sequence[int] = (),
     ) -> Forked:
-        """``python *command``, which prints into files; the variables are those of this Python."""
+        """``python *command``, which prints into files; the variables are those of this Python.
+
+        Of the caller's descriptors it has those of these pipes, by the same numbers.
+        """
         given = [[str(part) for part in command], str(stdout), str(stderr), str(cwd.absolute())]
-        return Forked(self, self.ask("start", *given, dict(env or self.env)))
+        ends = [(f"/proc/{os.getpid()}/fd/{end}", flags(end), end) for end in pipes]
+        return Forked(self, self.ask("start", *given, dict(env or self.env), ends))
 
     def run(self, *command: Any, **where: Any) -> subprocess.CompletedProcess[str]:
         """``python *command`` to its end."""
@@ -87,6 +93,11 @@ class Preloaded:
         launcher = importlib.util.find_spec("ipykernel_launcher")
         assert launcher and launcher.origin
         return self.start(launcher.origin, *command[3:], env=env, cwd=Path(cwd or ""))
+
+
+def flags(descriptor: int) -> int:
+    """Whether it is one to read or to write."""
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
 
 
 def serve() -> list[str]:
@@ -107,9 +118,19 @@ def serve() -> list[str]:
 
 
 def become(
-    command: list[str], stdout: str, stderr: str, cwd: str, env: dict[str, str]
+    command: list[str],
+    stdout: str,
+    stderr: str,
+    cwd: str,
+    env: dict[str, str],
+    pipes: list[tuple[str, int, int]],
 ) -> list[str]:
     """All that a program finds as it begins, but its imports."""
+    for path, how, number in pipes:  # before its session is its own: then the caller may close them
+        file = os.open(path, how)
+        os.dup2(file, number)
+        if file != number:
+            os.close(file)
     os.setsid()
     for stream, path in enumerate((os.devnull, stdout, stderr)):
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)

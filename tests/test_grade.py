@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import classroom
-from book import ROOT, AtOnce
+from book import ROOT, AtOnce, load
 from classroom import CLASS, EXERCISES, answers, course, grade, handout, wire
 from linear_time import exercises
 from linear_time.cache import KVCache
@@ -29,6 +29,7 @@ from linear_time.exercises.labs import neutral
 
 SECRET = b"s" * 32
 ASKED = grade.asked  # which tests replace
+Preloaded = load(ROOT / "book" / "forked.py").Preloaded
 
 
 # --- the class ---------------------------------------------------------------------------------
@@ -49,7 +50,21 @@ def handed_in(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def graded(handed_in):
-    with pytest.MonkeyPatch.context() as patch:
+    """Its processes are forks of one Python, whose imports take longer than what the class wrote.
+
+    They are in the network of the tests; all others of this file are started as a submission is.
+    """
+
+    def start(command, *, pass_fds, cwd, env, **_):
+        at = command.index(sys.executable)
+        assert command[at + 1] == "-P"
+        return python.start(*command[at + 2 :], pipes=pass_fds, cwd=Path(cwd), env=env)
+
+    found = os.pathsep.join([str(ROOT / "src"), str(ROOT / "book")])
+    environment = {**os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1"}
+    with Preloaded("wire", env=environment) as python, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grade, "subprocess", SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL))
+        patch.setattr(grade, "without_network", lambda: ())
         known = grade.asked("12")._replace(imports=[classroom.LIGHT])
         patch.setattr(grade, "asked", lambda number: known)
         return grade.best(grade.grade(handed_in, seconds=2))
