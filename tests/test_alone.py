@@ -253,12 +253,22 @@ def test_what_a_chapter_asks_for():
     assert sorted(lines[2:]) == ["ecg(4)", "records.read('scan')"]
 
 
+#: The same data, for which several chapters ask, are read once.
+ONCE = """
+import functools, inspect
+from linear_time import datasets
+for name, function in inspect.getmembers(datasets, inspect.isfunction):
+    if function.__module__ == datasets.__name__ and not name.startswith("_"):
+        setattr(datasets, name, functools.cache(function))
+"""
+
+
 def test_every_import_record_and_data_set_is_there(python, surroundings, tmp_path):
     sources = [asked(build.code_of(nbformat.read(path, 4))) for path in NOTEBOOKS]
     assert sum(source.count("records.read(") for source in sources) >= 10
     lines = [f"exec(compile({source!r}, {path.stem!r}, 'exec'), {{}})" for path, source in
              zip(NOTEBOOKS, sources, strict=True)]  # fmt: skip
-    script(python, surroundings, "\n".join(lines), tmp_path)
+    script(python, surroundings, "\n".join([ONCE, *lines]), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
