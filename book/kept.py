@@ -7,13 +7,14 @@ next `make book` finds this chapter executed, if nothing that it depends on has 
 page then shows the very outputs that nbval compared.
 
 A kernel starts as a build's does: with its variables, which name this checkout's source and nothing
-of pytest's, and it counts its cells. But it is a fork of a Python that has imported what most
-chapters import and is not ours: this takes longer than many a chapter.
+of pytest's, and it counts its cells. But on Linux it is a fork of a Python that has imported
+what most chapters import and is not ours: this takes longer than many a chapter.
 """
 
 import copy
 import functools
 import os
+import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -58,6 +59,8 @@ def start(*given: Any, start: Any = kernel.start_new_kernel, **named: Any) -> An
         for name in [name for name in os.environ if name.startswith("PYTEST_")]:
             del os.environ[name]
         build.see_source(ROOT)
+        if sys.platform != "linux":  # on a Mac a process may not go on as a copy
+            return start(*given, extra_arguments=KERNEL, **named)
         with mock.patch.object(local_provisioner, "launch_kernel", python().kernel):
             return start(*given, extra_arguments=KERNEL, **named)
 

@@ -252,3 +252,15 @@ def test_kernels_are_forks_of_a_python_that_has_imported_nothing_of_ours(kept, f
     assert python.ended
     kept.start("later", start=lambda *given, **named: None)
     assert len(forks) == 2
+
+
+def test_a_kernel_on_a_mac_is_no_fork(kept, forks, monkeypatch):
+    monkeypatch.setattr(kept.sys, "platform", "darwin")
+    launch = kept.local_provisioner.launch_kernel
+
+    def start(name, extra_arguments):
+        assert kept.local_provisioner.launch_kernel is launch
+        return name, extra_arguments
+
+    assert kept.start("mac", start=start) == ("mac", ["--HistoryManager.hist_file=:memory:"])
+    assert forks == []
