@@ -111,6 +111,7 @@ ORDER = {
     "link_slides": ("doctree-resolved", 500),
     "link_terms": ("doctree-resolved", 500),
     "link_symbols": ("doctree-resolved", 500),
+    "no_id_twice": ("doctree-resolved", 500),
     "fold_page": ("doctree-resolved", 900),
     "head_and_foot": ("html-page-context", 300),
     "mend_page": ("html-page-context", 900),
@@ -1012,6 +1013,33 @@ def test_formulas_of_a_chapter_have_their_places():
     app.env.get_doctree = lambda name: chapter()
     found = reader.formulas_of(app, "chapters/12-b")
     assert [anchor for _, anchor in found] == ["begins", "equation-eq-12-y"]
+
+
+def exercises() -> nodes.Element:
+    """A formula in each of two, whose contents have one id."""
+    both = [
+        nodes.admonition(
+            "",
+            nodes.section("", nodes.paragraph("", "", formula(tex)), ids=["exercise-content"]),
+            ids=[f"12-{tex}"],
+        )
+        for tex in "ab"
+    ]
+    return nodes.container("", nodes.section("", *both, ids=["exercises"]))
+
+
+def test_a_formula_of_an_exercise_has_that_exercise_s_place():
+    app = pages()
+    app.env.get_doctree = lambda name: exercises()
+    found = reader.formulas_of(app, "chapters/12-b")
+    assert [anchor for _, anchor in found] == ["12-a", "12-b"]
+
+
+def test_the_content_of_an_exercise_has_no_id_of_its_own():
+    page = exercises()
+    reader.no_id_twice(pages(), page, "chapters/12-b")
+    assert [name for node in page.findall() if isinstance(node, nodes.Element)
+            for name in node.get("ids", [])] == ["exercises", "12-a", "12-b"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -267,17 +267,26 @@ def test_the_page_follows_the_reader_s_scheme(visits: dict) -> None:
 
 
 class Links(HTMLParser):
-    """Where a page leads, and which places it has; no tree is made of it, which takes seconds."""
+    """Where a page leads, which places it has, and its headings' levels.
+
+    No tree is made of it, which takes seconds.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.targets: list[str] = []
         self.anchors: set[str | None] = set()
+        self.ids: Counter[str] = Counter()
+        self.levels: list[int] = []
         self.feed(path.read_text(encoding="utf8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         self.anchors.add(given.get("id") or given.get("name"))
+        if given.get("id"):
+            self.ids[given["id"] or ""] += 1
+        if re.fullmatch("h[1-6]", tag):
+            self.levels.append(int(tag[1]))
         if tag in ("a", "link", "img", "script"):
             self.targets.append(given.get("href") or given.get("src") or "")
 
@@ -291,6 +300,29 @@ def test_links_of_a_page_are_read(tmp_path: Path) -> None:
     )
     read = Links(page)
     assert read.targets == ["b.html#c&d", "f.png", "", ""] and read.anchors == {None, "e", "g"}
+
+
+def test_ids_and_headings_of_a_page_are_read(tmp_path: Path) -> None:
+    page = tmp_path / "a.html"
+    page.write_text(
+        '<h1 id="a">A</h1><p id="b"><a name="b">x</a><h2>B</h2><h4>C</h4><i id="a"><hr><head>',
+        encoding="utf8",
+    )
+    read = Links(page)
+    assert read.ids == {"a": 2, "b": 1} and read.levels == [1, 2, 4]
+    assert wrong_outline(read) == ["the id a 2 times", "h4 after h2"]
+
+
+def wrong_outline(page: Links) -> list[str]:
+    """Ids that two elements have, and headings that skip a level."""
+    twice = [f"the id {name} {n} times" for name, n in page.ids.items() if n > 1]
+    steps = zip([0, *page.levels], page.levels, strict=False)
+    return twice + [f"h{after} after h{before}" for before, after in steps if after > before + 1]
+
+
+def test_no_id_is_twice_in_a_page_and_no_heading_skips_a_level() -> None:
+    wrong = {name: wrong_outline(Links(HTML / name)) for name in PAGES}
+    assert {name: said for name, said in wrong.items() if said} == {}
 
 
 def test_no_internal_link_is_broken() -> None:

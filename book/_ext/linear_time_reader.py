@@ -26,6 +26,8 @@ CLOSED = (
     nodes.reference, nodes.literal, nodes.literal_block, nodes.title, nodes.rubric, nodes.table,
     nodes.math, nodes.math_block, nodes.raw, nodes.caption, nodes.footnote, nodes.field_list,
 )  # fmt: skip
+#: What sphinx-exercise gives to the content of each, on one page again and again.
+OF_EVERY_EXERCISE = (["exercise-content"], ["solution-content"])
 ACCENTS = ("\\bar", "\\hat", "\\tilde", "\\dot", "\\mathcal", "\\text", "\\mathrm")
 
 
@@ -149,19 +151,28 @@ def holds(formula: list[str], symbol: list[str]) -> bool:
 
 
 def formulas_of(app: Sphinx, docname: str) -> list[tuple[list[str], str]]:
-    """A chapter's formulas in order, each with an anchor: its own, or its section's."""
+    """A chapter's formulas in order, each with an anchor: its own, its exercise's or section's."""
     found = []
     for node in app.env.get_doctree(docname).findall(
         lambda node: isinstance(node, (nodes.math, nodes.math_block))
     ):
         holder = node
         while holder is not None and not (
-            holder.get("ids") and isinstance(holder, (nodes.math_block, nodes.section))
+            holder.get("ids")
+            and isinstance(holder, (nodes.math_block, nodes.Admonition, nodes.section))
+            and holder["ids"] not in OF_EVERY_EXERCISE
         ):
             holder = holder.parent
         if holder is not None:
             found.append((tokens(node.astext()), holder["ids"][0]))
     return found
+
+
+def no_id_twice(app: Sphinx, doctree: nodes.document, name: str) -> None:
+    """Take from each exercise's content an id that all have: Sphinx needs it to number, no more."""
+    for section in doctree.findall(nodes.section):
+        if section["ids"] in OF_EVERY_EXERCISE:
+            section["ids"] = []
 
 
 def chapters_named(section: nodes.section) -> list[str]:
@@ -247,6 +258,7 @@ def head_and_foot(
 def setup(app: Sphinx) -> dict[str, bool | int]:
     app.connect("doctree-resolved", link_terms)
     app.connect("doctree-resolved", link_symbols)
+    app.connect("doctree-resolved", no_id_twice)
     app.connect("html-page-context", head_and_foot, priority=300)  # before opengraph's
     app.add_css_file("reader.css")
     app.add_js_file("reader.js", loading_method="defer")
