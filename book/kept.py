@@ -59,9 +59,10 @@ def start(*given: Any, start: Any = kernel.start_new_kernel, **named: Any) -> An
         for name in [name for name in os.environ if name.startswith("PYTEST_")]:
             del os.environ[name]
         build.see_source(ROOT)
-        if sys.platform != "linux":  # on a Mac a process may not go on as a copy
-            return start(*given, extra_arguments=KERNEL, **named)
-        with mock.patch.object(local_provisioner, "launch_kernel", python().kernel):
+        launch: Any = local_provisioner.launch_kernel
+        if sys.platform == "linux":  # on a Mac a process may not go on as a copy
+            launch = python().kernel
+        with mock.patch.object(local_provisioner, "launch_kernel", launch):
             return start(*given, extra_arguments=KERNEL, **named)
 
 

@@ -291,6 +291,12 @@ class Links(HTMLParser):
             self.targets.append(given.get("href") or given.get("src") or "")
 
 
+@functools.cache
+def links_of(path: Path) -> Links:
+    """Those of a page of the site, which two tests ask for."""
+    return Links(path)
+
+
 def test_links_of_a_page_are_read(tmp_path: Path) -> None:
     page = tmp_path / "a.html"
     page.write_text(
@@ -321,13 +327,13 @@ def wrong_outline(page: Links) -> list[str]:
 
 
 def test_no_id_is_twice_in_a_page_and_no_heading_skips_a_level() -> None:
-    wrong = {name: wrong_outline(Links(HTML / name)) for name in PAGES}
+    wrong = {name: wrong_outline(links_of(HTML / name)) for name in PAGES}
     assert {name: said for name, said in wrong.items() if said} == {}
 
 
 def test_no_internal_link_is_broken() -> None:
     paths = [path for path in HTML.rglob("*.html") if "_static" not in path.parts]
-    found = {path: Links(path) for path in paths}
+    found = {path: links_of(path) for path in paths}
     anchors = {path: links.anchors for path, links in found.items()}
     broken = []
     for path, links in found.items():
